@@ -1,0 +1,76 @@
+//! Threads of the CPU device. Work is split into items that do not depend on the number of threads, and each item is
+//! computed by one thread in a fixed order, so results are the same bits with any number of them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A pool of worker threads. Cheap to clone.
+#[derive(Clone)]
+pub struct Pool {
+    pool: Arc<rayon::ThreadPool>,
+    threads: usize,
+}
+
+impl Pool {
+    /// `threads = 0` means one for each core this process may use.
+    pub fn new(threads: usize) -> Pool {
+        let threads = if threads == 0 { available() } else { threads };
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("gramophone-{i}"))
+            .build()
+            .expect("the operating system starts threads");
+        Pool { pool: Arc::new(pool), threads }
+    }
+
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs `f` on a worker, so that the parallel loops inside it start without a hand-over between threads.
+    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(f)
+    }
+
+    /// Calls `f` for every item of `0..n`, in parallel, `grain` neighbouring items at a time.
+    pub fn each(&self, n: usize, grain: usize, f: impl Fn(usize) + Sync) {
+        self.ranges(n, grain, |range| range.for_each(&f));
+    }
+
+    /// Calls `f` for consecutive ranges of at most `grain` items that cover `0..n`, in parallel.
+    pub fn ranges(&self, n: usize, grain: usize, f: impl Fn(Range<usize>) + Sync) {
+        let grain = grain.max(1);
+        let chunks = n.div_ceil(grain);
+        let run = |c: usize| f(c * grain..((c + 1) * grain).min(n));
+        if chunks <= 1 || self.threads == 1 {
+            (0..chunks).for_each(run);
+        } else {
+            use rayon::prelude::*;
+            self.pool.install(|| (0..chunks).into_par_iter().for_each(run));
+        }
+    }
+}
+
+fn available() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn every_item_is_visited_once() {
+        for threads in [1, 2, 5] {
+            let pool = Pool::new(threads);
+            for (n, grain) in [(0, 1), (1, 1), (7, 3), (64, 64), (65, 64), (1000, 7)] {
+                let seen: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
+                pool.each(n, grain, |i| {
+                    seen[i].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+}

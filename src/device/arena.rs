@@ -1,0 +1,99 @@
+//! The memory of a layout: one allocation, or the pages of mapped files.
+
+use super::{Layout, Slot, View};
+use crate::base::dtype::Dtype;
+use crate::error::{Error, Result};
+use memmap2::{Mmap, MmapMut};
+use std::sync::Arc;
+
+/// Memory for every slot of a layout.
+///
+/// A slot of any twin layout ([`Layout::with_dtype`]) indexes it: parameters, gradients and moments are arenas of
+/// twins, and `arena.at(&slot)` gives this arena's tensor with this arena's type.
+pub struct Arena {
+    places: Vec<Place>,
+    bytes: usize,
+    _memory: Memory,
+}
+
+struct Place {
+    address: usize,
+    elements: usize,
+    dtype: Dtype,
+    writable: bool,
+}
+
+#[allow(dead_code)] // Held for its drop.
+enum Memory {
+    Owned(MmapMut),
+    Mapped(Vec<Arc<Mmap>>),
+}
+
+impl Arena {
+    /// Allocates the layout, zeroed. Pages cost memory only once they are touched.
+    ///
+    /// # Errors
+    /// When the system has not enough memory; the message names `what` and the size.
+    pub fn new(what: &str, layout: &Layout) -> Result<Arena> {
+        let mut memory = MmapMut::map_anon(layout.bytes().max(1)).map_err(|e| {
+            Error::device(format!("cannot allocate {:.2} GB for {what}: {e}", layout.bytes() as f64 / 1e9))
+        })?;
+        let start = memory.as_mut_ptr() as usize;
+        let place = |slot: &Slot| Place {
+            address: start + slot.offset,
+            elements: slot.len(),
+            dtype: slot.dtype,
+            writable: true,
+        };
+        let places = layout.slots().iter().map(place).collect();
+        Ok(Arena { places, bytes: layout.bytes(), _memory: Memory::Owned(memory) })
+    }
+
+    /// A read-only arena whose slots lie in mapped files: `(file, byte offset)` for each slot of the layout, in order.
+    /// `None` when some tensor is not aligned for its type in its file; the caller then copies.
+    pub fn mapped(layout: &Layout, files: &[(Arc<Mmap>, usize)]) -> Option<Arena> {
+        assert_eq!(layout.slots().len(), files.len(), "one place per slot");
+        let mut places = Vec::with_capacity(files.len());
+        for (slot, (file, offset)) in layout.slots().iter().zip(files) {
+            assert!(offset + slot.bytes() <= file.len(), "{} lies outside its file", slot.name);
+            let address = file.as_ptr() as usize + offset;
+            if !address.is_multiple_of(slot.dtype.size()) {
+                return None;
+            }
+            places.push(Place { address, elements: slot.len(), dtype: slot.dtype, writable: false });
+        }
+        let files = files.iter().map(|(file, _)| file.clone()).collect();
+        Some(Arena { places, bytes: layout.bytes(), _memory: Memory::Mapped(files) })
+    }
+
+    /// This arena's tensor for a slot of its layout or of a twin of it.
+    pub fn at(&self, slot: &Slot) -> View<'_> {
+        let place = &self.places[slot.index];
+        assert_eq!(place.elements, slot.len(), "{} is not a slot of this arena", slot.name);
+        // SAFETY: the place lies inside memory that lives as long as `self` and is aligned for its type.
+        unsafe { View::new(place.address as *mut u8, slot.rows, slot.cols, place.dtype, place.writable) }
+    }
+
+    /// Bytes of the layout.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Init;
+
+    #[test]
+    fn slots_are_disjoint_zero_and_index_twins() {
+        let mut l = Layout::new();
+        let a = l.matrix("a", Dtype::F32, 3, 5, Init::Zeros);
+        let b = l.vector("b", Dtype::Bf16, 7, Init::Ones);
+        let arena = Arena::new("test", &l).unwrap();
+        assert!(!arena.at(&a).overlaps(&arena.at(&b)));
+        assert!(arena.at(&a).slice::<f32>().iter().all(|x| *x == 0.0));
+        let twin = Arena::new("twin", &l.with_dtype(Dtype::F64)).unwrap();
+        assert_eq!(twin.at(&b).dtype(), Dtype::F64);
+    }
+}

@@ -1,0 +1,132 @@
+//! Names, shapes and places of tensors. Building a struct of slots *is* registering them: parameters, gradients,
+//! moments, master copies and activations are all described this way, and one `Slot` indexes each arena of its layout.
+
+use crate::base::dtype::Dtype;
+
+/// What the optimizer does with a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Matrices: weight decay applies.
+    Matrix,
+    /// Embedding tables and heads: weight decay applies; never given to matrix optimizers.
+    Table,
+    /// Norm weights and biases: no weight decay.
+    Vector,
+    /// Not a parameter: activations, states, indices.
+    Buffer,
+}
+
+/// How random weights are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    Zeros,
+    Ones,
+    /// Normal with this standard deviation.
+    Normal(f32),
+}
+
+/// One tensor of a layout.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub name: String,
+    pub rows: usize,
+    pub cols: usize,
+    /// Vectors are stored as one row; files and messages show them with one dimension.
+    pub vector: bool,
+    pub dtype: Dtype,
+    pub class: Class,
+    pub init: Init,
+    /// Position in the layout.
+    pub index: usize,
+    /// Bytes from the start of the arena.
+    pub(super) offset: usize,
+}
+
+impl Slot {
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    pub fn bytes(&self) -> usize {
+        self.len() * self.dtype.size()
+    }
+    /// `[rows, cols]`, or `[len]` for a vector.
+    pub fn shape(&self) -> Vec<usize> {
+        if self.vector { vec![self.cols] } else { vec![self.rows, self.cols] }
+    }
+}
+
+/// A list of slots and the bytes they need together.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    slots: Vec<Slot>,
+    bytes: usize,
+}
+
+/// Slots start at multiples of this: a cache line, and the widest vector.
+const ALIGN: usize = 64;
+
+impl Layout {
+    pub fn new() -> Layout {
+        Layout::default()
+    }
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+    /// Elements in all slots.
+    pub fn elements(&self) -> usize {
+        self.slots.iter().map(Slot::len).sum()
+    }
+
+    /// A `[rows, cols]` parameter that weight decay applies to.
+    pub fn matrix(&mut self, name: impl Into<String>, dtype: Dtype, rows: usize, cols: usize, init: Init) -> Slot {
+        self.push(Slot { class: Class::Matrix, init, ..buffer(name, dtype, rows, cols) })
+    }
+    /// A `[rows, cols]` embedding table or head.
+    pub fn table(&mut self, name: impl Into<String>, dtype: Dtype, rows: usize, cols: usize, init: Init) -> Slot {
+        self.push(Slot { class: Class::Table, init, ..buffer(name, dtype, rows, cols) })
+    }
+    /// A `[len]` parameter without weight decay.
+    pub fn vector(&mut self, name: impl Into<String>, dtype: Dtype, len: usize, init: Init) -> Slot {
+        self.push(Slot { class: Class::Vector, init, vector: true, ..buffer(name, dtype, 1, len) })
+    }
+    /// A `[rows, cols]` tensor that is not a parameter.
+    pub fn buffer(&mut self, name: impl Into<String>, dtype: Dtype, rows: usize, cols: usize) -> Slot {
+        self.push(buffer(name, dtype, rows, cols))
+    }
+    /// The same slots at the same indices, stored as another type: gradients, moments, master copies.
+    pub fn with_dtype(&self, dtype: Dtype) -> Layout {
+        let mut layout = Layout::new();
+        for slot in &self.slots {
+            layout.push(Slot { dtype, ..slot.clone() });
+        }
+        layout
+    }
+
+    fn push(&mut self, mut slot: Slot) -> Slot {
+        slot.index = self.slots.len();
+        slot.offset = self.bytes;
+        self.bytes += slot.bytes().next_multiple_of(ALIGN);
+        self.slots.push(slot.clone());
+        slot
+    }
+}
+
+fn buffer(name: impl Into<String>, dtype: Dtype, rows: usize, cols: usize) -> Slot {
+    Slot {
+        name: name.into(),
+        rows,
+        cols,
+        vector: false,
+        dtype,
+        class: Class::Buffer,
+        init: Init::Zeros,
+        index: 0,
+        offset: 0,
+    }
+}

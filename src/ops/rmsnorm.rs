@@ -1,0 +1,172 @@
+//! RMSNorm (Zhang and Sennrich, 2019).
+//!
+//! ```text
+//! rstd[t] = 1 / sqrt(mean_d x[t,d]^2 + eps)
+//! y[t,d]  = x[t,d] rstd[t] w[d]
+//!
+//! g[t,d]  = dy[t,d] w[d]
+//! dx[t,d] += rstd[t] (g[t,d] - x[t,d] rstd[t]^2 mean_d(g[t,:] x[t,:]))
+//! dw[d]   += sum_t dy[t,d] x[t,d] rstd[t]
+//! ```
+//! Shapes: `x`, `y`, `dx`, `dy` `[T, D]`; `w`, `dw` `[D]`; `rstd` `[T]` in the statistics' type. Everything is computed
+//! in the accumulator type and rounded once, on storing. The backward adds into `dx`, which already holds the gradient
+//! that came along the residual branch. `y` may be `x`.
+
+use crate::base::dtype::{Elem, Real};
+use crate::base::simd::{sum_by, vectorize};
+use crate::by_dtype;
+use crate::device::{Device, View, disjoint};
+
+/// Rows of work that one thread takes at a time.
+const ROWS: usize = 16;
+/// Columns of `dw` that one thread sums at a time.
+const COLS: usize = 64;
+
+/// `y = x / rms(x) * w`, keeping `rstd`.
+pub fn rmsnorm_fwd(dev: &Device, y: View, rstd: View, x: View, w: View, eps: f64) {
+    let [t, d] = x.shape();
+    assert!(
+        y.shape() == [t, d] && rstd.len() == t && w.len() == d,
+        "rmsnorm_fwd: x {:?}, y {:?}, rstd {:?}, w {:?}",
+        x.shape(),
+        y.shape(),
+        rstd.shape(),
+        w.shape()
+    );
+    disjoint("rmsnorm_fwd", y, &[rstd, w]);
+    match dev {
+        Device::Cpu(pool) => by_dtype!(x.dtype(), E => {
+            let (w, rstd) = (w.slice::<E>(), rstd.ptr_mut::<<E as Elem>::Acc>() as usize);
+            pool.ranges(t, ROWS, |rows| vectorize(|| for i in rows {
+                let r = fwd_row::<E>(y.row_mut(i), x.row(i), w, eps);
+                // SAFETY: i < t, and only this item writes element i.
+                unsafe { *(rstd as *mut <E as Elem>::Acc).add(i) = r };
+            }))
+        }),
+    }
+}
+
+/// Adds the gradients of [`rmsnorm_fwd`] into `dx` and `dw`.
+pub fn rmsnorm_bwd(dev: &Device, dx: View, dw: View, dy: View, x: View, rstd: View, w: View) {
+    let [t, d] = x.shape();
+    assert!(
+        dx.shape() == [t, d] && dy.shape() == [t, d] && rstd.len() == t && w.len() == d && dw.len() == d,
+        "rmsnorm_bwd: x {:?}, dy {:?}, dx {:?}, rstd {:?}, w {:?}, dw {:?}",
+        x.shape(),
+        dy.shape(),
+        dx.shape(),
+        rstd.shape(),
+        w.shape(),
+        dw.shape()
+    );
+    disjoint("rmsnorm_bwd", dx, &[dy, x, rstd, w, dw]);
+    match dev {
+        Device::Cpu(pool) => by_dtype!(x.dtype(), E => {
+            type A = <E as Elem>::Acc;
+            let (w, rstd) = (w.slice::<E>(), rstd.slice::<A>());
+            pool.ranges(d, COLS, |cols| vectorize(|| {
+                let dw = dw.cols_in(cols.clone());
+                by_dtype!(dw.dtype(), G => dw_cols::<E, G>(dw.row_mut(0), dy.cols_in(cols.clone()), x.cols_in(cols), rstd))
+            }));
+            pool.ranges(t, ROWS, |rows| vectorize(|| for i in rows {
+                dx_row::<E>(dx.row_mut(i), dy.row(i), x.row(i), rstd[i], w)
+            }));
+        }),
+    }
+}
+
+#[inline(always)]
+fn fwd_row<E: Elem>(y: &mut [E], x: &[E], w: &[E], eps: f64) -> E::Acc {
+    let d = x.len();
+    let square = sum_by(d, |i| x[i].get() * x[i].get());
+    let rstd = E::Acc::ONE / (square / E::Acc::of(d as f64) + E::Acc::of(eps)).sqrt();
+    for i in 0..d {
+        y[i] = E::put(x[i].get() * rstd * w[i].get());
+    }
+    rstd
+}
+
+#[inline(always)]
+fn dx_row<E: Elem>(dx: &mut [E], dy: &[E], x: &[E], rstd: E::Acc, w: &[E]) {
+    let d = x.len();
+    let gx = sum_by(d, |i| dy[i].get() * w[i].get() * x[i].get());
+    let c = gx * rstd * rstd / E::Acc::of(d as f64);
+    for i in 0..d {
+        dx[i] = E::put(dx[i].get() + rstd * (dy[i].get() * w[i].get() - x[i].get() * c));
+    }
+}
+
+#[inline(always)]
+fn dw_cols<E: Elem, G: Elem>(dw: &mut [G], dy: View, x: View, rstd: &[E::Acc]) {
+    let mut sum = [E::Acc::ZERO; COLS];
+    for (i, rstd) in rstd.iter().enumerate().take(x.rows()) {
+        let (dy, x) = (dy.row::<E>(i), x.row::<E>(i));
+        for c in 0..x.len() {
+            sum[c] += dy[c].get() * x[c].get() * *rstd;
+        }
+    }
+    for (dw, sum) in dw.iter_mut().zip(sum) {
+        *dw = G::put(dw.get() + G::Acc::of(sum.f64()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{dot, gradient, normals};
+
+    const EPS: f64 = 1e-5;
+
+    fn forward(x: &[f64], w: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let (mut x, mut w) = (x.to_vec(), w.to_vec());
+        let (d, t) = (w.len(), x.len() / w.len());
+        let (mut y, mut rstd) = (vec![0.0; x.len()], vec![0.0; t]);
+        let dev = Device::cpu(2);
+        rmsnorm_fwd(
+            &dev,
+            View::of(&mut y).reshape(t, d),
+            View::of(&mut rstd),
+            View::of(&mut x).reshape(t, d),
+            View::of(&mut w),
+            EPS,
+        );
+        (y, rstd)
+    }
+
+    #[test]
+    fn backward_is_the_derivative() {
+        for (t, d) in [(1, 1), (3, 5), (17, 70)] {
+            let (mut x, mut w, mut dy) = (normals(1, t * d), normals(2, d), normals(3, t * d));
+            let (_, mut rstd) = forward(&x, &w);
+            let (mut dx, mut dw) = (vec![0.0; t * d], vec![0.0; d]);
+            let (x0, w0, dy0) = (x.clone(), w.clone(), dy.clone());
+            rmsnorm_bwd(
+                &Device::cpu(2),
+                View::of(&mut dx).reshape(t, d),
+                View::of(&mut dw),
+                View::of(&mut dy).reshape(t, d),
+                View::of(&mut x).reshape(t, d),
+                View::of(&mut rstd),
+                View::of(&mut w),
+            );
+            gradient("dx", &x0, &dx, |x| dot(&forward(x, &w0).0, &dy0));
+            gradient("dw", &w0, &dw, |w| dot(&forward(&x0, w).0, &dy0));
+        }
+    }
+
+    #[test]
+    fn gradients_add_to_what_is_there() {
+        let (mut x, mut w, mut dy) = (vec![3.0, 4.0], vec![1.0, 1.0], vec![0.0, 0.0]);
+        let (mut dx, mut dw, mut rstd) = (vec![5.0, 6.0], vec![7.0, 8.0], vec![0.25]);
+        rmsnorm_bwd(
+            &Device::cpu(1),
+            View::of(&mut dx),
+            View::of(&mut dw),
+            View::of(&mut dy),
+            View::of(&mut x),
+            View::of(&mut rstd),
+            View::of(&mut w),
+        );
+        assert_eq!((dx, dw), (vec![5.0, 6.0], vec![7.0, 8.0]));
+    }
+}
