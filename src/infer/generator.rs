@@ -1,0 +1,299 @@
+//! Batched generation with a paged key-value cache.
+//!
+//! Sequences join the batch as pages and places come free and leave it when they finish, so short answers do not wait
+//! for long ones. A sequence's tokens depend on its own prompt, settings and seed alone: the ops' rows are independent,
+//! and its random bits are keyed by its seed and its own token count.
+
+use super::scorer::write_prompts;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::acts::{Acts, Capacity, Keep};
+use crate::model::cache::{Cache, CacheShape, PAGE, PageList};
+use crate::model::config::HeadKind;
+use crate::model::forward::{Attend, Extent, forward};
+use crate::model::head::Head;
+use crate::ops::sample::{Sampling, sample};
+
+/// How to choose tokens. Temperature 0 is greedy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    pub temperature: f32,
+    /// Keep the k likeliest; 0 for all.
+    pub top_k: u32,
+    /// Keep the smallest set whose probability reaches this; 1 for all.
+    pub top_p: f32,
+    /// Keep tokens at least this likely relative to the likeliest; 0 for all.
+    pub min_p: f32,
+    pub max_tokens: usize,
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    /// Greedy, 256 tokens.
+    fn default() -> Settings {
+        Settings { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens: 256, seed: 0 }
+    }
+}
+
+impl Settings {
+    /// # Errors
+    /// The first setting outside its range, by name.
+    pub fn check(&self) -> Result<()> {
+        let fault = |name: &str, value: f32, range: &str| {
+            Err(Error::usage(format!("{name} is {value}; it must be {range}")))
+        };
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return fault("temperature", self.temperature, "0 (greedy) or more");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return fault("top_p", self.top_p, "above 0 and at most 1");
+        }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return fault("min_p", self.min_p, "between 0 and 1");
+        }
+        if self.max_tokens == 0 {
+            return fault("max_tokens", 0.0, "at least 1");
+        }
+        Ok(())
+    }
+}
+
+/// A prompt to continue.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub prompt: Vec<i32>,
+    pub settings: Settings,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// It wrote an end-of-sequence token, which is not part of the tokens.
+    Stop,
+    /// It reached its `max_tokens` or the model's context.
+    Length,
+}
+
+impl Finish {
+    /// The name that OpenAI-shaped answers use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+        }
+    }
+}
+
+/// What a request became.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    pub tokens: Vec<i32>,
+    /// Log-probability of each token under the model itself (temperature 1, nothing filtered).
+    pub logprobs: Vec<f32>,
+    pub finish: Finish,
+}
+
+/// Sizes of a generator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Sequences that decode together.
+    pub sequences: usize,
+    /// Longest sequence, prompt and answer.
+    pub context: usize,
+}
+
+/// A model ready to write, with its cache.
+pub struct Generator<'m> {
+    dev: &'m Device,
+    model: &'m Model,
+    shape: Shape,
+    stop: Vec<i32>,
+    acts: Acts,
+    cache: Cache,
+    pages: PageList,
+}
+
+/// A sequence in the batch.
+struct Active {
+    request: usize,
+    pages: Vec<u32>,
+    /// Tokens whose keys and values are in the cache.
+    cached: usize,
+    /// Most tokens it may write.
+    budget: usize,
+    made: Generation,
+}
+
+impl<'m> Generator<'m> {
+    /// Allocates for a shape. `stop` are the ids that end a sequence.
+    ///
+    /// # Errors
+    /// A scalar model; memory that is not there.
+    pub fn new(dev: &'m Device, model: &'m Model, shape: Shape, stop: &[i32]) -> Result<Generator<'m>> {
+        if model.config.head != HeadKind::LanguageModel {
+            return Err(Error::model("this model has a scalar head and cannot write text"));
+        }
+        let context = shape.context.min(model.config.max_positions);
+        let shape = Shape { context, sequences: shape.sequences.clamp(1, crate::model::acts::LOGIT_ROWS) };
+        let pages = shape.sequences * context.div_ceil(PAGE);
+        let capacity = Capacity {
+            tokens: context.max(shape.sequences),
+            sequences: shape.sequences,
+            rows: shape.sequences,
+            positions: context,
+            keep: Keep::Nothing,
+        };
+        let cache_shape =
+            CacheShape { pages, sequences: shape.sequences, tokens: context, prefill: capacity.tokens };
+        Ok(Generator {
+            dev,
+            model,
+            shape,
+            stop: stop.to_vec(),
+            acts: Acts::new(&model.config, model.dtype, capacity)?,
+            cache: Cache::new(&model.config, model.dtype, cache_shape)?,
+            pages: PageList::new(pages),
+        })
+    }
+
+    /// Longest sequence, prompt and answer.
+    pub fn context(&self) -> usize {
+        self.shape.context
+    }
+
+    /// Continues every prompt; results come in the requests' order. `done` is called as each one finishes.
+    ///
+    /// # Errors
+    /// A prompt that is empty, leaves no room for an answer, or holds an id outside the vocabulary; bad settings.
+    pub fn generate(&mut self, requests: &[Request], mut done: impl FnMut(usize, &Generation)) -> Result<Vec<Generation>> {
+        for (i, request) in requests.iter().enumerate() {
+            self.check(request).map_err(|e| e.at(format!("prompt {i}")))?;
+        }
+        let mut results: Vec<Option<Generation>> = vec![None; requests.len()];
+        let mut waiting = (0..requests.len()).peekable();
+        let mut active: Vec<Active> = Vec::new();
+        while waiting.peek().is_some() || !active.is_empty() {
+            let joined = self.admit(requests, &mut waiting, active.len());
+            let stepped = if joined.is_empty() {
+                self.decode(requests, &active)?
+            } else {
+                let first = active.len();
+                let sampled = self.prefill(requests, &joined)?;
+                active.extend(joined);
+                sampled.into_iter().enumerate().map(|(i, s)| (first + i, s)).collect()
+            };
+            for (i, (token, logprob)) in stepped.into_iter().rev() {
+                if self.take(&mut active[i], token, logprob) {
+                    let ended = active.remove(i);
+                    self.pages.give_back(ended.pages);
+                    done(ended.request, &ended.made);
+                    results[ended.request] = Some(ended.made);
+                }
+            }
+        }
+        Ok(results.into_iter().map(|r| r.expect("every request finishes")).collect())
+    }
+
+    /// Requests that can start now: a place in the batch, pages for their longest answer, room in one pass.
+    fn admit(
+        &mut self,
+        requests: &[Request],
+        waiting: &mut std::iter::Peekable<std::ops::Range<usize>>,
+        running: usize,
+    ) -> Vec<Active> {
+        let mut joined: Vec<Active> = Vec::new();
+        let mut tokens = 0;
+        while let Some(&request) = waiting.peek() {
+            let Request { prompt, settings } = &requests[request];
+            let budget = settings.max_tokens.min(self.shape.context - prompt.len());
+            tokens += prompt.len();
+            if running + joined.len() == self.shape.sequences || tokens > self.acts.capacity.tokens {
+                break;
+            }
+            let Some(pages) = self.pages.take(prompt.len() + budget) else { break };
+            let made = Generation { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length };
+            joined.push(Active { request, pages, cached: prompt.len(), budget, made });
+            waiting.next();
+        }
+        joined
+    }
+
+    fn prefill(&mut self, requests: &[Request], joined: &[Active]) -> Result<Vec<(i32, f32)>> {
+        let prompts = joined.iter().map(|a| requests[a.request].prompt.as_slice());
+        let extent = write_prompts(self.dev, &self.acts, prompts);
+        let places: Vec<(&[u32], usize)> = joined.iter().map(|a| (a.pages.as_slice(), a.cached)).collect();
+        self.cache.set_prefill(self.dev, &places);
+        let settings = joined.iter().map(|a| self.sampling(requests, a)).collect::<Vec<_>>();
+        self.pass(extent, Attend::Prefill(&self.cache), &settings)
+    }
+
+    fn decode(&mut self, requests: &[Request], active: &[Active]) -> Result<Vec<(usize, (i32, f32))>> {
+        let n = active.len();
+        let last: Vec<i32> = active.iter().map(|a| *a.made.tokens.last().expect("prefill wrote one")).collect();
+        // The newest token is not in the cache yet: it goes to position `cached`.
+        let positions: Vec<i32> = active.iter().map(|a| a.cached as i32).collect();
+        let rows: Vec<i32> = (0..n as i32).collect();
+        let inputs = &self.acts.inputs;
+        for (slot, data) in [(&inputs.ids, &last), (&inputs.positions, &positions), (&inputs.rows, &rows)] {
+            self.dev.write(self.acts.at(slot).cols_in(0..n), data);
+        }
+        let places: Vec<(&[u32], usize)> = active.iter().map(|a| (a.pages.as_slice(), a.cached + 1)).collect();
+        self.cache.set_decode(self.dev, &places);
+        let settings = active.iter().map(|a| self.sampling(requests, a)).collect::<Vec<_>>();
+        let extent = Extent { tokens: n, sequences: n };
+        let sampled = self.pass(extent, Attend::Decode(&self.cache), &settings)?;
+        Ok(sampled.into_iter().enumerate().collect())
+    }
+
+    fn pass(&self, extent: Extent, attend: Attend, settings: &[Sampling]) -> Result<Vec<(i32, f32)>> {
+        let (dev, model, acts, n) = (self.dev, self.model, &self.acts, settings.len());
+        dev.install(|| {
+            forward(dev, model, acts, extent, attend);
+            let logits = Head::gather(dev, model, acts, extent, n).logits();
+            let ids = acts.at(&acts.inputs.targets).cols_in(0..n);
+            let logprobs = acts.at(&acts.head.nll).cols_in(0..n);
+            sample(dev, ids, logprobs, logits, settings);
+            let logprobs = super::scorer::read_f32(dev, logprobs)?;
+            Ok(dev.read::<i32>(ids)?.into_iter().zip(logprobs).collect())
+        })
+    }
+
+    fn sampling(&self, requests: &[Request], a: &Active) -> Sampling {
+        let Settings { temperature, top_k, top_p, min_p, seed, .. } = requests[a.request].settings;
+        Sampling { temperature, top_k, top_p, min_p, seed, step: a.made.tokens.len() as u64 }
+    }
+
+    /// Adds a sampled token; whether the sequence is finished.
+    fn take(&self, a: &mut Active, token: i32, logprob: f32) -> bool {
+        if self.stop.contains(&token) {
+            a.made.finish = Finish::Stop;
+            return true;
+        }
+        // All but the first sampled token came from a decode step, which cached the token before it.
+        if !a.made.tokens.is_empty() {
+            a.cached += 1;
+        }
+        a.made.tokens.push(token);
+        a.made.logprobs.push(logprob);
+        a.made.tokens.len() == a.budget
+    }
+
+    fn check(&self, request: &Request) -> Result<()> {
+        request.settings.check()?;
+        let (len, most) = (request.prompt.len(), self.shape.context);
+        if len == 0 {
+            return Err(Error::data("the prompt has no tokens"));
+        }
+        if len >= most {
+            return Err(Error::data(format!("{len} tokens leave no room for an answer in a context of {most}")));
+        }
+        match request.prompt.iter().find(|id| **id < 0 || **id as usize >= self.model.config.vocab) {
+            None => Ok(()),
+            Some(id) => Err(Error::data(format!(
+                "token {id} is outside the model's vocabulary of {}; is this the model's own tokenizer?",
+                self.model.config.vocab
+            ))),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The whole model against finite differences in f64, for every head, family feature and recompute policy.
+
+use super::Model;
+use super::acts::{Acts, Capacity, Keep};
+use super::config::{Config, Family, HeadKind};
+use super::forward::{Attend, Extent, forward};
+use super::head::Head;
+use crate::base::dtype::Dtype;
+use crate::base::rng::{Rng, Stream};
+use crate::device::{Arena, Device};
+
+/// Two packed sequences of 5 and 3 tokens; the head reads three rows.
+const IDS: [i32; 8] = [3, 1, 4, 1, 5, 9, 2, 6];
+const POSITIONS: [i32; 8] = [0, 1, 2, 3, 4, 0, 1, 2];
+const STARTS: [i32; 3] = [0, 5, 8];
+const ROWS: [i32; 3] = [4, 2, 7];
+const EXTENT: Extent = Extent { tokens: 8, sequences: 2 };
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Loss {
+    Vocab,
+    Verdict,
+    Score,
+}
+
+struct Case {
+    dev: Device,
+    model: Model,
+    acts: Acts,
+    loss: Loss,
+}
+
+impl Case {
+    fn new(config: Config, loss: Loss, keep: Keep) -> Case {
+        let dev = Device::cpu(1);
+        let model = Model::random(config, Dtype::F64, 11).unwrap();
+        // Norms and biases that are not ones and zeros.
+        let rng = Rng::new(5, Stream::Test, 0);
+        for slot in model.layout.slots().iter().filter(|s| s.vector) {
+            for (i, w) in model.at(slot).slice_mut::<f64>().iter_mut().enumerate() {
+                *w += 0.3 * rng.normal((slot.index * 1000 + i) as u64);
+            }
+        }
+        let capacity = Capacity { tokens: 8, sequences: 2, rows: 3, positions: 8, keep };
+        let acts = Acts::new(&model.config, Dtype::F64, capacity).unwrap();
+        let i = &acts.inputs;
+        for (slot, data) in [(&i.ids, &IDS[..]), (&i.positions, &POSITIONS), (&i.starts, &STARTS), (&i.rows, &ROWS)] {
+            dev.write(acts.at(slot), data);
+        }
+        let (targets, others): ([i32; 3], [i32; 3]) = match loss {
+            Loss::Vocab => ([7, 0, 3], [0; 3]),
+            Loss::Verdict => ([1, 0, 1], [0; 3]),
+            Loss::Score => ([0, 2, 1], [1, 0, 2]),
+        };
+        dev.write(acts.at(&i.targets), &targets);
+        dev.write(acts.at(&i.others), &others);
+        dev.write(acts.at(&i.weights), &[0.5f64, 0.2, 0.9]);
+        dev.write(acts.at(&i.smoothing), &[0.05f64, 0.1, 0.0]);
+        Case { dev, model, acts, loss }
+    }
+
+    fn head(&self) -> Head<'_> {
+        forward(&self.dev, &self.model, &self.acts, EXTENT, Attend::Packed);
+        Head::gather(&self.dev, &self.model, &self.acts, EXTENT, ROWS.len())
+    }
+
+    fn loss(&self) -> f64 {
+        let head = self.head();
+        match self.loss {
+            Loss::Vocab => head.vocab_loss(),
+            Loss::Verdict => {
+                head.verdict([2, 7]);
+                head.verdict_loss();
+            }
+            Loss::Score => {
+                head.score();
+                head.score_loss(3);
+            }
+        }
+        let nll = self.dev.read::<f64>(self.acts.at(&self.acts.head.nll)).unwrap();
+        let weights = self.dev.read::<f64>(self.acts.at(&self.acts.inputs.weights)).unwrap();
+        nll.iter().zip(weights).map(|(l, w)| l * w).sum()
+    }
+
+    fn gradients(&self) -> Arena {
+        let grads = Arena::new("gradients", &self.model.layout).unwrap();
+        let head = self.head();
+        match self.loss {
+            Loss::Vocab => head.vocab_step(&grads),
+            Loss::Verdict => {
+                head.verdict([2, 7]);
+                head.verdict_loss();
+                head.verdict_bwd(&grads, [2, 7]);
+            }
+            Loss::Score => {
+                head.score();
+                head.score_loss(3);
+                head.score_bwd(&grads);
+            }
+        }
+        super::backward::backward(&self.dev, &self.model, &grads, &self.acts, EXTENT);
+        grads
+    }
+
+    /// Up to eight coordinates of every parameter, those of used embedding rows included.
+    fn check(&self) {
+        let grads = self.gradients();
+        for slot in self.model.layout.slots() {
+            let (w, g) = (self.model.at(slot).slice_mut::<f64>(), grads.at(slot).slice::<f64>().to_vec());
+            let step = (w.len() / 8).max(1);
+            for i in (0..w.len()).step_by(step) {
+                let (at, h) = (w[i], 1e-5);
+                w[i] = at + h;
+                let up = self.loss();
+                w[i] = at - h;
+                let down = self.loss();
+                w[i] = at;
+                let numeric = (up - down) / (2.0 * h);
+                let error = (numeric - g[i]).abs() / numeric.abs().max(1e-2);
+                assert!(error < 1e-5, "{:?} {}[{i}]: analytic {} numeric {numeric}", self.loss, slot.name, g[i]);
+            }
+        }
+    }
+}
+
+fn config(family: Family, head: HeadKind) -> Config {
+    let mut c = Config::tiny(family);
+    c.head = head;
+    c
+}
+
+#[test]
+fn gradients_of_every_head_and_family() {
+    for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+        for loss in [Loss::Vocab, Loss::Verdict, Loss::Score] {
+            let head = if loss == Loss::Score { HeadKind::Scalar } else { HeadKind::LanguageModel };
+            for tied in [false, true] {
+                let mut c = config(family, head);
+                c.tied = tied;
+                Case::new(c, loss, Keep::All).check();
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_with_biases_everywhere() {
+    let mut c = config(Family::Llama, HeadKind::LanguageModel);
+    (c.qkv_bias, c.o_bias, c.mlp_bias) = (true, true, true);
+    Case::new(c, Loss::Vocab, Keep::All).check();
+}
+
+#[test]
+fn recompute_policies_give_the_same_bits() {
+    for family in [Family::Llama, Family::Qwen3] {
+        let of = |keep| {
+            let case = Case::new(config(family, HeadKind::LanguageModel), Loss::Vocab, keep);
+            let grads = case.gradients();
+            let bits = |s| grads.at(s).slice::<f64>().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            case.model.layout.slots().iter().map(bits).collect::<Vec<_>>()
+        };
+        let all = of(Keep::All);
+        assert_eq!(all, of(Keep::Costly));
+        assert_eq!(all, of(Keep::Doors));
+    }
+}
+
+#[test]
+fn inference_activations_give_the_same_bits_as_training_ones() {
+    let of = |keep| {
+        let case = Case::new(config(Family::Qwen3, HeadKind::LanguageModel), Loss::Vocab, keep);
+        case.loss().to_bits()
+    };
+    assert_eq!(of(Keep::All), of(Keep::Nothing));
+}

@@ -1,0 +1,113 @@
+//! The optimizer: AdamW with decoupled weight decay over every parameter, its moments, and master copies where the
+//! weights themselves are stored in bf16.
+//!
+//! Moments and master copies are arenas of the parameters' own layout, so one slot indexes them all. Weight decay applies
+//! to matrices and tables, not to norm weights and biases.
+
+use crate::base::dtype::Dtype;
+use crate::device::{Arena, Class, Device, Layout, Slot};
+use crate::error::Result;
+use crate::model::Model;
+use crate::ops::adamw::{AdamW, adamw_f32, adamw_master};
+use crate::ops::norm2::{BLOCK, norm2};
+
+/// What stays the same from step to step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    /// Largest gradient norm; infinity to leave gradients alone.
+    pub clip: f64,
+}
+
+/// Moments, master copies, and room to measure gradients.
+pub struct Optimizer {
+    settings: Settings,
+    /// The layout of moments and master copies.
+    layout: Layout,
+    m: Arena,
+    v: Arena,
+    master: Option<Arena>,
+    sum: Slot,
+    partials: Slot,
+    scratch: Arena,
+}
+
+impl Optimizer {
+    /// Zero moments, and a master copy of the weights if they are stored in bf16.
+    ///
+    /// # Errors
+    /// When the memory is not there.
+    pub fn new(model: &Model, settings: Settings) -> Result<Optimizer> {
+        let layout = model.layout.with_dtype(model.dtype.stat());
+        let mut l = Layout::new();
+        let sum = l.buffer("sum", Dtype::F64, 1, 1);
+        let largest = model.layout.slots().iter().map(Slot::len).max().unwrap_or(0);
+        let partials = l.buffer("partials", Dtype::F64, 1, largest.div_ceil(BLOCK));
+        let master = match model.dtype {
+            Dtype::Bf16 => {
+                let master = Arena::new("master weights", &layout)?;
+                for slot in model.layout.slots() {
+                    crate::model::weights::convert(master.at(slot), model.at(slot));
+                }
+                Some(master)
+            }
+            _ => None,
+        };
+        Ok(Optimizer {
+            settings,
+            m: Arena::new("first moments", &layout)?,
+            v: Arena::new("second moments", &layout)?,
+            master,
+            layout,
+            sum,
+            partials,
+            scratch: Arena::new("gradient norm", &l)?,
+        })
+    }
+
+    /// The L2 norm of all gradients together.
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    pub fn gradient_norm(&self, dev: &Device, grads: &Arena) -> Result<f64> {
+        let sum = self.scratch.at(&self.sum);
+        dev.zero(sum);
+        for slot in self.layout.slots() {
+            norm2(dev, sum, self.scratch.at(&self.partials), grads.at(slot));
+        }
+        Ok(dev.read::<f64>(sum)?[0].sqrt())
+    }
+
+    /// One step. `step` counts from 1; `norm` is what [`Optimizer::gradient_norm`] measured.
+    pub fn step(&self, dev: &Device, model: &Model, grads: &Arena, norm: f64, lr: f64, step: u64) {
+        // torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6 and never scales up.
+        let clip = (self.settings.clip / (norm + 1e-6)).min(1.0);
+        for slot in model.layout.slots() {
+            let decay = match slot.class {
+                Class::Matrix | Class::Table => self.settings.weight_decay,
+                Class::Vector | Class::Buffer => 0.0,
+            };
+            let Settings { beta1, beta2, eps, .. } = self.settings;
+            let hp = AdamW { lr, beta1, beta2, eps, decay, step, clip, seed: 0 };
+            let (p, m, v, g) = (model.at(slot), self.m.at(slot), self.v.at(slot), grads.at(slot));
+            match &self.master {
+                None => adamw_f32(dev, &hp, p, m, v, g),
+                Some(master) => adamw_master(dev, &hp, p, master.at(slot), m, v, g),
+            }
+        }
+    }
+
+    /// The arenas that a checkpoint must hold, with the prefix of their names in it.
+    pub fn state(&self) -> Vec<(&'static str, &Arena)> {
+        let mut state = vec![("m", &self.m), ("v", &self.v)];
+        state.extend(self.master.as_ref().map(|m| ("master", m)));
+        state
+    }
+    /// The layout of those arenas.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+}

@@ -1,0 +1,122 @@
+//! The training step: micro-batches forward and backward, gradient norm, clipping, optimizer.
+//!
+//! A [`Trainer`] owns a model in training: its weights, gradients, moments and activations, all allocated once. It knows
+//! nothing of files, logs or schedules; `run.rs` drives it for the command line, and the demo drives it directly.
+
+use super::objective::{Candidates, Example, Reduction, micro_batches};
+use super::optim::{Optimizer, Settings};
+use super::pass::{self, Tally};
+use crate::device::{Arena, Device};
+use crate::error::{Error, Kind, Result};
+use crate::model::Model;
+use crate::model::acts::{Acts, Capacity, Keep};
+
+/// What shapes a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Most tokens of a micro-batch; an example longer than this is refused.
+    pub micro_tokens: usize,
+    pub keep: Keep,
+    pub reduction: Reduction,
+    /// The label tokens and epsilon of verdict targets.
+    pub candidates: Candidates,
+}
+
+impl Shape {
+    /// The activations that micro-batches of this shape need.
+    pub fn capacity(&self) -> Capacity {
+        Capacity {
+            tokens: self.micro_tokens,
+            // A sequence has at least two tokens: one to read and one to predict.
+            sequences: self.micro_tokens.div_ceil(2),
+            // The full-vocabulary verdict has two targets on one row.
+            rows: self.micro_tokens,
+            positions: self.micro_tokens,
+            keep: self.keep,
+        }
+    }
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Report {
+    pub tally: Tally,
+    /// Gradient norm before clipping.
+    pub norm: f64,
+}
+
+/// A model in training.
+pub struct Trainer<'d> {
+    dev: &'d Device,
+    pub model: Model,
+    pub optimizer: Optimizer,
+    grads: Arena,
+    acts: Acts,
+    shape: Shape,
+    /// Steps done.
+    pub step: u64,
+}
+
+impl<'d> Trainer<'d> {
+    /// Allocates everything a step needs.
+    ///
+    /// # Errors
+    /// When the memory is not there.
+    pub fn new(dev: &'d Device, model: Model, settings: Settings, shape: Shape) -> Result<Trainer<'d>> {
+        let grads = Arena::new("gradients", &model.layout.with_dtype(model.dtype.stat()))?;
+        let acts = Acts::new(&model.config, model.dtype, shape.capacity())?;
+        let optimizer = Optimizer::new(&model, settings)?;
+        Ok(Trainer { dev, model, optimizer, grads, acts, shape, step: 0 })
+    }
+
+    /// One optimizer step on these examples at this learning rate.
+    ///
+    /// # Errors
+    /// [`Kind::Diverged`] when the loss or the gradient norm is not finite; the weights are then those of before.
+    pub fn step(&mut self, examples: &[&Example], lr: f64) -> Result<Report> {
+        self.zero_gradients();
+        let mut tally = Tally::default();
+        for batch in micro_batches(examples, self.shape.candidates, self.shape.micro_tokens, self.shape.reduction) {
+            tally.add(pass::train(self.dev, &self.model, &self.grads, &self.acts, &batch)?);
+        }
+        let dev = self.dev;
+        let norm = dev.install(|| self.optimizer.gradient_norm(dev, &self.grads))?;
+        if !tally.loss.is_finite() || !norm.is_finite() {
+            return Err(Error::new(
+                Kind::Diverged,
+                format!(
+                    "step {}: loss {}, gradient norm {norm}; training stopped before the weights were touched. \
+                     Lower the learning rate or look at the data of this step",
+                    self.step + 1,
+                    tally.loss
+                ),
+            ));
+        }
+        self.step += 1;
+        dev.install(|| self.optimizer.step(dev, &self.model, &self.grads, norm, lr, self.step));
+        Ok(Report { tally, norm })
+    }
+
+    /// The loss and accuracy on examples, without touching the weights.
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    pub fn evaluate(&self, examples: &[&Example]) -> Result<Tally> {
+        let mut tally = Tally::default();
+        for batch in micro_batches(examples, self.shape.candidates, self.shape.micro_tokens, Reduction::Mean) {
+            tally.add(pass::evaluate(self.dev, &self.model, &self.acts, &batch)?);
+        }
+        Ok(tally)
+    }
+
+    /// The gradient tensor of each parameter after the last step, by name; for tests and inspection.
+    pub fn gradients(&self) -> &Arena {
+        &self.grads
+    }
+
+    fn zero_gradients(&self) {
+        for slot in self.model.layout.slots() {
+            self.dev.zero(self.grads.at(slot));
+        }
+    }
+}
