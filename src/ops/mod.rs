@@ -11,11 +11,33 @@
 // An op's operands are its arguments: outputs, inputs, shape.
 #![allow(clippy::too_many_arguments)]
 
+/// Runs the expression with the type alias bound to the statistics' type that a `Dtype` names: f64 or f32.
+macro_rules! by_stat {
+    ($dtype:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            $crate::base::dtype::Dtype::F64 => {
+                type $t = f64;
+                $body
+            }
+            $crate::base::dtype::Dtype::F32 => {
+                type $t = f32;
+                $body
+            }
+            other => panic!("{other} is not a type of statistics"),
+        }
+    };
+}
+
 pub mod embed;
 pub mod gemm;
+pub mod norm2;
 pub mod rmsnorm;
 pub mod rope;
+pub mod scalar;
+mod softmax;
 pub mod swiglu;
+pub mod verdict;
+pub mod xent;
 
 #[cfg(test)]
 pub(crate) mod check;
