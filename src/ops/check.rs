@@ -1,6 +1,8 @@
 //! What the tests of the ops share: reproducible inputs and central differences in f64.
 
+use crate::base::dtype::{Elem, Pod, Real};
 use crate::base::rng::{Rng, Stream};
+use crate::device::View;
 
 /// `n` standard normal numbers; another `key`, other numbers.
 pub fn normals(key: u64, n: usize) -> Vec<f64> {
@@ -29,4 +31,24 @@ pub fn gradient(name: &str, x: &[f64], analytic: &[f64], mut f: impl FnMut(&[f64
 /// `sum_i a_i b_i`: turns a vector output into the scalar that [`gradient`] differentiates.
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Host data as a matrix of this many rows.
+pub fn matrix<T: Pod>(data: &mut [T], rows: usize) -> View<'_> {
+    let cols = data.len() / rows;
+    View::of(data).reshape(rows, cols)
+}
+
+/// The numbers rounded to a storage type.
+pub fn stored<E: Elem>(x: &[f64]) -> Vec<E> {
+    x.iter().map(|&x| E::put(E::Acc::of(x))).collect()
+}
+
+/// Asserts that `got` is `want` up to `bound * max(1, |want|)`, element by element.
+pub fn close<E: Elem>(name: &str, got: &[E], want: &[f64], bound: f64) {
+    assert_eq!(got.len(), want.len(), "{name}: lengths");
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        let got = got.get().f64();
+        assert!((got - want).abs() <= bound * want.abs().max(1.0), "{name}[{i}]: {got}, expected {want}");
+    }
 }

@@ -5,9 +5,58 @@
 //! heads, `K` head size, `F` feed-forward width, `V` vocabulary, `R` labelled rows. The gradient of `x` is `dx`.
 //! Oracles are generic over the element type: f64 for finite differences, f32 for running, bf16 to round where the
 //! kernels round. Statistics (`rstd`, `lse`) have the type [`Dtype::stat`](crate::base::dtype::Dtype::stat) gives.
+//! A closure given to [`vectorize`](crate::base::simd::vectorize) is marked `#[inline(always)]`: without it a large body
+//! is compiled once, for the baseline, and runs tens of times slower.
 
+// An op's operands are its arguments: outputs, inputs, shape.
+#![allow(clippy::too_many_arguments)]
+
+/// Runs the expression with the type alias bound to the statistics' type that a `Dtype` names: f64 or f32.
+macro_rules! by_stat {
+    ($dtype:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            $crate::base::dtype::Dtype::F64 => {
+                type $t = f64;
+                $body
+            }
+            $crate::base::dtype::Dtype::F32 => {
+                type $t = f32;
+                $body
+            }
+            other => panic!("{other} is not a type of statistics"),
+        }
+    };
+}
+
+pub mod embed;
 pub mod gemm;
+pub mod norm2;
 pub mod rmsnorm;
+pub mod rope;
+pub mod scalar;
+mod softmax;
+pub mod swiglu;
+pub mod verdict;
+pub mod xent;
 
 #[cfg(test)]
 pub(crate) mod check;
+
+use crate::device::View;
+
+/// How attention divides a row: `query` heads of `size` columns each, sharing `kv` key-value heads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Heads {
+    pub query: usize,
+    pub kv: usize,
+    pub size: usize,
+}
+
+/// The elements of an index tensor, each asserted to lie in `0..bound`; `op` and `what` say in the message whose it is.
+fn indices<'a>(op: &str, what: &str, view: View<'a>, bound: usize) -> &'a [i32] {
+    let all = view.slice::<i32>();
+    for (i, &index) in all.iter().enumerate() {
+        assert!(index >= 0 && (index as usize) < bound, "{op}: {what} {index} (number {i}) is not in 0..{bound}");
+    }
+    all
+}

@@ -1,0 +1,561 @@
+//! Rotary position embeddings (Su et al., 2021), with the RMSNorm per head that some models put before them.
+//!
+//! For every head `x` of a query or key row at position `p`, with `h = K/2` and `i < h`:
+//!
+//! ```text
+//! n        = x rstd w,  rstd = 1 / sqrt(mean_k x[k]^2 + eps)          (n = x without qk-norm)
+//! out[i]   = n[i]   cos[p,i] - n[i+h] sin[p,i]
+//! out[i+h] = n[i+h] cos[p,i] + n[i]   sin[p,i]
+//!
+//! dn[i]    = dout[i]   cos[p,i] + dout[i+h] sin[p,i]
+//! dn[i+h]  = dout[i+h] cos[p,i] - dout[i]   sin[p,i]
+//! dx       = rstd (dn w - x rstd^2 mean_k(dn w x))                     (dx = dn without qk-norm)
+//! dw[k]   += sum over tokens, then heads, of dn[k] x[k] rstd
+//! ```
+//! The pairs `(i, i + K/2)` are those of Hugging Face checkpoints. Shapes: queries `[T, H*K]`, keys `[T, G*K]`, `rstd` `[T, H+G]`
+//! in the statistics' type (queries first), norm weights `[K]`, tables `[max_positions, K/2]` in the statistics' type, `positions` `[T]`
+//! of i32. Computed in the accumulator type, rounded once on storing. `K` is even and at most 512.
+//!
+//! Outputs may be the inputs themselves when there is no norm; `rstd` is then not touched and may be empty. The backward works in
+//! place: gradients of the rotated rows become gradients of the raw rows.
+
+use super::{Heads, indices};
+use crate::base::dtype::{Elem, Real};
+use crate::base::par::Pool;
+use crate::base::simd::{sum_by, vectorize};
+use crate::by_dtype;
+use crate::device::{Device, View, disjoint};
+
+/// RMSNorm of each query and key head before the rotation: weights `[K]`.
+#[derive(Clone, Copy)]
+pub struct QkNorm<'a> {
+    pub q: View<'a>,
+    pub k: View<'a>,
+    pub eps: f64,
+}
+
+/// Cosines and sines, `[max_positions, K/2]` each, in the statistics' type.
+#[derive(Clone, Copy)]
+pub struct RopeTable<'a> {
+    pub cos: View<'a>,
+    pub sin: View<'a>,
+}
+
+/// How Llama 3.1 and later stretch the low frequencies for long contexts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Llama3Scaling {
+    pub factor: f64,
+    pub low_freq_factor: f64,
+    pub high_freq_factor: f64,
+    pub original_max_positions: usize,
+}
+
+/// Tokens of work that one thread takes at a time.
+const ROWS: usize = 16;
+/// Pairs of norm-weight gradients that one thread sums at a time.
+const PAIRS: usize = 16;
+/// The largest head size: one head lies in local memory while it is worked on.
+const SIZE: usize = 512;
+
+/// Normalises (with `norm`) and rotates queries and keys; keeps `rstd`.
+pub fn rope_fwd(
+    dev: &Device,
+    q_out: View,
+    k_out: View,
+    rstd: View,
+    q: View,
+    k: View,
+    norm: Option<QkNorm>,
+    table: RopeTable,
+    positions: View,
+    heads: Heads,
+) {
+    check("rope_fwd", [q_out, k_out, q, k], rstd, norm, table, positions, heads);
+    disjoint("rope_fwd", q_out, &[k_out, k]);
+    disjoint("rope_fwd", k_out, &[q]);
+    if norm.is_some() {
+        // The backward reads the raw rows.
+        disjoint("rope_fwd", q_out, &[q]);
+        disjoint("rope_fwd", k_out, &[k]);
+    }
+    let positions = indices("rope_fwd", "position", positions, table.cos.rows());
+    match dev {
+        Device::Cpu(pool) => {
+            by_dtype!(q.dtype(), E => pool.ranges(q.rows(), ROWS, |rows| vectorize(#[inline(always)] || {
+                let mut head = [<E as Elem>::Acc::ZERO; SIZE];
+                for t in rows {
+                    let angles = Angles::at(table, positions[t]);
+                    for j in 0..heads.query + heads.kv {
+                        let (out, x, first) = side(heads, j, (q_out, q), (k_out, k));
+                        let head = &mut head[..heads.size];
+                        load(head, &x.row::<E>(t)[first..]);
+                        if let Some(norm) = norm {
+                            let w = if j < heads.query { norm.q } else { norm.k };
+                            rstd.row_mut::<<E as Elem>::Acc>(t)[j] = normalise(head, w.slice::<E>(), norm.eps);
+                        }
+                        angles.rotate(head);
+                        store(&mut out.row_mut::<E>(t)[first..], head);
+                    }
+                }
+            })))
+        }
+    }
+}
+
+/// Turns gradients of [`rope_fwd`]'s outputs into gradients of its inputs, in place, and adds the gradients of the norm
+/// weights into `dnorm` (queries', keys'). `q`, `k` are the raw inputs; they and `rstd` are read only when there is a norm.
+pub fn rope_bwd(
+    dev: &Device,
+    dq: View,
+    dk: View,
+    dnorm: Option<(View, View)>,
+    q: View,
+    k: View,
+    rstd: View,
+    norm: Option<QkNorm>,
+    table: RopeTable,
+    positions: View,
+    heads: Heads,
+) {
+    check("rope_bwd", [dq, dk, q, k], rstd, norm, table, positions, heads);
+    assert!(dnorm.is_none() || norm.is_some(), "rope_bwd: gradients of norm weights without a norm");
+    disjoint("rope_bwd", dq, &[dk]);
+    if norm.is_some() {
+        disjoint("rope_bwd", dq, &[q, k, rstd]);
+        disjoint("rope_bwd", dk, &[q, k, rstd]);
+    }
+    let positions = indices("rope_bwd", "position", positions, table.cos.rows());
+    match dev {
+        Device::Cpu(pool) => by_dtype!(q.dtype(), E => {
+            if let Some((dqw, dkw)) = dnorm {
+                let Heads { query, kv, .. } = heads;
+                weight_bwd::<E>(pool, dqw, dq, q, rstd.cols_in(0..query), table, positions, heads.size);
+                weight_bwd::<E>(pool, dkw, dk, k, rstd.cols_in(query..query + kv), table, positions, heads.size);
+            }
+            rows_bwd::<E>(pool, [dq, dk], [q, k], rstd, norm, table, positions, heads);
+        }),
+    }
+}
+
+fn check(
+    op: &str,
+    [q, k, raw_q, raw_k]: [View; 4],
+    rstd: View,
+    norm: Option<QkNorm>,
+    table: RopeTable,
+    positions: View,
+    heads: Heads,
+) {
+    let (t, Heads { query, kv, size }) = (q.rows(), heads);
+    assert!(size % 2 == 0 && size <= SIZE, "{op}: head size {size} is odd or above {SIZE}");
+    assert!(
+        [q, raw_q].iter().all(|v| v.shape() == [t, query * size])
+            && [k, raw_k].iter().all(|v| v.shape() == [t, kv * size])
+            && positions.len() == t,
+        "{op}: queries {:?} and {:?}, keys {:?} and {:?}, positions {:?}, {heads:?}",
+        q.shape(),
+        raw_q.shape(),
+        k.shape(),
+        raw_k.shape(),
+        positions.shape()
+    );
+    assert!(
+        table.cos.cols() == size / 2 && table.sin.shape() == table.cos.shape(),
+        "{op}: cosines {:?}, sines {:?}, head size {size}",
+        table.cos.shape(),
+        table.sin.shape()
+    );
+    if let Some(norm) = norm {
+        assert!(
+            norm.q.len() == size && norm.k.len() == size && rstd.shape() == [t, query + kv],
+            "{op}: norm weights {:?} and {:?}, rstd {:?}, {heads:?}, {t} tokens",
+            norm.q.shape(),
+            norm.k.shape(),
+            rstd.shape()
+        );
+    }
+}
+
+/// Head `j` of a row, queries first: the pair of views it belongs to, and its first column there.
+#[inline(always)]
+fn side<T>(heads: Heads, j: usize, q: (T, T), k: (T, T)) -> (T, T, usize) {
+    if j < heads.query { (q.0, q.1, j * heads.size) } else { (k.0, k.1, (j - heads.query) * heads.size) }
+}
+
+/// The rotation of one position.
+struct Angles<'a, A> {
+    cos: &'a [A],
+    sin: &'a [A],
+}
+
+impl<'a, A: Real> Angles<'a, A> {
+    #[inline(always)]
+    fn at(table: RopeTable<'a>, position: i32) -> Self {
+        Angles { cos: table.cos.row(position as usize), sin: table.sin.row(position as usize) }
+    }
+
+    #[inline(always)]
+    fn rotate(&self, head: &mut [A]) {
+        let (low, high) = head.split_at_mut(self.cos.len());
+        for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(self.cos).zip(self.sin) {
+            (*low, *high) = (*low * *cos - *high * *sin, *high * *cos + *low * *sin);
+        }
+    }
+
+    #[inline(always)]
+    fn rotate_back(&self, head: &mut [A]) {
+        let (low, high) = head.split_at_mut(self.cos.len());
+        for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(self.cos).zip(self.sin) {
+            (*low, *high) = (*low * *cos + *high * *sin, *high * *cos - *low * *sin);
+        }
+    }
+}
+
+#[inline(always)]
+fn load<E: Elem>(to: &mut [E::Acc], from: &[E]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.get();
+    }
+}
+
+#[inline(always)]
+fn store<E: Elem>(to: &mut [E], from: &[E::Acc]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = E::put(*from);
+    }
+}
+
+#[inline(always)]
+fn normalise<E: Elem>(head: &mut [E::Acc], w: &[E], eps: f64) -> E::Acc {
+    let n = head.len();
+    let square = sum_by(n, |i| head[i] * head[i]);
+    let rstd = E::Acc::ONE / (square / E::Acc::of(n as f64) + E::Acc::of(eps)).sqrt();
+    for (x, w) in head.iter_mut().zip(w) {
+        *x = *x * rstd * w.get();
+    }
+    rstd
+}
+
+/// `dn` becomes `dx`.
+#[inline(always)]
+fn normalise_bwd<E: Elem>(dn: &mut [E::Acc], x: &[E], w: &[E], rstd: E::Acc) {
+    let n = dn.len();
+    let gx = sum_by(n, |i| dn[i] * w[i].get() * x[i].get());
+    let c = gx * rstd * rstd / E::Acc::of(n as f64);
+    for ((dn, x), w) in dn.iter_mut().zip(x).zip(w) {
+        *dn = rstd * (*dn * w.get() - x.get() * c);
+    }
+}
+
+fn rows_bwd<E: Elem>(
+    pool: &Pool,
+    [dq, dk]: [View; 2],
+    [q, k]: [View; 2],
+    rstd: View,
+    norm: Option<QkNorm>,
+    table: RopeTable,
+    positions: &[i32],
+    heads: Heads,
+) {
+    pool.ranges(dq.rows(), ROWS, |rows| {
+        vectorize(
+            #[inline(always)]
+            || {
+                let mut head = [E::Acc::ZERO; SIZE];
+                let head = &mut head[..heads.size];
+                for t in rows {
+                    let angles = Angles::at(table, positions[t]);
+                    for j in 0..heads.query + heads.kv {
+                        let (dx, x, first) = side(heads, j, (dq, q), (dk, k));
+                        load(head, &dx.row::<E>(t)[first..]);
+                        angles.rotate_back(head);
+                        if let Some(norm) = norm {
+                            let w = if j < heads.query { norm.q } else { norm.k };
+                            let x = &x.row::<E>(t)[first..first + heads.size];
+                            normalise_bwd(head, x, w.slice(), rstd.row::<E::Acc>(t)[j]);
+                        }
+                        store(&mut dx.row_mut::<E>(t)[first..], head);
+                    }
+                }
+            },
+        )
+    });
+}
+
+/// `dw += sum dn x rstd` over tokens and the heads of one side; each thread owns some pairs of columns.
+fn weight_bwd<E: Elem>(
+    pool: &Pool,
+    dw: View,
+    dout: View,
+    x: View,
+    rstd: View,
+    table: RopeTable,
+    positions: &[i32],
+    size: usize,
+) {
+    assert!(dw.len() == size, "rope_bwd: gradient of norm weights {:?}, head size {size}", dw.shape());
+    disjoint("rope_bwd", dw, &[dout, x, rstd]);
+    let dw = dw.reshape(1, size);
+    pool.ranges(size / 2, PAIRS, |pairs| {
+        let sum = vectorize(
+            #[inline(always)]
+            || {
+                let (mut sum, mut dn) = ([E::Acc::ZERO; 2 * PAIRS], [E::Acc::ZERO; 2 * PAIRS]);
+                let n = pairs.len();
+                for (t, position) in positions.iter().enumerate() {
+                    let angles = Angles::<E::Acc>::at(table, *position);
+                    let angles = Angles { cos: &angles.cos[pairs.clone()], sin: &angles.sin[pairs.clone()] };
+                    for (j, rstd) in rstd.row::<E::Acc>(t).iter().enumerate() {
+                        let (low, high) = (j * size + pairs.start, j * size + size / 2 + pairs.start);
+                        let (dout, x) = (dout.row::<E>(t), x.row::<E>(t));
+                        load(&mut dn[..n], &dout[low..low + n]);
+                        load(&mut dn[n..2 * n], &dout[high..high + n]);
+                        angles.rotate_back(&mut dn[..2 * n]);
+                        let x = x[low..low + n].iter().chain(&x[high..high + n]);
+                        for ((sum, dn), x) in sum.iter_mut().zip(&dn).zip(x) {
+                            *sum += *dn * x.get() * *rstd;
+                        }
+                    }
+                }
+                sum
+            },
+        );
+        let n = pairs.len();
+        by_dtype!(dw.dtype(), G => for (half, sum) in sum[..2 * n].chunks(n).enumerate() {
+            let first = half * size / 2 + pairs.start;
+            for (dw, sum) in dw.cols_in(first..first + n).row_mut::<G>(0).iter_mut().zip(sum) {
+                *dw = G::put(dw.get() + <G as Elem>::Acc::of(sum.f64()));
+            }
+        })
+    });
+}
+
+/// Cosines and sines of a [`RopeTable`] for heads of `size` columns and `positions` positions, row by row.
+///
+/// Frequencies and angles take the rounding steps that transformers takes in float32, because checkpoints were trained with
+/// them; the cosine and sine of an angle are exact to the last bit.
+pub fn rope_angles(theta: f64, scaling: Option<Llama3Scaling>, size: usize, positions: usize) -> (Vec<f32>, Vec<f32>) {
+    let frequency = |i: usize| {
+        let exponent = (2 * i) as f32 / size as f32;
+        let inverse = 1.0 / (theta.powf(exponent as f64) as f32);
+        scaling.map_or(inverse, |s| s.apply(inverse))
+    };
+    let frequencies: Vec<f32> = (0..size / 2).map(frequency).collect();
+    let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| (p as f32 * f) as f64));
+    angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip()
+}
+
+impl Llama3Scaling {
+    /// Long wavelengths are divided by `factor`, short ones kept, those between interpolated; all in float32.
+    fn apply(&self, frequency: f32) -> f32 {
+        const TURN: f32 = (2.0 * std::f64::consts::PI) as f32;
+        let context = self.original_max_positions as f64;
+        let low = self.low_freq_factor as f32;
+        let factor = self.factor as f32;
+        let wavelength = (1.0 / frequency) * TURN;
+        if wavelength > (context / self.low_freq_factor) as f32 {
+            return frequency / factor;
+        }
+        if wavelength < (context / self.high_freq_factor) as f32 {
+            return frequency;
+        }
+        let span = (self.high_freq_factor - self.low_freq_factor) as f32;
+        let smooth = ((1.0 / wavelength) * context as f32 - low) / span;
+        (1.0 - smooth) * frequency / factor + smooth * frequency
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::dtype::bf16;
+    use crate::ops::check::{close, dot, gradient, matrix, normals, stored};
+
+    const HEADS: Heads = Heads { query: 2, kv: 1, size: 40 };
+    const POSITIONS: [i32; 5] = [0, 1, 2, 0, 6];
+    const EPS: f64 = 1e-6;
+
+    /// Queries, keys, query weights, key weights: everything the op reads.
+    #[derive(Clone)]
+    struct Case<E> {
+        q: Vec<E>,
+        k: Vec<E>,
+        w: Option<(Vec<E>, Vec<E>)>,
+    }
+
+    fn case(norm: bool) -> Case<f64> {
+        let Heads { query, kv, size } = HEADS;
+        let t = POSITIONS.len();
+        let w = norm.then(|| (normals(3, size), normals(4, size)));
+        Case { q: normals(1, t * query * size), k: normals(2, t * kv * size), w }
+    }
+
+    fn tables<A: Real>() -> (Vec<A>, Vec<A>) {
+        let (cos, sin) = rope_angles(100.0, None, HEADS.size, 7);
+        let wide = |x: Vec<f32>| x.iter().map(|&x| A::of(x as f64)).collect();
+        (wide(cos), wide(sin))
+    }
+
+    fn forward<E: Elem>(threads: usize, case: &Case<E>, places: &[i32]) -> (Vec<E>, Vec<E>, Vec<E::Acc>) {
+        let (mut case, mut places, t) = (case.clone(), places.to_vec(), places.len());
+        let (mut q, mut k) = (case.q.clone(), case.k.clone());
+        let mut rstd = vec![E::Acc::ZERO; if case.w.is_some() { t * (HEADS.query + HEADS.kv) } else { 0 }];
+        let (mut cos, mut sin) = tables::<E::Acc>();
+        let table = RopeTable { cos: matrix(&mut cos, 7), sin: matrix(&mut sin, 7) };
+        let norm = case.w.as_mut().map(|(q, k)| QkNorm { q: View::of(q), k: View::of(k), eps: EPS });
+        let rstd_view = if norm.is_some() { matrix(&mut rstd, t) } else { View::of(&mut rstd) };
+        let (raw_q, raw_k) = (matrix(&mut case.q, t), matrix(&mut case.k, t));
+        let (out_q, out_k) = (matrix(&mut q, t), matrix(&mut k, t));
+        let places = View::of(&mut places);
+        rope_fwd(&Device::cpu(threads), out_q, out_k, rstd_view, raw_q, raw_k, norm, table, places, HEADS);
+        (q, k, rstd)
+    }
+
+    /// Gradients of queries, keys and both weights.
+    fn backward<E: Elem, G: Elem>(
+        threads: usize,
+        case: &Case<E>,
+        dq: &[E],
+        dk: &[E],
+    ) -> (Vec<E>, Vec<E>, Vec<G>, Vec<G>) {
+        let (mut case, mut places, t) = (case.clone(), POSITIONS, POSITIONS.len());
+        let (_, _, mut rstd) = forward(threads, &case, &places);
+        let (mut dq, mut dk) = (dq.to_vec(), dk.to_vec());
+        let (mut dqw, mut dkw) = (vec![G::put(G::Acc::ZERO); HEADS.size], vec![G::put(G::Acc::ZERO); HEADS.size]);
+        let (mut cos, mut sin) = tables::<E::Acc>();
+        let table = RopeTable { cos: matrix(&mut cos, 7), sin: matrix(&mut sin, 7) };
+        let norm = case.w.as_mut().map(|(q, k)| QkNorm { q: View::of(q), k: View::of(k), eps: EPS });
+        let dnorm = norm.map(|_| (View::of(&mut dqw), View::of(&mut dkw)));
+        let rstd = if norm.is_some() { matrix(&mut rstd, t) } else { View::of(&mut rstd) };
+        let (raw_q, raw_k) = (matrix(&mut case.q, t), matrix(&mut case.k, t));
+        let (dq_view, dk_view) = (matrix(&mut dq, t), matrix(&mut dk, t));
+        let places = View::of(&mut places);
+        rope_bwd(&Device::cpu(threads), dq_view, dk_view, dnorm, raw_q, raw_k, rstd, norm, table, places, HEADS);
+        (dq, dk, dqw, dkw)
+    }
+
+    #[test]
+    fn backward_is_the_derivative() {
+        for norm in [false, true] {
+            let case = case(norm);
+            let (dq, dk) = (normals(5, case.q.len()), normals(6, case.k.len()));
+            let loss = |case: &Case<f64>| {
+                let (q, k, _) = forward(2, case, &POSITIONS);
+                dot(&q, &dq) + dot(&k, &dk)
+            };
+            let (raw_dq, raw_dk, dqw, dkw) = backward::<f64, f64>(2, &case, &dq, &dk);
+            gradient("dq", &case.q, &raw_dq, |q| loss(&Case { q: q.to_vec(), ..case.clone() }));
+            gradient("dk", &case.k, &raw_dk, |k| loss(&Case { k: k.to_vec(), ..case.clone() }));
+            if let Some((qw, kw)) = &case.w {
+                let with = |q: &[f64], k: &[f64]| Case { w: Some((q.to_vec(), k.to_vec())), ..case.clone() };
+                gradient("dqw", qw, &dqw, |qw| loss(&with(qw, kw)));
+                gradient("dkw", kw, &dkw, |kw| loss(&with(qw, kw)));
+            }
+        }
+    }
+
+    #[test]
+    fn it_rotates_pairs_of_the_two_halves() {
+        let case = case(false);
+        let (q, _, _) = forward(1, &case, &POSITIONS);
+        let (cos, sin) = tables::<f64>();
+        let (half, row) = (HEADS.size / 2, HEADS.query * HEADS.size);
+        for (t, position) in POSITIONS.iter().enumerate() {
+            for i in 0..half {
+                let (a, b) = (case.q[t * row + HEADS.size + i], case.q[t * row + HEADS.size + half + i]);
+                let (c, s) = (cos[*position as usize * half + i], sin[*position as usize * half + i]);
+                assert_eq!(q[t * row + HEADS.size + i], a * c - b * s);
+                assert_eq!(q[t * row + HEADS.size + half + i], b * c + a * s);
+            }
+        }
+        // Position 0 turns nothing.
+        assert_eq!(q[..row], case.q[..row]);
+    }
+
+    #[test]
+    fn in_place_without_a_norm() {
+        let mut case = case(false);
+        let (q, k, _) = forward(2, &case, &POSITIONS);
+        let (mut cos, mut sin) = tables::<f64>();
+        let table = RopeTable { cos: matrix(&mut cos, 7), sin: matrix(&mut sin, 7) };
+        let (q_view, k_view) = (matrix(&mut case.q, 5), matrix(&mut case.k, 5));
+        let (mut places, empty) = (POSITIONS, View::of::<f64>(&mut []));
+        rope_fwd(&Device::cpu(2), q_view, k_view, empty, q_view, k_view, None, table, View::of(&mut places), HEADS);
+        assert_eq!((case.q, case.k), (q, k));
+    }
+
+    #[test]
+    fn stored_types_follow_f64_and_neither_threads_nor_neighbours_change_a_bit() {
+        fn narrow<E: Elem>(case: &Case<f64>) -> Case<E> {
+            let w = case.w.as_ref().map(|(q, k)| (stored(q), stored(k)));
+            Case { q: stored(&case.q), k: stored(&case.k), w }
+        }
+        let wide = case(true);
+        let (exact_q, exact_k, exact_rstd) = forward(1, &wide, &POSITIONS);
+        let single = narrow::<f32>(&wide);
+        let (q, k, rstd) = forward(1, &single, &POSITIONS);
+        close("q", &q, &exact_q, 2e-6);
+        close("k", &k, &exact_k, 2e-6);
+        close("rstd", &rstd, &exact_rstd, 2e-6);
+        assert_eq!(forward(2, &single, &POSITIONS), (q.clone(), k.clone(), rstd));
+        let (dq, dk) = (stored(&normals(5, q.len())), stored(&normals(6, k.len())));
+        assert_eq!(backward::<f32, f32>(1, &single, &dq, &dk), backward::<f32, f32>(2, &single, &dq, &dk));
+        let half = narrow::<bf16>(&wide);
+        close("bf16 q", &forward(2, &half, &POSITIONS).0, &exact_q, 0.03);
+        let (dq, dk) = (stored(&normals(5, q.len())), stored(&normals(6, k.len())));
+        let (_, _, dqw, _) = backward::<bf16, f32>(2, &half, &dq, &dk);
+        let (_, _, exact_dqw, _) = backward::<f64, f64>(2, &wide, &normals(5, q.len()), &normals(6, k.len()));
+        close("bf16 dqw", &dqw, &exact_dqw, 0.05);
+        // The last token alone.
+        let tail = |x: &[f32]| x[x.len() / 5 * 4..].to_vec();
+        let last = Case { q: tail(&single.q), k: tail(&single.k), w: single.w.clone() };
+        let (alone, _, _) = forward(1, &last, &POSITIONS[4..]);
+        assert_eq!(alone, tail(&q));
+    }
+
+    #[test]
+    #[should_panic(expected = "position 7 (number 4) is not in 0..7")]
+    fn a_position_beyond_the_table_is_named() {
+        forward(1, &case(false), &[0, 1, 2, 3, 7]);
+    }
+
+    /// Wavelengths of Llama 3.1 8B (theta 500000, head size 128, factor 8), by the published rule in f64.
+    #[test]
+    fn llama3_scaling_follows_the_rule() {
+        let scaling =
+            Llama3Scaling { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_positions: 8192 };
+        let (mut kept, mut smooth, mut divided) = (0, 0, 0);
+        for i in 0..64 {
+            let inverse = 500_000f64.powf(-(2.0 * i as f64) / 128.0);
+            let wavelength = 2.0 * std::f64::consts::PI / inverse;
+            let want = if wavelength < 8192.0 / 4.0 {
+                kept += 1;
+                inverse
+            } else if wavelength > 8192.0 {
+                divided += 1;
+                inverse / 8.0
+            } else {
+                smooth += 1;
+                let s = (8192.0 / wavelength - 1.0) / 3.0;
+                (1.0 - s) * inverse / 8.0 + s * inverse
+            };
+            let got = scaling.apply(inverse as f32) as f64;
+            assert!((got / want - 1.0).abs() < 1e-5, "{i}: {got} {want}");
+        }
+        assert_eq!((kept, smooth, divided), (29, 6, 29));
+    }
+
+    #[test]
+    fn angles_are_those_of_the_formula() {
+        let (cos, sin) = rope_angles(10_000.0, None, 8, 50);
+        assert_eq!((cos.len(), sin.len()), (200, 200));
+        assert_eq!((cos[0], sin[0], cos[4], sin[4]), (1.0, 0.0, 1f64.cos() as f32, 1f64.sin() as f32));
+        for p in 0..50 {
+            for i in 0..4 {
+                let angle = p as f64 * 10_000f64.powf(-(2.0 * i as f64) / 8.0);
+                assert!((cos[p * 4 + i] as f64 - angle.cos()).abs() < 1e-5);
+                assert!((sin[p * 4 + i] as f64 - angle.sin()).abs() < 1e-5);
+            }
+        }
+    }
+}

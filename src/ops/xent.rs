@@ -1,0 +1,271 @@
+//! The language-model head and its cross-entropy, exact, with only a chunk of logits in memory.
+//!
+//! ```text
+//! logits[r,v]  = sum_d h[r,d] w[v,d]
+//! lse[r]       = ln sum_v exp(logits[r,v])
+//! nll[r]       = lse[r] - logits[r, targets[r]]
+//!
+//! dlogits[r,v] = weights[r] (exp(logits[r,v] - lse[r]) - [v = targets[r]])        weights[r] = d total / d nll[r]
+//! dh[r,d]      = sum_v dlogits[r,v] w[v,d]
+//! dw[v,d]     += sum_r dlogits[r,v] h[r,d]
+//! ```
+//! Shapes: `h` `[R, D]` (labelled rows only: gather them first), `w` `[V, D]` of the same type; `nll`, `lse`, `weights` `[R]` and the
+//! scratch `logits` `[chunk, V]` (contiguous) in the statistics' type; `targets` `[R]` of i32 in `0..V`. Rows go through the scratch `chunk`
+//! at a time, in ascending order. Gradients of the logits overwrite them, rounded to the type of `h`, as the products
+//! take their inputs. `dh` is stored, `dw` added to; each may have the type of `h` or its statistics' type.
+//!
+//! The sum of a row of `dw` continues from chunk to chunk where it stopped, so where `dw` has the accumulator type, no result
+//! depends on the size of the chunk.
+
+use super::gemm::{Into, gemm_nn, gemm_nt, gemm_tn};
+use super::indices;
+use super::softmax::log_sum_exp;
+use crate::base::dtype::{Elem, Real};
+use crate::base::simd::vectorize;
+use crate::by_dtype;
+use crate::device::{Device, View, disjoint};
+use std::ops::Range;
+
+/// Columns of logits turned into gradients at a time, in local memory.
+const BLOCK: usize = 256;
+
+/// `nll` and `lse` of every row.
+pub fn xent_fwd(dev: &Device, nll: View, lse: View, h: View, w: View, targets: View, logits: View) {
+    check("xent_fwd", [nll, lse], h, w, logits);
+    let targets = indices("xent_fwd", "target", targets, w.rows());
+    assert_eq!(targets.len(), h.rows(), "xent_fwd: one target per row");
+    by_chunk(dev, h, w, logits, |rows, logits| match dev {
+        Device::Cpu(pool) => by_stat!(logits.dtype(), A => pool.each(rows.len(), 1, |i| {
+            row_loss::<A>(nll, lse, rows.start + i, logits.row(i), targets[rows.start + i] as usize);
+        })),
+    });
+}
+
+/// `nll`, `lse`, `dh` and `dw` in one pass over the chunks.
+pub fn xent_step(
+    dev: &Device,
+    nll: View,
+    lse: View,
+    dh: View,
+    dw: View,
+    h: View,
+    w: View,
+    targets: View,
+    weights: View,
+    logits: View,
+) {
+    check("xent_step", [nll, lse], h, w, logits);
+    assert!(
+        dh.shape() == h.shape() && dw.shape() == w.shape() && weights.len() == h.rows(),
+        "xent_step: dh {:?}, dw {:?}, weights {:?}, h {:?}, w {:?}",
+        dh.shape(),
+        dw.shape(),
+        weights.shape(),
+        h.shape(),
+        w.shape()
+    );
+    let targets = indices("xent_step", "target", targets, w.rows());
+    assert_eq!(targets.len(), h.rows(), "xent_step: one target per row");
+    by_chunk(dev, h, w, logits, |rows, logits| match dev {
+        Device::Cpu(pool) => by_dtype!(h.dtype(), E => {
+            let dlogits = gradients::<E>(logits);
+            pool.each(rows.len(), 1, |i| {
+                let (r, weight) = (rows.start + i, weights.slice::<<E as Elem>::Acc>()[rows.start + i]);
+                let lse = row_loss(nll, lse, r, logits.row(i), targets[r] as usize);
+                vectorize(#[inline(always)] || row_bwd::<E>(dlogits, logits, i, lse, targets[r] as usize, weight));
+            });
+            gemm_nn(dev, dh.rows_in(rows.clone()), dlogits, w, Into::Store);
+            gemm_tn(dev, dw, dlogits, h.rows_in(rows), Into::Add);
+        }),
+    });
+}
+
+/// Only `lse`: the normaliser that turns single logits into probabilities over the vocabulary.
+pub fn head_lse(dev: &Device, lse: View, h: View, w: View, logits: View) {
+    check("head_lse", [lse, lse], h, w, logits);
+    by_chunk(dev, h, w, logits, |rows, logits| match dev {
+        Device::Cpu(pool) => by_stat!(logits.dtype(), A => pool.each(rows.len(), 1, |i| {
+            let row = logits.row::<A>(i);
+            *at::<A>(lse, rows.start + i) = vectorize(#[inline(always)] || log_sum_exp(row));
+        })),
+    });
+}
+
+fn check(op: &str, stats: [View; 2], h: View, w: View, logits: View) {
+    let (r, stat) = (h.rows(), h.dtype().stat());
+    assert!(
+        w.cols() == h.cols() && w.dtype() == h.dtype() && stats.iter().all(|s| s.len() == r && s.dtype() == stat),
+        "{op}: h {:?} of {}, w {:?} of {}, statistics {:?} and {:?}",
+        h.shape(),
+        h.dtype(),
+        w.shape(),
+        w.dtype(),
+        stats[0].shape(),
+        stats[1].shape()
+    );
+    assert!(
+        logits.cols() == w.rows() && logits.rows() > 0 && logits.dtype() == stat && logits.is_contiguous(),
+        "{op}: logits {:?} of {}, w {:?}",
+        logits.shape(),
+        logits.dtype(),
+        w.shape()
+    );
+    disjoint(op, logits, &[h, w, stats[0], stats[1]]);
+}
+
+/// Calls `f` with each range of rows and its logits.
+fn by_chunk(dev: &Device, h: View, w: View, logits: View, f: impl Fn(Range<usize>, View)) {
+    for start in (0..h.rows()).step_by(logits.rows()) {
+        let rows = start..(start + logits.rows()).min(h.rows());
+        let logits = logits.top(rows.len());
+        gemm_nt(dev, logits, h.rows_in(rows.clone()), w, None, None);
+        f(rows, logits);
+    }
+}
+
+/// Element `r` of a vector of statistics; each row's item writes its own.
+fn at<A: Real>(vector: View<'_>, r: usize) -> &mut A {
+    &mut vector.reshape(vector.len(), 1).row_mut::<A>(r)[0]
+}
+
+fn row_loss<A: Real>(nll: View, lse: View, r: usize, logits: &[A], target: usize) -> A {
+    let sum = vectorize(
+        #[inline(always)]
+        || log_sum_exp(logits),
+    );
+    *at::<A>(lse, r) = sum;
+    *at::<A>(nll, r) = sum - logits[target];
+    sum
+}
+
+/// The memory of the logits as the place of their gradients, which may be narrower: row `i` starts where row `i` of the
+/// logits starts.
+fn gradients<E: Elem>(logits: View<'_>) -> View<'_> {
+    let [rows, v] = logits.shape();
+    let memory: &mut [E] = bytemuck::cast_slice_mut(logits.slice_mut::<E::Acc>());
+    let width = memory.len() / rows;
+    View::of(memory).reshape(rows, width).cols_in(0..v)
+}
+
+/// Turns row `i` of the logits into their gradients, in the same memory. Gradients are no wider than logits, so a block's
+/// gradients cover only logits that were read before them.
+#[inline(always)]
+fn row_bwd<E: Elem>(dlogits: View, logits: View, i: usize, lse: E::Acc, target: usize, weight: E::Acc) {
+    let mut block = [E::Acc::ZERO; BLOCK];
+    for start in (0..logits.cols()).step_by(BLOCK) {
+        let cols = start..(start + BLOCK).min(logits.cols());
+        for (to, x) in block.iter_mut().zip(&logits.row::<E::Acc>(i)[cols.clone()]) {
+            *to = weight * (*x - lse).exp();
+        }
+        if cols.contains(&target) {
+            block[target - start] -= weight;
+        }
+        for (to, x) in dlogits.row_mut::<E>(i)[cols].iter_mut().zip(&block) {
+            *to = E::put(*x);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::dtype::bf16;
+    use crate::ops::check::{close, dot, gradient, matrix, normals, stored};
+
+    const R: usize = 7;
+    const D: usize = 6;
+    const V: usize = 300;
+    const TARGETS: [i32; R] = [0, 299, 17, 17, 255, 256, 3];
+
+    #[derive(PartialEq, Debug, Clone)]
+    struct Out<A, E> {
+        nll: Vec<A>,
+        lse: Vec<A>,
+        dh: Vec<E>,
+        dw: Vec<A>,
+    }
+
+    fn step<E: Elem>(threads: usize, chunk: usize, h: &[E], w: &[E]) -> Out<E::Acc, E> {
+        let zeros = |n: usize| vec![E::Acc::ZERO; n];
+        let (mut h, mut w, mut targets) = (h.to_vec(), w.to_vec(), TARGETS);
+        let mut weights: Vec<E::Acc> = stored(&weights());
+        let mut out = Out { nll: zeros(R), lse: zeros(R), dh: h.clone(), dw: zeros(V * D) };
+        let mut logits = zeros(chunk * V);
+        let [nll, lse] = [View::of(&mut out.nll), View::of(&mut out.lse)];
+        let [dh, dw] = [matrix(&mut out.dh, R), matrix(&mut out.dw, V)];
+        let (h, w, logits) = (matrix(&mut h, R), matrix(&mut w, V), matrix(&mut logits, chunk));
+        let (targets, weights) = (View::of(&mut targets), View::of(&mut weights));
+        xent_step(&Device::cpu(threads), nll, lse, dh, dw, h, w, targets, weights, logits);
+        out
+    }
+
+    fn forward<E: Elem>(chunk: usize, h: &[E], w: &[E]) -> (Vec<E::Acc>, Vec<E::Acc>) {
+        let (mut h, mut w, mut targets) = (h.to_vec(), w.to_vec(), TARGETS);
+        let mut logits = vec![E::Acc::ZERO; chunk * V];
+        let [mut nll, mut lse, mut lse_only] = [(); 3].map(|()| vec![E::Acc::ZERO; R]);
+        let (h, w, logits) = (matrix(&mut h, R), matrix(&mut w, V), matrix(&mut logits, chunk));
+        let dev = Device::cpu(1);
+        xent_fwd(&dev, View::of(&mut nll), View::of(&mut lse), h, w, View::of(&mut targets), logits);
+        head_lse(&dev, View::of(&mut lse_only), h, w, logits);
+        assert_eq!(lse, lse_only);
+        (nll, lse)
+    }
+
+    fn weights() -> Vec<f64> {
+        normals(9, R)
+    }
+
+    #[test]
+    fn losses_are_those_of_the_formula() {
+        let (h, w) = (normals(1, R * D), normals(2, V * D));
+        let (nll, lse) = forward(3, &h, &w);
+        for r in 0..R {
+            let z: Vec<f64> = (0..V).map(|v| dot(&h[r * D..(r + 1) * D], &w[v * D..(v + 1) * D])).collect();
+            let want = z.iter().map(|z| z.exp()).sum::<f64>().ln();
+            assert!((lse[r] - want).abs() < 1e-12 && (nll[r] - (want - z[TARGETS[r] as usize])).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn backward_is_the_derivative() {
+        let (h, w) = (normals(1, R * D), normals(2, V * D));
+        let out = step(2, 4, &h, &w);
+        let n = 10 * D;
+        let loss = |h: &[f64], w: &[f64]| dot(&forward(R, h, w).0, &weights());
+        gradient("dh", &h, &out.dh, |h| loss(h, &w));
+        gradient("dw", &w[..n], &out.dw[..n], |top| loss(&h, &[top, &w[n..]].concat()));
+        let last = V * D - n;
+        gradient("dw", &w[last..], &out.dw[last..], |end| loss(&h, &[&w[..last], end].concat()));
+    }
+
+    #[test]
+    fn neither_chunk_nor_threads_change_a_bit_and_the_step_is_the_forward() {
+        let (h, w): (Vec<f32>, Vec<f32>) = (stored(&normals(1, R * D)), stored(&normals(2, V * D)));
+        let one = step(1, R, &h, &w);
+        for (threads, chunk) in [(2, R), (1, 1), (2, 3), (2, 64)] {
+            assert_eq!(step(threads, chunk, &h, &w), one);
+        }
+        assert_eq!(forward(2, &h, &w), (one.nll, one.lse));
+    }
+
+    #[test]
+    fn stored_types_follow_f64() {
+        let (h, w) = (normals(1, R * D), normals(2, V * D));
+        let exact = step(1, 3, &h, &w);
+        let single = step::<f32>(1, 3, &stored(&h), &stored(&w));
+        close("nll", &single.nll, &exact.nll, 1e-5);
+        close("dh", &single.dh, &exact.dh, 1e-5);
+        close("dw", &single.dw, &exact.dw, 1e-5);
+        let half = step::<bf16>(2, 3, &stored(&h), &stored(&w));
+        close("bf16 nll", &half.nll, &exact.nll, 0.03);
+        close("bf16 dh", &half.dh, &exact.dh, 0.05);
+        close("bf16 dw", &half.dw, &exact.dw, 0.05);
+    }
+
+    #[test]
+    fn huge_logits_do_not_overflow() {
+        let h: Vec<f32> = stored(&normals(1, R * D).iter().map(|x| x * 1e4).collect::<Vec<_>>());
+        let out = step(1, 2, &h, &stored(&normals(2, V * D)));
+        assert!(out.nll.iter().chain(&out.dh).chain(&out.dw).all(|x| x.is_finite()));
+    }
+}
