@@ -6,6 +6,7 @@
 //! Oracles are generic over the element type: f64 for finite differences, f32 for running, bf16 to round where the
 //! kernels round. Statistics (`rstd`, `lse`) have the type [`Dtype::stat`](crate::base::dtype::Dtype::stat) gives.
 
+pub mod attention;
 pub mod gemm;
 pub mod rmsnorm;
 
