@@ -13,10 +13,27 @@
 //!
 //! Inputs have one type; the output has it too, or its statistics' type (f32 gradients of bf16 weights). Views may have
 //! row strides. The output overlaps no input, but `residual` may be `y` itself.
+//!
+//! f64 runs the oracle, plain loops; f32 and bf16 run register tiles ([`kernel`]) over packed operands ([`pack`]) in
+//! cache blocks ([`blocked`]), which give the oracle's bits.
 
-use crate::base::dtype::{Elem, Real};
+pub(super) mod kernel;
+pub(super) mod pack;
+pub(super) mod scratch;
+
+mod blocked;
+
+use crate::base::dtype::{Dtype, Elem, Real, bf16};
+use crate::base::par::Pool;
+use crate::base::simd::{level, vectorize};
 use crate::by_dtype;
 use crate::device::{Device, View, disjoint};
+use blocked::{Output, product};
+use kernel::Kernel;
+use pack::{Along, Operand};
+
+/// Columns of `db` that one thread sums at a time.
+const COLS: usize = 64;
 
 /// What happens to the output's old contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,21 +52,7 @@ pub fn gemm_nt(dev: &Device, y: View, x: View, w: View, bias: Option<View>, resi
         "gemm_nt: bias or residual"
     );
     disjoint("gemm_nt", y, &[x, w]);
-    match dev {
-        Device::Cpu(pool) => by_dtype!(x.dtype(), E => by_dtype!(y.dtype(), O => pool.each(m, 1, |i| {
-            let (y, x) = (y.row_mut::<O>(i), x.row::<E>(i));
-            for j in 0..n {
-                let mut sum = chain::<E>(k, |l| (x[l], w.row::<E>(j)[l]), <E as Elem>::Acc::ZERO);
-                if let Some(bias) = bias {
-                    sum += bias.slice::<E>()[j].get();
-                }
-                if let Some(residual) = residual {
-                    sum += residual.row::<E>(i)[j].get();
-                }
-                y[j] = O::put(<O as Elem>::Acc::of(sum.f64()));
-            }
-        }))),
-    }
+    multiply(dev, (x, Along::Summed), (w, Along::Summed), k, Output { y, into: Into::Store, bias, residual });
 }
 
 /// `dx (=|+=) dy w`: `dy [M,N]`, `w [N,K]`, `dx [M,K]`.
@@ -63,15 +66,7 @@ pub fn gemm_nn(dev: &Device, dx: View, dy: View, w: View, into: Into) {
         w.shape()
     );
     disjoint("gemm_nn", dx, &[dy, w]);
-    match dev {
-        Device::Cpu(pool) => by_dtype!(dy.dtype(), E => by_dtype!(dx.dtype(), O => pool.each(m, 1, |i| {
-            let (dx, dy) = (dx.row_mut::<O>(i), dy.row::<E>(i));
-            for (j, out) in dx.iter_mut().enumerate() {
-                let sum = chain::<E>(n, |l| (dy[l], w.row::<E>(l)[j]), start::<E, O>(*out, into));
-                *out = O::put(<O as Elem>::Acc::of(sum.f64()));
-            }
-        }))),
-    }
+    multiply(dev, (dy, Along::Summed), (w, Along::Free), n, Output { y: dx, into, bias: None, residual: None });
 }
 
 /// `dw (=|+=) dy^T x`: `dy [M,N]`, `x [M,K]`, `dw [N,K]`.
@@ -85,48 +80,83 @@ pub fn gemm_tn(dev: &Device, dw: View, dy: View, x: View, into: Into) {
         x.shape()
     );
     disjoint("gemm_tn", dw, &[dy, x]);
-    match dev {
-        Device::Cpu(pool) => by_dtype!(dy.dtype(), E => by_dtype!(dw.dtype(), O => pool.each(n, 1, |i| {
-            for (j, out) in dw.row_mut::<O>(i).iter_mut().enumerate() {
-                let sum = chain::<E>(m, |l| (dy.row::<E>(l)[i], x.row::<E>(l)[j]), start::<E, O>(*out, into));
-                *out = O::put(<O as Elem>::Acc::of(sum.f64()));
-            }
-        }))),
-    }
+    multiply(dev, (dy, Along::Free), (x, Along::Free), m, Output { y: dw, into, bias: None, residual: None });
 }
 
 /// `db += sum_m dy[m,:]`, in ascending order of m.
 pub fn bias_bwd(dev: &Device, db: View, dy: View) {
     let [m, n] = dy.shape();
     assert!(db.len() == n, "bias_bwd: db {:?}, dy {:?}", db.shape(), dy.shape());
+    disjoint("bias_bwd", db, &[dy]);
     match dev {
-        Device::Cpu(_) => by_dtype!(dy.dtype(), E => by_dtype!(db.dtype(), O => {
-            for (j, out) in db.row_mut::<O>(0).iter_mut().enumerate() {
-                let mut sum = <E as Elem>::Acc::of(out.get().f64());
-                for i in 0..m {
-                    sum += dy.row::<E>(i)[j].get();
+        Device::Cpu(pool) => {
+            by_dtype!(dy.dtype(), E => by_dtype!(db.dtype(), O => pool.ranges(n, COLS, |cols| vectorize(|| {
+                let (db, dy) = (db.reshape(1, n).cols_in(cols.clone()), dy.cols_in(cols));
+                let mut sums = [<E as Elem>::Acc::ZERO; COLS];
+                for (sum, db) in sums.iter_mut().zip(db.row::<O>(0)) {
+                    *sum = <E as Elem>::Acc::of(db.get().f64());
                 }
-                *out = O::put(<O as Elem>::Acc::of(sum.f64()));
+                for i in 0..m {
+                    for (sum, dy) in sums.iter_mut().zip(dy.row::<E>(i)) {
+                        *sum += dy.get();
+                    }
+                }
+                for (db, sum) in db.row_mut::<O>(0).iter_mut().zip(sums) {
+                    *db = O::put(<O as Elem>::Acc::of(sum.f64()));
+                }
+            }))))
+        }
+    }
+}
+
+/// An operand, and which of its indices is contiguous: its columns are the summed index or the free one.
+type Side<'a> = (View<'a>, Along);
+
+/// `out = left right` over `depth` summed indices; left's free index is the output's row, right's its column.
+fn multiply(dev: &Device, left: Side, right: Side, depth: usize, out: Output) {
+    assert!(left.0.dtype() == right.0.dtype(), "a product of {} and {}", left.0.dtype(), right.0.dtype());
+    match dev {
+        Device::Cpu(pool) => match (left.0.dtype(), out.y.dtype()) {
+            (Dtype::F32, Dtype::F32) => fast::<f32, f32>(pool, left, right, depth, out),
+            (Dtype::F32, Dtype::Bf16) => fast::<f32, bf16>(pool, left, right, depth, out),
+            (Dtype::Bf16, Dtype::F32) => fast::<bf16, f32>(pool, left, right, depth, out),
+            (Dtype::Bf16, Dtype::Bf16) => fast::<bf16, bf16>(pool, left, right, depth, out),
+            (of, to) => by_dtype!(of, E => by_dtype!(to, O => oracle::<E, O>(pool, left, right, depth, out))),
+        },
+    }
+}
+
+fn fast<E: Elem<Acc = f32>, O: Elem<Acc = f32>>(pool: &Pool, left: Side, right: Side, depth: usize, out: Output) {
+    let operand = |(view, along): Side| Operand::<E>::of(view, along);
+    product::<E, O>(pool, Kernel::at(level()), operand(left), operand(right), depth, out)
+}
+
+/// Every product by its definition.
+fn oracle<E: Elem, O: Elem>(pool: &Pool, left: Side, right: Side, depth: usize, out: Output) {
+    let at = |(view, along): Side, free: usize, summed: usize| match along {
+        Along::Summed => view.row::<E>(free)[summed].get(),
+        Along::Free => view.row::<E>(summed)[free].get(),
+    };
+    pool.each(out.y.rows(), 1, |i| {
+        for j in 0..out.y.cols() {
+            let y = out.y.cols_in(j..j + 1).row_mut::<O>(i);
+            let mut sum = match out.into {
+                Into::Store => E::Acc::ZERO,
+                Into::Add => E::Acc::of(y[0].get().f64()),
+            };
+            for l in 0..depth {
+                sum = at(left, i, l).fma(at(right, j, l), sum);
             }
-        })),
-    }
+            if let Some(bias) = out.bias {
+                sum += bias.slice::<E>()[j].get();
+            }
+            if let Some(residual) = out.residual {
+                sum += residual.row::<E>(i)[j].get();
+            }
+            y[0] = O::put(O::Acc::of(sum.f64()));
+        }
+    });
 }
 
-/// The oracle of every product: fused multiply-adds in ascending order.
-#[inline(always)]
-fn chain<E: Elem>(n: usize, at: impl Fn(usize) -> (E, E), start: E::Acc) -> E::Acc {
-    let mut sum = start;
-    for l in 0..n {
-        let (a, b) = at(l);
-        sum = a.get().fma(b.get(), sum);
-    }
-    sum
-}
-
-#[inline(always)]
-fn start<E: Elem, O: Elem>(old: O, into: Into) -> E::Acc {
-    match into {
-        Into::Store => E::Acc::ZERO,
-        Into::Add => E::Acc::of(old.get().f64()),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@ macro_rules! by_stat {
     };
 }
 
+pub mod attention;
 pub mod embed;
 pub mod gemm;
 pub mod norm2;
@@ -45,11 +46,22 @@ pub(crate) mod check;
 use crate::device::View;
 
 /// How attention divides a row: `query` heads of `size` columns each, sharing `kv` key-value heads.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
     pub query: usize,
     pub kv: usize,
     pub size: usize,
+}
+
+impl Heads {
+    /// Query heads that share one key-value head.
+    pub fn group(&self) -> usize {
+        self.query / self.kv
+    }
+    /// The columns of query head `h`.
+    pub fn columns(&self, h: usize) -> std::ops::Range<usize> {
+        h * self.size..(h + 1) * self.size
+    }
 }
 
 /// The elements of an index tensor, each asserted to lie in `0..bound`; `op` and `what` say in the message whose it is.

@@ -1,0 +1,301 @@
+//! Causal attention over packed sequences, with grouped key-value heads.
+//!
+//! ```text
+//! for sequence b, positions i, j in starts[b]..starts[b+1], query head h, its key-value head g = h / (H / G):
+//! s[i,j]   = scale q[i,h,:] . k[j,g,:]                       for j <= i
+//! lse[i,h] = ln sum_{j<=i} exp(s[i,j])
+//! p[i,j]   = exp(s[i,j] - lse[i,h])
+//! o[i,h,:] = sum_{j<=i} p[i,j] v[j,g,:]
+//!
+//! delta[i,h] = do[i,h,:] . o[i,h,:]
+//! ds[i,j]    = p[i,j] (do[i,h,:] . v[j,g,:] - delta[i,h])
+//! dq[i,h,:]  = scale sum_{j<=i} ds[i,j] k[j,g,:]
+//! dk[j,g,:]  = scale sum_h sum_{i>=j} ds[i,j] q[i,h,:]
+//! dv[j,g,:]  = sum_h sum_{i>=j} p[i,j] do[i,h,:]
+//! ```
+//! Shapes: `q`, `o`, `dq`, `do` `[T, H*K]`; `k`, `v`, `dk`, `dv` `[T, G*K]`; `lse`, `delta` `[T, H]` in the statistics'
+//! type; `starts` `[B+1]` i32, from 0 to T, not decreasing. All may have row strides: q, k and v are usually columns of
+//! one buffer. Outputs overlap nothing else, save that `dq`, `dk` and `dv` may be columns of one buffer too.
+//! Everything is computed in the accumulator type and rounded once, on storing. The backward overwrites.
+//!
+//! A row's bits depend on its own sequence up to it (backward: on its own sequence) and on nothing else: not on the
+//! other sequences of the batch, on later tokens (forward), or on the number of threads.
+
+use crate::base::dtype::{Elem, Real};
+use crate::base::par::Pool;
+use crate::by_dtype;
+use super::Heads;
+use crate::device::{Device, View, disjoint};
+use std::ops::Range;
+
+/// What forward and backward share besides their tensors.
+struct Packed<'a> {
+    starts: &'a [i32],
+    heads: Heads,
+    scale: f64,
+}
+
+impl Packed<'_> {
+    /// The rows of each sequence.
+    fn sequences(&self) -> impl Iterator<Item = Range<usize>> {
+        self.starts.windows(2).map(|w| w[0] as usize..w[1] as usize)
+    }
+}
+
+/// `o = softmax(scale q k^T, causal) v` per sequence and head, keeping `lse`; `scale` multiplies the logits.
+#[allow(clippy::too_many_arguments)]
+pub fn attention_fwd(
+    dev: &Device,
+    o: View,
+    lse: View,
+    q: View,
+    k: View,
+    v: View,
+    starts: View,
+    heads: Heads,
+    scale: f64,
+) {
+    check("attention_fwd", heads, &[("q", q), ("o", o)], &[("k", k), ("v", v)], &[("lse", lse)]);
+    disjoint("attention_fwd", o, &[q, k, v, lse]);
+    match dev {
+        Device::Cpu(pool) => {
+            let packed = Packed { starts: offsets("attention_fwd", starts, q.rows()), heads, scale };
+            by_dtype!(q.dtype(), E => fwd_oracle::<E>(pool, o, lse, q, k, v, &packed))
+        }
+    }
+}
+
+/// The gradients of [`attention_fwd`]: overwrites `dq`, `dk`, `dv` and the scratch `delta`.
+#[allow(clippy::too_many_arguments)]
+pub fn attention_bwd(
+    dev: &Device,
+    dq: View,
+    dk: View,
+    dv: View,
+    delta: View,
+    d_o: View,
+    o: View,
+    lse: View,
+    q: View,
+    k: View,
+    v: View,
+    starts: View,
+    heads: Heads,
+    scale: f64,
+) {
+    check(
+        "attention_bwd",
+        heads,
+        &[("q", q), ("o", o), ("do", d_o), ("dq", dq)],
+        &[("k", k), ("v", v), ("dk", dk), ("dv", dv)],
+        &[("lse", lse), ("delta", delta)],
+    );
+    for (output, others) in [(dq, [dk, dv]), (dk, [dv, dq]), (dv, [dq, dk])] {
+        disjoint("attention_bwd", output, &[others[0], others[1], d_o, o, lse, delta, q, k, v]);
+    }
+    disjoint("attention_bwd", delta, &[d_o, o, lse, q, k, v]);
+    match dev {
+        Device::Cpu(pool) => {
+            let packed = Packed { starts: offsets("attention_bwd", starts, q.rows()), heads, scale };
+            by_dtype!(q.dtype(), E => bwd_oracle::<E>(pool, [dq, dk, dv, delta], [d_o, o, lse, q, k, v], &packed))
+        }
+    }
+}
+
+/// Asserts the shapes and types of the operands that are as wide as the query heads, as the key-value heads, and of
+/// the statistics; the first query operand says how many rows and which type.
+fn check(op: &str, heads: Heads, query: &[(&str, View)], kv: &[(&str, View)], stats: &[(&str, View)]) {
+    assert!(
+        heads.kv > 0 && heads.size > 0 && heads.query.is_multiple_of(heads.kv),
+        "{op}: {heads:?}: every key-value head serves the same number of query heads"
+    );
+    let (rows, dtype) = (query[0].1.rows(), query[0].1.dtype());
+    let of = |list: &[(&str, View)], cols, dtype| {
+        for (name, view) in list {
+            assert!(
+                view.shape() == [rows, cols] && view.dtype() == dtype,
+                "{op}: {name} {:?} {}, not [{rows}, {cols}] {dtype}",
+                view.shape(),
+                view.dtype()
+            );
+        }
+    };
+    of(query, heads.query * heads.size, dtype);
+    of(kv, heads.kv * heads.size, dtype);
+    of(stats, heads.query, dtype.stat());
+}
+
+/// The offsets of the sequences, which must cover the rows.
+fn offsets<'a>(op: &str, starts: View<'a>, rows: usize) -> &'a [i32] {
+    let starts = starts.slice::<i32>();
+    assert!(
+        starts.first() == Some(&0) && starts.last() == Some(&(rows as i32)) && starts.is_sorted(),
+        "{op}: the sequences must cover the {rows} rows in order"
+    );
+    starts
+}
+
+fn fwd_oracle<E: Elem>(pool: &Pool, o: View, lse: View, q: View, k: View, v: View, packed: &Packed) {
+    let (heads, scale) = (packed.heads, E::Acc::of(packed.scale));
+    for rows in packed.sequences() {
+        pool.each(rows.len(), 1, |r| {
+            let i = rows.start + r;
+            for h in 0..heads.query {
+                let (mine, theirs) = (heads.columns(h), heads.columns(h / heads.group()));
+                let q = &q.row::<E>(i)[mine.clone()];
+                let s: Vec<E::Acc> =
+                    (rows.start..=i).map(|j| scale * dot::<E>(q, &k.row::<E>(j)[theirs.clone()])).collect();
+                let top = s.iter().fold(E::Acc::NEG_INFINITY, |a, b| a.max(*b));
+                let total: E::Acc = s.iter().map(|s| (*s - top).exp()).sum();
+                let mut sum = vec![E::Acc::ZERO; heads.size];
+                for (s, j) in s.iter().zip(rows.start..) {
+                    axpy(&mut sum, (*s - top).exp() / total, &v.row::<E>(j)[theirs.clone()]);
+                }
+                store(&mut o.row_mut::<E>(i)[mine], &sum);
+                lse.row_mut::<E::Acc>(i)[h] = top + total.ln();
+            }
+        });
+    }
+}
+
+fn bwd_oracle<E: Elem>(pool: &Pool, out: [View; 4], saved: [View; 6], packed: &Packed) {
+    let ([dq, dk, dv, delta], [d_o, o, lse, q, k, v]) = (out, saved);
+    let (heads, scale) = (packed.heads, E::Acc::of(packed.scale));
+    pool.each(q.rows(), 1, |i| {
+        for h in 0..heads.query {
+            let mine = heads.columns(h);
+            delta.row_mut::<E::Acc>(i)[h] = dot::<E>(&d_o.row::<E>(i)[mine.clone()], &o.row::<E>(i)[mine]);
+        }
+    });
+    // The probability and the gradient of the logit of one pair.
+    let pair = |i: usize, j: usize, h: usize| {
+        let (mine, theirs) = (heads.columns(h), heads.columns(h / heads.group()));
+        let s = scale * dot::<E>(&q.row::<E>(i)[mine.clone()], &k.row::<E>(j)[theirs.clone()]);
+        let p = (s - lse.row::<E::Acc>(i)[h]).exp();
+        let dp = dot::<E>(&d_o.row::<E>(i)[mine], &v.row::<E>(j)[theirs]);
+        (p, p * (dp - delta.row::<E::Acc>(i)[h]))
+    };
+    for rows in packed.sequences() {
+        pool.each(rows.len(), 1, |r| {
+            let at = rows.start + r;
+            for h in 0..heads.query {
+                let (mine, theirs) = (heads.columns(h), heads.columns(h / heads.group()));
+                let mut sum = vec![E::Acc::ZERO; heads.size];
+                for j in rows.start..=at {
+                    axpy(&mut sum, scale * pair(at, j, h).1, &k.row::<E>(j)[theirs.clone()]);
+                }
+                store(&mut dq.row_mut::<E>(at)[mine], &sum);
+            }
+            for g in 0..heads.kv {
+                let (mut to_k, mut to_v) = (vec![E::Acc::ZERO; heads.size], vec![E::Acc::ZERO; heads.size]);
+                for h in g * heads.group()..(g + 1) * heads.group() {
+                    for i in at..rows.end {
+                        let (p, ds) = pair(i, at, h);
+                        axpy(&mut to_k, scale * ds, &q.row::<E>(i)[heads.columns(h)]);
+                        axpy(&mut to_v, p, &d_o.row::<E>(i)[heads.columns(h)]);
+                    }
+                }
+                store(&mut dk.row_mut::<E>(at)[heads.columns(g)], &to_k);
+                store(&mut dv.row_mut::<E>(at)[heads.columns(g)], &to_v);
+            }
+        });
+    }
+}
+
+fn dot<E: Elem>(a: &[E], b: &[E]) -> E::Acc {
+    a.iter().zip(b).map(|(a, b)| a.get() * b.get()).sum()
+}
+
+/// `y += a x`.
+fn axpy<E: Elem>(y: &mut [E::Acc], a: E::Acc, x: &[E]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += a * x.get();
+    }
+}
+
+fn store<E: Elem>(to: &mut [E], from: &[E::Acc]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = E::put(*from);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{dot, gradient, normals};
+
+    /// One buffer `[T, (H+2G) K]` seen as q, k and v.
+    fn windows<'a, E: Elem>(qkv: &'a mut [E], heads: Heads) -> [View<'a>; 3] {
+        let (q, kv) = (heads.query * heads.size, heads.kv * heads.size);
+        let view = View::of(qkv);
+        let view = view.reshape(view.len() / (q + 2 * kv), q + 2 * kv);
+        [view.cols_in(0..q), view.cols_in(q..q + kv), view.cols_in(q + kv..q + 2 * kv)]
+    }
+
+    fn forward(dev: &Device, qkv: &[f64], starts: &[i32], heads: Heads, scale: f64) -> (Vec<f64>, Vec<f64>) {
+        let (mut qkv, mut starts) = (qkv.to_vec(), starts.to_vec());
+        let [q, k, v] = windows(&mut qkv, heads);
+        let t = q.rows();
+        let (mut o, mut lse) = (vec![0.0; q.len()], vec![0.0; t * heads.query]);
+        let out = View::of(&mut o).reshape(t, q.cols());
+        let stat = View::of(&mut lse).reshape(t, heads.query);
+        attention_fwd(dev, out, stat, q, k, v, View::of(&mut starts), heads, scale);
+        (o, lse)
+    }
+
+    fn backward(dev: &Device, d_o: &[f64], qkv: &[f64], starts: &[i32], heads: Heads, scale: f64) -> Vec<f64> {
+        let (mut o, mut lse) = forward(dev, qkv, starts, heads, scale);
+        let (mut qkv, mut starts, mut d_o) = (qkv.to_vec(), starts.to_vec(), d_o.to_vec());
+        let (mut d_qkv, mut delta) = (vec![f64::NAN; qkv.len()], vec![f64::NAN; lse.len()]);
+        let [q, k, v] = windows(&mut qkv, heads);
+        let [dq, dk, dv] = windows(&mut d_qkv, heads);
+        let t = q.rows();
+        attention_bwd(
+            dev,
+            dq,
+            dk,
+            dv,
+            View::of(&mut delta).reshape(t, heads.query),
+            View::of(&mut d_o).reshape(t, q.cols()),
+            View::of(&mut o).reshape(t, q.cols()),
+            View::of(&mut lse).reshape(t, heads.query),
+            q,
+            k,
+            v,
+            View::of(&mut starts),
+            heads,
+            scale,
+        );
+        d_qkv
+    }
+
+    #[test]
+    fn backward_is_the_derivative() {
+        let dev = Device::cpu(2);
+        let cases: [(usize, usize, usize, &[i32]); 3] =
+            [(1, 1, 1, &[0, 1]), (4, 2, 3, &[0, 3, 3, 4, 9]), (3, 1, 8, &[0, 5, 7])];
+        for (query, kv, size, starts) in cases {
+            let heads = Heads { query, kv, size };
+            let t = *starts.last().unwrap() as usize;
+            let qkv = normals(1, t * (query + 2 * kv) * size);
+            let d_o = normals(2, t * query * size);
+            let analytic = backward(&dev, &d_o, &qkv, starts, heads, 0.7);
+            gradient("dqkv", &qkv, &analytic, |x| dot(&forward(&dev, x, starts, heads, 0.7).0, &d_o));
+        }
+    }
+
+    #[test]
+    fn one_key_gives_its_value_and_equal_keys_give_the_mean() {
+        let heads = Heads { query: 1, kv: 1, size: 2 };
+        let qkv = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0.5, 0.5, 3.0, 4.0, 7.0, -6.0]].concat();
+        let (o, lse) = forward(&Device::cpu(1), &qkv, &[0, 2], heads, 0.5);
+        assert_eq!(o, [5.0, 6.0, 6.0, 0.0]);
+        assert_eq!(lse, [5.5, 1.75 + 2f64.ln()]);
+    }
+
+    #[test]
+    #[should_panic(expected = "attention_fwd: the sequences must cover the 3 rows in order")]
+    fn offsets_must_cover_the_rows() {
+        forward(&Device::cpu(1), &[0.0; 9], &[0, 2], Heads { query: 1, kv: 1, size: 1 }, 1.0);
+    }
+}

@@ -1,0 +1,360 @@
+//! Register tiles: the innermost loops of the products and of attention, one body for every instruction set.
+//!
+//! A tile is `rows x (vectors * lanes)` elements of the output, held in registers while the summed index runs. Its left
+//! operand is packed as `[summed][rows]`, its right operand as `[summed][vectors * lanes]` (see [`super::pack`]): per
+//! step one load for each vector of the right operand, one broadcast for each row of the left one.
+//!
+//! Tile sizes fill the register file: AVX-512 has 32 registers, 14 rows x 2 vectors leave 4 for operands; AVX2 has 16,
+//! 6 rows x 2 vectors leave 4. Both keep more than the 10 independent chains that hide the latency of an FMA, and
+//! need far fewer loads than FMAs. The portable tile is what LLVM makes of arrays.
+
+use crate::base::dtype::{Dtype, Elem};
+use crate::base::simd::Level;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+/// The most lanes any instruction set has; scratch that is read or written by whole vectors has this much slack.
+pub const MAX_LANES: usize = 16;
+
+/// What the accumulators hold before the first step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Zero,
+    /// The old contents of the tile.
+    Load,
+}
+
+/// The tiles of one instruction set.
+#[derive(Clone, Copy)]
+pub struct Kernel {
+    level: Level,
+    /// The most rows of a tile.
+    pub rows: usize,
+    /// Columns of one vector; a tile is one or two vectors wide.
+    pub lanes: usize,
+}
+
+impl Kernel {
+    /// The tiles of a level that this machine has.
+    pub fn at(level: Level) -> Kernel {
+        assert!(level <= crate::base::simd::level(), "{level:?} instructions on a machine without them");
+        match level {
+            Level::Avx512 => Kernel { level, rows: 14, lanes: 16 },
+            Level::Avx2 => Kernel { level, rows: 6, lanes: 8 },
+            Level::Baseline => Kernel { level, rows: 4, lanes: 8 },
+        }
+    }
+    /// The most columns of a tile.
+    pub fn cols(&self) -> usize {
+        2 * self.lanes
+    }
+
+    /// `c[i, :] (+)= sum_l a[l * rows + i] b[l * width + :]` for `i < rows`, `l < k` ascending, `width = vectors * lanes`;
+    /// rows of `c` are `stride` apart.
+    ///
+    /// # Safety
+    /// The pointers are valid for what the formula touches; `1 <= rows <= self.rows`, `vectors` is 1 or 2.
+    #[inline]
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn tile(
+        &self,
+        rows: usize,
+        vectors: usize,
+        k: usize,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+        stride: usize,
+        start: Start,
+    ) {
+        debug_assert!(rows >= 1 && rows <= self.rows && (vectors == 1 || vectors == 2));
+        let tile = Tile { k, a, b, c, stride, start };
+        // SAFETY: the caller's, and `at` checked the level.
+        unsafe {
+            match self.level {
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512 => avx512_tile(rows, vectors, tile),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => avx2_tile(rows, vectors, tile),
+                _ => portable_tile(rows, vectors, tile),
+            }
+        }
+    }
+
+    /// See [`super::pack`].
+    ///
+    /// # Safety
+    /// As [`pack_lanes`].
+    pub unsafe fn pack<E: Elem<Acc = f32>>(&self, job: super::pack::Job<E>) {
+        use super::pack::pack_lanes;
+        // SAFETY: the caller's, and `at` checked the level.
+        unsafe {
+            match self.level {
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512 => {
+                    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+                    unsafe fn run<E: Elem<Acc = f32>>(job: super::pack::Job<E>) {
+                        unsafe { pack_lanes::<E, __m512>(job) }
+                    }
+                    run(job)
+                }
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => {
+                    #[target_feature(enable = "avx2,fma")]
+                    unsafe fn run<E: Elem<Acc = f32>>(job: super::pack::Job<E>) {
+                        unsafe { pack_lanes::<E, __m256>(job) }
+                    }
+                    run(job)
+                }
+                _ => pack_lanes::<E, Portable>(job),
+            }
+        }
+    }
+}
+
+struct Tile {
+    k: usize,
+    a: *const f32,
+    b: *const f32,
+    c: *mut f32,
+    stride: usize,
+    start: Start,
+}
+
+/// Calls `tile::<V, rows, vectors>` for run-time numbers.
+macro_rules! dispatch {
+    ($v:ty, $rows:expr, $vectors:expr, $tile:expr, $($r:literal)*) => {
+        match ($rows, $vectors) {
+            $(($r, 1) => tile::<$v, $r, 1>($tile), ($r, _) => tile::<$v, $r, 2>($tile),)*
+            (rows, _) => unreachable!("a tile of {rows} rows"),
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn avx512_tile(rows: usize, vectors: usize, t: Tile) {
+    unsafe { dispatch!(__m512, rows, vectors, t, 1 2 3 4 5 6 7 8 9 10 11 12 13 14) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2_tile(rows: usize, vectors: usize, t: Tile) {
+    unsafe { dispatch!(__m256, rows, vectors, t, 1 2 3 4 5 6) }
+}
+
+unsafe fn portable_tile(rows: usize, vectors: usize, t: Tile) {
+    unsafe { dispatch!(Portable, rows, vectors, t, 1 2 3 4) }
+}
+
+#[inline(always)]
+unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(t: Tile) {
+    // SAFETY: the caller of `Kernel::tile` vouches for the pointers.
+    unsafe {
+        let mut sums = [[V::zero(); VECTORS]; ROWS];
+        if t.start == Start::Load {
+            for (i, row) in sums.iter_mut().enumerate() {
+                for (v, sum) in row.iter_mut().enumerate() {
+                    *sum = V::load(t.c.add(i * t.stride + v * V::LANES));
+                }
+            }
+        }
+        let (mut a, mut b) = (t.a, t.b);
+        for _ in 0..t.k {
+            let right: [V; VECTORS] = std::array::from_fn(|v| V::load(b.add(v * V::LANES)));
+            for (i, row) in sums.iter_mut().enumerate() {
+                let left = V::splat(*a.add(i));
+                for (v, sum) in row.iter_mut().enumerate() {
+                    *sum = left.fma(right[v], *sum);
+                }
+            }
+            a = a.add(ROWS);
+            b = b.add(VECTORS * V::LANES);
+        }
+        for (i, row) in sums.iter().enumerate() {
+            for (v, sum) in row.iter().enumerate() {
+                sum.store(t.c.add(i * t.stride + v * V::LANES));
+            }
+        }
+    }
+}
+
+/// A register of f32 lanes.
+///
+/// # Safety
+/// Every method must be inlined into a function that was compiled for the instruction set; the pointers are valid for
+/// the lanes touched.
+pub trait Vector: Copy {
+    const LANES: usize;
+    unsafe fn zero() -> Self;
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    /// `self * b + c`, rounded once.
+    unsafe fn fma(self, b: Self, c: Self) -> Self;
+    /// The first `n` lanes from memory, widened; the others zero, their memory untouched.
+    unsafe fn gather<E: Elem<Acc = f32>>(from: *const E, n: usize) -> Self;
+    /// Turns the first [`Vector::LANES`] vectors, as rows of a square, into its columns.
+    unsafe fn transpose(square: &mut [Self; MAX_LANES]);
+}
+
+/// Eight lanes as an array.
+#[derive(Clone, Copy)]
+pub struct Portable([f32; 8]);
+
+impl Vector for Portable {
+    const LANES: usize = 8;
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Portable([0.0; 8])
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Portable([x; 8])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { Portable(from.cast::<[f32; 8]>().read_unaligned()) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        Portable(std::array::from_fn(|i| self.0[i].mul_add(b.0[i], c.0[i])))
+    }
+    #[inline(always)]
+    unsafe fn gather<E: Elem<Acc = f32>>(from: *const E, n: usize) -> Self {
+        Portable(std::array::from_fn(|i| if i < n { unsafe { (*from.add(i)).get() } } else { 0.0 }))
+    }
+    #[inline(always)]
+    unsafe fn transpose(square: &mut [Self; MAX_LANES]) {
+        let old = *square;
+        for (i, row) in square.iter_mut().enumerate().take(8) {
+            *row = Portable(std::array::from_fn(|j| old[j].0[i]));
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Vector for __m512 {
+    const LANES: usize = 16;
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        unsafe { _mm512_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm512_storeu_ps(to, self) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        unsafe { _mm512_fmadd_ps(self, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn gather<E: Elem<Acc = f32>>(from: *const E, n: usize) -> Self {
+        let mask = ((1u32 << n) - 1) as u16;
+        unsafe {
+            if E::DTYPE == Dtype::F32 {
+                _mm512_maskz_loadu_ps(mask, from.cast())
+            } else {
+                let half = _mm256_maskz_loadu_epi16(mask, from.cast());
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(s: &mut [Self; MAX_LANES]) {
+        // Each step exchanges blocks of twice the size: single lanes, pairs, quarters, halves.
+        unsafe {
+            for i in (0..16).step_by(2) {
+                (s[i], s[i + 1]) = (_mm512_unpacklo_ps(s[i], s[i + 1]), _mm512_unpackhi_ps(s[i], s[i + 1]));
+            }
+            for i in (0..16).step_by(4) {
+                let d: [__m512d; 4] = std::array::from_fn(|j| _mm512_castps_pd(s[i + j]));
+                s[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(d[0], d[2]));
+                s[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(d[0], d[2]));
+                s[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(d[1], d[3]));
+                s[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(d[1], d[3]));
+            }
+            for i in [0, 1, 2, 3, 8, 9, 10, 11] {
+                let (a, b) = (s[i], s[i + 4]);
+                s[i] = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+                s[i + 4] = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b);
+            }
+            for i in 0..8 {
+                let (a, b) = (s[i], s[i + 8]);
+                s[i] = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+                s[i + 8] = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Vector for __m256 {
+    const LANES: usize = 8;
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        unsafe { _mm256_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { _mm256_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm256_storeu_ps(to, self) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        unsafe { _mm256_fmadd_ps(self, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn gather<E: Elem<Acc = f32>>(from: *const E, n: usize) -> Self {
+        unsafe {
+            if n < 8 {
+                let lanes: [f32; 8] = std::array::from_fn(|i| if i < n { (*from.add(i)).get() } else { 0.0 });
+                _mm256_loadu_ps(lanes.as_ptr())
+            } else if E::DTYPE == Dtype::F32 {
+                _mm256_loadu_ps(from.cast())
+            } else {
+                let half = _mm_loadu_si128(from.cast());
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(s: &mut [Self; MAX_LANES]) {
+        unsafe {
+            for i in (0..8).step_by(2) {
+                (s[i], s[i + 1]) = (_mm256_unpacklo_ps(s[i], s[i + 1]), _mm256_unpackhi_ps(s[i], s[i + 1]));
+            }
+            for i in [0, 4] {
+                let d: [__m256d; 4] = std::array::from_fn(|j| _mm256_castps_pd(s[i + j]));
+                s[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(d[0], d[2]));
+                s[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(d[0], d[2]));
+                s[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(d[1], d[3]));
+                s[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(d[1], d[3]));
+            }
+            for i in 0..4 {
+                let (a, b) = (s[i], s[i + 4]);
+                s[i] = _mm256_permute2f128_ps::<0x20>(a, b);
+                s[i + 4] = _mm256_permute2f128_ps::<0x31>(a, b);
+            }
+        }
+    }
+}
