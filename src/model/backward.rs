@@ -100,7 +100,7 @@ impl<'a> Back<'a> {
         let (p, a) = self.pass.layer(i);
         let at = |slot: &Slot| self.pass.at(slot);
         let ([rq, rk], [q, k, v]) = (self.pass.rotated(a), self.pass.split(at(&a.qkv)));
-        let (heads, scale) = (model.config.heads, model.config.scale());
+        let (heads, scale) = (model.config.heads, model.config.heads.scale());
         let (delta, o, lse) = (at(&self.scratch.delta), at(&a.attn_out), at(&a.lse));
         attention_bwd(dev, dq, dk, dv, delta, d_out, o, lse, rq, rk, v, self.pass.starts(), heads, scale);
         let d_norms = p.head_norms.as_ref().map(|n| (self.grads.at(&n.q), self.grads.at(&n.k)));

@@ -140,7 +140,7 @@ impl<'a> Pass<'a> {
     fn attend(&self, i: usize, attend: Attend) {
         let (_, a) = self.layer(i);
         let ([q, k], [_, _, v]) = (self.rotated(a), self.split(self.at(&a.qkv)));
-        let (heads, scale, o) = (self.model.config.heads, self.model.config.scale(), self.at(&a.attn_out));
+        let (heads, scale, o) = (self.model.config.heads, self.model.config.heads.scale(), self.at(&a.attn_out));
         if let Attend::Prefill(cache) | Attend::Decode(cache) = attend {
             let [k_pool, v_pool] = cache.pools(i);
             pages_write(self.dev, k_pool, v_pool, k, v, cache.places(self.extent.tokens));

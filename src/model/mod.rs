@@ -12,6 +12,9 @@ pub mod head;
 pub mod params;
 pub mod weights;
 
+#[cfg(test)]
+mod tests;
+
 use crate::base::dtype::Dtype;
 use crate::device::{Arena, Layout, Slot, View};
 use crate::error::Result;

@@ -8,6 +8,7 @@ use super::head::Head;
 use crate::base::dtype::Dtype;
 use crate::base::rng::{Rng, Stream};
 use crate::device::{Arena, Device};
+use crate::ops::Heads;
 
 /// Two packed sequences of 5 and 3 tokens; the head reads three rows.
 const IDS: [i32; 8] = [3, 1, 4, 1, 5, 9, 2, 6];
@@ -124,9 +125,31 @@ impl Case {
 }
 
 fn config(family: Family, head: HeadKind) -> Config {
-    let mut c = Config::tiny(family);
-    c.head = head;
-    c
+    let heads = Heads { query: 4, kv: 2, size: if family == Family::Qwen3 { 6 } else { 4 } };
+    Config {
+        family,
+        head,
+        vocab: 11,
+        width: 16,
+        layers: 2,
+        heads,
+        ffn: 10,
+        norm_eps: 1e-6,
+        rope_theta: 1e4,
+        rope_scaling: None,
+        max_positions: 32,
+        tied: false,
+        qkv_bias: family == Family::Qwen2,
+        o_bias: false,
+        mlp_bias: false,
+        qk_norm: family == Family::Qwen3,
+        dtype: Dtype::F32,
+        bos: None,
+        eos: vec![],
+        pad: None,
+        init_std: 0.2,
+        source: Default::default(),
+    }
 }
 
 #[test]

@@ -29,9 +29,11 @@ macro_rules! by_stat {
 }
 
 pub mod attention;
+pub mod decode;
 pub mod embed;
 pub mod gemm;
 pub mod norm2;
+pub mod pages;
 pub mod rmsnorm;
 pub mod rope;
 pub mod scalar;
@@ -57,6 +59,10 @@ impl Heads {
     /// Query heads that share one key-value head.
     pub fn group(&self) -> usize {
         self.query / self.kv
+    }
+    /// What attention multiplies its logits by.
+    pub fn scale(&self) -> f64 {
+        1.0 / (self.size as f64).sqrt()
     }
     /// The columns of query head `h`.
     pub fn columns(&self, h: usize) -> std::ops::Range<usize> {

@@ -1,0 +1,77 @@
+//! The command line, one file per verb.
+//!
+//! Exit codes: 0 success, 2 usage and configuration, 1 what fails while running. Errors are one line on standard error;
+//! results go to standard output or to the file that was asked for, which appears whole or not at all.
+
+mod data;
+mod demo;
+mod generate;
+mod init;
+mod judge;
+mod plan;
+mod progress;
+mod rank;
+mod rows;
+mod runtime;
+mod train;
+
+use crate::error::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Trains and serves generative reward models.
+#[derive(Parser)]
+#[command(name = "gramophone", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Train a small judge on a made-up world, end to end, and show what pre-training on unlabelled pairs brings
+    Demo(demo::Args),
+    /// Make a model directory with random weights
+    Init(init::Args),
+    /// Train a model as a run file says
+    Train(train::Args),
+    /// Print the memory plan of a training run without starting it
+    Plan(plan::Args),
+    /// Say which of two responses is better, with a probability
+    Judge(judge::Args),
+    /// Order several responses to one prompt
+    Rank(rank::Args),
+    /// Continue prompts
+    Generate(generate::Args),
+    /// Look at data as a model will see it
+    Data(data::Args),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // clap's own exit codes: 0 for help and version, 2 for usage.
+        Err(e) => e.exit(),
+    };
+    match run(cli.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("gramophone: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Demo(args) => demo::run(args),
+        Verb::Init(args) => init::run(args),
+        Verb::Train(args) => train::run(args),
+        Verb::Plan(args) => plan::run(args),
+        Verb::Judge(args) => judge::run(args),
+        Verb::Rank(args) => rank::run(args),
+        Verb::Generate(args) => generate::run(args),
+        Verb::Data(args) => data::run(args),
+    }
+}
