@@ -2,6 +2,7 @@
 pub mod base;
 pub mod device;
 pub mod error;
+pub mod model;
 pub mod ops;
 
 pub use error::{Error, Kind, Result};

@@ -11,3 +11,11 @@ pub mod rmsnorm;
 
 #[cfg(test)]
 pub(crate) mod check;
+
+/// How attention divides a row: `query` heads of `size` columns each, sharing `kv` key-value heads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Heads {
+    pub query: usize,
+    pub kv: usize,
+    pub size: usize,
+}
