@@ -1,0 +1,4 @@
+//! Floor 4: training, and all that a run needs around its step: the run file, the learning rate, logs, checkpoints.
+
+pub mod checkpoint;
+pub mod schedule;
