@@ -268,10 +268,64 @@ macro_rules! choices {
 }
 pub(super) use choices;
 
-/// A value as TOML on one line. Floats are written the short way: `1e-5`.
+/// A value as TOML on one line, whatever it holds. Floats are written the short way: `1e-5`.
 pub(super) fn literal(value: &Value) -> String {
     match value {
         Value::Float(x) => format!("{x:?}"),
+        Value::String(text) => quoted(text),
+        Value::Array(items) => format!("[{}]", items.iter().map(literal).collect::<Vec<_>>().join(", ")),
+        Value::Table(table) if !table.is_empty() => {
+            let entry = |(key, value): (&String, &Value)| format!("{} = {}", name(key), literal(value));
+            format!("{{ {} }}", table.iter().map(entry).collect::<Vec<_>>().join(", "))
+        }
         other => other.to_string(),
+    }
+}
+
+/// JSON's escapes are TOML's, but TOML also wants one for DEL.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
+}
+
+fn name(key: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !key.is_empty() && key.chars().all(bare) { key.into() } else { quoted(key) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            any::<i64>().prop_map(Value::Integer),
+            (-1e300f64..1e300).prop_map(Value::Float),
+            any::<bool>().prop_map(Value::Boolean),
+            "\\PC*|[\u{0}-\u{7f}]*".prop_map(Value::String),
+        ];
+        leaf.prop_recursive(2, 8, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::Array),
+                prop::collection::vec(("\\PC*", inner), 0..3).prop_map(|v| Value::Table(v.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn literals_are_one_line_and_read_back(value in values()) {
+            let text = literal(&value);
+            prop_assert!(!text.contains('\n'));
+            let read: toml::Table = toml::from_str(&format!("x = {text}")).unwrap_or_else(|e| panic!("{e}\n{text}"));
+            prop_assert_eq!(&read["x"], &value);
+        }
+    }
+
+    #[test]
+    fn spans_are_steps_or_a_fraction_rounded_up() {
+        let read = |text: &str| Span::read(&toml::from_str::<toml::Table>(&format!("x = {text}")).unwrap()["x"]);
+        assert_eq!(["0", "7", "0.0", "0.25"].map(|t| read(t).unwrap().steps(10)), [0, 7, 0, 3]);
+        assert_eq!(["1.0", "-1", "-0.5", "nan", "\"3\""].map(read), [None; 5]);
     }
 }
