@@ -4,5 +4,6 @@ pub mod device;
 pub mod error;
 pub mod model;
 pub mod ops;
+pub mod train;
 
 pub use error::{Error, Kind, Result};
