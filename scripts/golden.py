@@ -294,7 +294,7 @@ OPTIMIZER = {
     "optimizer": "torch.optim.AdamW", "lr": 1e-2, "betas": [0.9, 0.999], "eps": 1e-8,
     "weight_decay": 0.1, "decayed": "parameters with two dimensions (embeddings and heads included)", "clip": 1.0,
     "clip_formula": "g *= min(1, clip / (grad_norm + 1e-6)); grad_norm over all parameters, as recorded, is before clipping",
-    "lr_formula": "step s = 0, 1, ...: lr * (s+1)/warmup if s < warmup, else lr * 0.5 * (1 + cos(pi * (s-warmup)/(total-warmup)))",
+    "lr_formula": "step s = 0, 1, ...: lr * s/warmup if s < warmup, else lr * 0.5 * (1 + cos(pi * (s-warmup)/(total-warmup)))",
 }
 
 
@@ -307,7 +307,7 @@ def adamw_run(model, loss_of, batches, total, warmup):
     optimizer = torch.optim.AdamW(groups, lr=OPTIMIZER["lr"], betas=(0.9, 0.999), eps=1e-8, foreach=False)
     steps = []
     for s in range(total):
-        rise = (s + 1) / warmup
+        rise = s / warmup  # As transformers' schedules: the first step only fills the moments.
         fall = 0.5 * (1 + math.cos(math.pi * (s - warmup) / (total - warmup)))
         lr = OPTIMIZER["lr"] * (rise if s < warmup else fall)
         for group in optimizer.param_groups:
