@@ -3,5 +3,6 @@ pub mod base;
 pub mod device;
 pub mod error;
 pub mod ops;
+pub mod text;
 
 pub use error::{Error, Kind, Result};
