@@ -28,11 +28,13 @@ macro_rules! by_stat {
     };
 }
 
+pub mod adamw;
 pub mod embed;
 pub mod gemm;
 pub mod norm2;
 pub mod rmsnorm;
 pub mod rope;
+mod rounding;
 pub mod scalar;
 mod softmax;
 pub mod swiglu;
