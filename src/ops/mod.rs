@@ -28,6 +28,7 @@ macro_rules! by_stat {
     };
 }
 
+pub mod adamw;
 pub mod attention;
 pub mod decode;
 pub mod embed;
@@ -36,6 +37,7 @@ pub mod norm2;
 pub mod pages;
 pub mod rmsnorm;
 pub mod rope;
+mod rounding;
 pub mod scalar;
 mod softmax;
 pub mod swiglu;

@@ -1,0 +1,480 @@
+//! AdamW (Loshchilov and Hutter, 2019): Adam with decoupled weight decay, over flat arenas.
+//!
+//! ```text
+//! g' = clip g
+//! p' = p (1 - lr decay)
+//! m' = m + (1 - beta1) (g' - m)
+//! v' = beta2 v + (1 - beta2) g'^2
+//! p  = p' - lr / (1 - beta1^step) m' / (sqrt(v') / sqrt(1 - beta2^step) + eps)
+//! ```
+//! Operands are contiguous and of one length; gradients may have any floating-point type. Four ways to keep the state, bytes
+//! per parameter beside the gradient:
+//!
+//! | function | parameter | also kept | bytes |
+//! |---|---|---|---|
+//! | [`adamw_f32`] | f32 (or f64) | `m`, `v` of the same type | 12 |
+//! | [`adamw_master`] | bf16, the nearest to the master | f32 `master`, `m`, `v` | 14 |
+//! | [`adamw_sr`] | bf16, rounded at random | f32 `m`, `v` | 10 |
+//! | [`adamw_8bit`] | f32, or bf16 rounded at random | one byte each for `m` and `sqrt(v)`, two f32 scales per 256 elements | 4 + 1/32 |
+//!
+//! Random rounding draws from (seed, step, element of the whole arena), so it depends neither on threads nor on how a model is
+//! cut into tensors; `first` is the arena's index of a tensor's first element.
+//!
+//! 8-bit states. A block of 256 elements has a scale: its largest `|m|`, its largest `sqrt(v)`. Codes are companded by squares, so small
+//! values beside an outlier keep two digits: `m = scale c |c| / 127^2` with `c` in -127..=127 (stored as two's complement),
+//! `sqrt(v) = scale (c / 255)^2` with `c` in 0..=255. Codes are rounded at random, right on average, because rounding to the nearest would
+//! freeze a slowly decaying average; and a `v` that is not zero keeps a code that is not zero, or `m / sqrt(v)` would explode.
+
+use super::rounding::{BLOCK, Draws, Rounded};
+use super::softmax::max_by;
+use crate::base::dtype::{Dtype, Elem, Pod, Real, bf16};
+use crate::base::par::Pool;
+use crate::base::simd::vectorize;
+use crate::by_dtype;
+use crate::device::{Device, View, disjoint};
+use std::ops::Range;
+
+/// The settings of one step.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamW {
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// Weight decay, decoupled: the parameter shrinks by `lr * decay` a step.
+    pub decay: f64,
+    /// Counted from 1.
+    pub step: u64,
+    /// What gradients are multiplied with first; 1 where nothing is clipped.
+    pub clip: f64,
+    /// Of random rounding.
+    pub seed: u64,
+}
+
+/// Elements of work that one thread takes at a time; a multiple of [`BLOCK`].
+const GRAIN: usize = 1 << 14;
+
+/// f32 (or f64) parameters and moments.
+pub fn adamw_f32(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View) {
+    let [p, m, v, g] = flat("adamw_f32", [p, m, v, g]);
+    match dev {
+        Device::Cpu(pool) => by_stat!(p.dtype(), A => by_dtype!(g.dtype(), G => plain::<A, G>(pool, hp, p, m, v, g))),
+    }
+}
+
+/// bf16 parameters that follow an f32 master copy.
+pub fn adamw_master(dev: &Device, hp: &AdamW, p: View, master: View, m: View, v: View, g: View) {
+    let [p, master, m, v, g] = flat("adamw_master", [p, master, m, v, g]);
+    match dev {
+        Device::Cpu(pool) => by_dtype!(g.dtype(), G => {
+            plain::<f32, G>(pool, hp, master, m, v, g);
+            pool.ranges(p.len(), GRAIN, |range| vectorize(#[inline(always)] || {
+                let master = part::<f32>(master, &range);
+                for (p, master) in part_mut::<bf16>(p, &range).iter_mut().zip(master) {
+                    *p = bf16::put(*master);
+                }
+            }));
+        }),
+    }
+}
+
+/// bf16 parameters rounded at random; `first` is the index of element 0 in the whole arena.
+pub fn adamw_sr(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View, first: u64) {
+    let [p, m, v, g] = flat("adamw_sr", [p, m, v, g]);
+    assert_eq!(p.dtype(), Dtype::Bf16, "adamw_sr: only bf16 parameters need it");
+    let (rates, draws) = (Rates::<f32>::of(hp), Draws::new(hp.seed, hp.step));
+    match dev {
+        Device::Cpu(pool) => by_dtype!(g.dtype(), G => {
+            pool.ranges(p.len(), GRAIN, |range| vectorize(#[inline(always)] || {
+                let (m, v, g) = (part_mut::<f32>(m, &range), part_mut::<f32>(v, &range), part::<G>(g, &range));
+                random(&rates, &draws, part_mut::<bf16>(p, &range), m, v, g, first + range.start as u64);
+            }));
+        }),
+    }
+}
+
+/// 8-bit moments: `m_code`, `v_code` u8 `[n]`, `m_scale`, `v_scale` f32 `[ceil(n / 256)]`, all zero at first.
+pub fn adamw_8bit(
+    dev: &Device,
+    hp: &AdamW,
+    p: View,
+    m_code: View,
+    v_code: View,
+    m_scale: View,
+    v_scale: View,
+    g: View,
+    first: u64,
+) {
+    let [p, m_code, v_code, g] = flat("adamw_8bit", [p, m_code, v_code, g]);
+    let blocks = p.len().div_ceil(BLOCK);
+    assert!(
+        m_scale.len() == blocks && v_scale.len() == blocks,
+        "adamw_8bit: scales {:?} and {:?} for {:?} elements",
+        m_scale.shape(),
+        v_scale.shape(),
+        p.shape()
+    );
+    let [m_scale, v_scale] = flat("adamw_8bit", [m_scale, v_scale]);
+    let (rates, draws) = (Rates::<f32>::of(hp), Draws::new(hp.seed, hp.step));
+    match dev {
+        Device::Cpu(pool) => by_dtype!(g.dtype(), G => pool.each(blocks, GRAIN / BLOCK, |b| {
+            let cols = b * BLOCK..((b + 1) * BLOCK).min(p.len());
+            let (g, first) = (part::<G>(g, &cols), first + cols.start as u64);
+            let state = State { m: Moment::of(m_code, m_scale, &cols), v: Moment::of(v_code, v_scale, &cols) };
+            match p.dtype() {
+                Dtype::F32 => block_8bit(&rates, &draws, part_mut::<f32>(p, &cols), state, g, first),
+                Dtype::Bf16 => block_8bit(&rates, &draws, part_mut::<bf16>(p, &cols), state, g, first),
+                other => panic!("adamw_8bit: {other} parameters"),
+            }
+        })),
+    }
+}
+
+/// The constants of one step, rounded once to the type of the arithmetic.
+struct Rates<A> {
+    clip: A,
+    shrink: A,
+    new_m: A,
+    keep_v: A,
+    new_v: A,
+    step: A,
+    unbias: A,
+    eps: A,
+}
+
+impl<A: Real> Rates<A> {
+    fn of(hp: &AdamW) -> Rates<A> {
+        assert!(hp.step >= 1, "AdamW counts steps from 1");
+        let power = |beta: f64| beta.powf(hp.step as f64);
+        Rates {
+            clip: A::of(hp.clip),
+            shrink: A::of(1.0 - hp.lr * hp.decay),
+            new_m: A::of(1.0 - hp.beta1),
+            keep_v: A::of(hp.beta2),
+            new_v: A::of(1.0 - hp.beta2),
+            step: A::of(hp.lr / (1.0 - power(hp.beta1))),
+            unbias: A::of(1.0 / (1.0 - power(hp.beta2)).sqrt()),
+            eps: A::of(hp.eps),
+        }
+    }
+
+    /// The new parameter; the moments are updated in place.
+    #[inline(always)]
+    fn update(&self, p: A, m: &mut A, v: &mut A, g: A) -> A {
+        let g = g * self.clip;
+        *m = self.new_m.fma(g - *m, *m);
+        *v = self.keep_v * *v + self.new_v * g * g;
+        p * self.shrink - self.step * *m / (v.sqrt() * self.unbias + self.eps)
+    }
+}
+
+/// The views as one row each, after checks: one length, no overlap.
+fn flat<'a, const N: usize>(op: &str, views: [View<'a>; N]) -> [View<'a>; N] {
+    let n = views[0].len();
+    assert!(views.iter().all(|v| v.len() == n), "{op}: operands of shapes {:?}", views.map(|v| v.shape()));
+    for (i, view) in views.iter().enumerate() {
+        disjoint(op, *view, &views[i + 1..]);
+    }
+    views.map(|v| v.reshape(1, n))
+}
+
+#[inline(always)]
+fn part<'a, T: Pod>(view: View<'a>, range: &Range<usize>) -> &'a [T] {
+    view.cols_in(range.clone()).row(0)
+}
+
+#[inline(always)]
+fn part_mut<'a, T: Pod>(view: View<'a>, range: &Range<usize>) -> &'a mut [T] {
+    view.cols_in(range.clone()).row_mut(0)
+}
+
+fn plain<A: Real, G: Elem>(pool: &Pool, hp: &AdamW, p: View, m: View, v: View, g: View) {
+    let rates = Rates::<A>::of(hp);
+    pool.ranges(p.len(), GRAIN, |range| {
+        let (p, g) = (part_mut::<A>(p, &range), part::<G>(g, &range));
+        let (m, v) = (part_mut::<A>(m, &range), part_mut::<A>(v, &range));
+        vectorize(
+            #[inline(always)]
+            || {
+                for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+                    *p = rates.update(*p, m, v, A::of(g.get().f64()));
+                }
+            },
+        );
+    });
+}
+
+/// A stretch of parameters that are rounded at random; `first` is the index of `p[0]` in the arena.
+#[inline(always)]
+fn random<G: Elem>(
+    rates: &Rates<f32>,
+    draws: &Draws,
+    p: &mut [bf16],
+    m: &mut [f32],
+    v: &mut [f32],
+    g: &[G],
+    first: u64,
+) {
+    let blocks = p.chunks_mut(BLOCK).zip(m.chunks_mut(BLOCK)).zip(v.chunks_mut(BLOCK)).zip(g.chunks(BLOCK));
+    for (b, (((p, m), v), g)) in blocks.enumerate() {
+        let [words] = draws.block(first + (b * BLOCK) as u64);
+        for ((((p, m), v), g), word) in p.iter_mut().zip(m).zip(v).zip(g).zip(words) {
+            *p = bf16::put_random(rates.update(p.get(), m, v, g.get().f64() as f32), word);
+        }
+    }
+}
+
+/// The 8-bit states of at most [`BLOCK`] elements.
+struct State<'a> {
+    m: Moment<'a>,
+    v: Moment<'a>,
+}
+
+/// The codes of one moment and their scale.
+struct Moment<'a> {
+    codes: &'a mut [u8],
+    scale: &'a mut f32,
+}
+
+impl<'a> Moment<'a> {
+    fn of(codes: View<'a>, scales: View<'a>, cols: &Range<usize>) -> Moment<'a> {
+        let block = cols.start / BLOCK;
+        Moment { codes: part_mut(codes, cols), scale: &mut part_mut(scales, &(block..block + 1))[0] }
+    }
+}
+
+/// One block of parameters with their states and gradients; `first` is the index of `p[0]` in the arena.
+fn block_8bit<P: Rounded<Acc = f32>, G: Elem>(
+    rates: &Rates<f32>,
+    draws: &Draws,
+    p: &mut [P],
+    state: State,
+    g: &[G],
+    first: u64,
+) {
+    let (mut new, mut gradient) = ([0f32; BLOCK], [0f32; BLOCK]);
+    for (((new, gradient), p), g) in new.iter_mut().zip(&mut gradient).zip(&*p).zip(g) {
+        (*new, *gradient) = (p.get(), g.get().f64() as f32);
+    }
+    let words: [[u32; BLOCK]; 3] = draws.block(first);
+    vectorize(
+        #[inline(always)]
+        || state.update(rates, &mut new, &gradient, [&words[1], &words[2]]),
+    );
+    for ((p, new), word) in p.iter_mut().zip(new).zip(words[0]) {
+        *p = P::put_random(new, word);
+    }
+}
+
+impl State<'_> {
+    /// Decodes, takes the step, encodes.
+    #[inline(always)]
+    fn update(self, rates: &Rates<f32>, p: &mut [f32; BLOCK], g: &[f32; BLOCK], words: [&[u32; BLOCK]; 2]) {
+        let n = self.m.codes.len();
+        let (mut m, mut root) = ([0f32; BLOCK], [0f32; BLOCK]);
+        for (m, code) in m.iter_mut().zip(&*self.m.codes) {
+            *m = decode_signed(*code, *self.m.scale);
+        }
+        for (root, code) in root.iter_mut().zip(&*self.v.codes) {
+            *root = decode_unsigned(*code, *self.v.scale);
+        }
+        for i in 0..BLOCK {
+            let mut v = root[i] * root[i];
+            p[i] = rates.update(p[i], &mut m[i], &mut v, g[i]);
+            root[i] = v.sqrt();
+        }
+        *self.m.scale = max_by(n, |i| m[i].abs());
+        *self.v.scale = max_by(n, |i| root[i]);
+        let (m_inverse, v_inverse) = (inverse(*self.m.scale), inverse(*self.v.scale));
+        for ((code, m), word) in self.m.codes.iter_mut().zip(&m).zip(words[0]) {
+            *code = encode_signed(m * m_inverse, *word);
+        }
+        for ((code, root), word) in self.v.codes.iter_mut().zip(&root).zip(words[1]) {
+            *code = encode_unsigned(root * v_inverse, *word);
+        }
+    }
+}
+
+#[inline(always)]
+fn inverse(scale: f32) -> f32 {
+    if scale > 0.0 { 1.0 / scale } else { 0.0 }
+}
+
+#[inline(always)]
+fn decode_signed(code: u8, scale: f32) -> f32 {
+    let c = code as i8 as f32;
+    c * c.abs() * (scale * (1.0 / (127.0 * 127.0)))
+}
+
+#[inline(always)]
+fn decode_unsigned(code: u8, scale: f32) -> f32 {
+    let c = code as f32;
+    c * c * (scale * (1.0 / (255.0 * 255.0)))
+}
+
+/// The code of `x` in `-1..=1`.
+#[inline(always)]
+fn encode_signed(x: f32, word: u32) -> u8 {
+    let c = compand(x.abs(), 127.0, word);
+    (if x < 0.0 { -c } else { c }) as i8 as u8
+}
+
+/// The code of `x` in `0..=1`; not zero unless `x` is.
+#[inline(always)]
+fn encode_unsigned(x: f32, word: u32) -> u8 {
+    let c = compand(x, 255.0, word);
+    (if x > 0.0 && c == 0.0 { 1.0 } else { c }) as u8
+}
+
+/// The `c` in `0..=top` with `(c / top)^2` near `x`, one of the two neighbours, such that the mean of the square is right.
+#[inline(always)]
+fn compand(x: f32, top: f32, word: u32) -> f32 {
+    let target = x * (top * top);
+    let low = target.sqrt().floor().min(top);
+    let draw = (word >> 8) as f32 * (1.0 / (1 << 24) as f32);
+    let up = target - low * low > draw * (2.0 * low + 1.0);
+    (if up { low + 1.0 } else { low }).min(top)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{close, normals, stored};
+
+    fn settings(step: u64) -> AdamW {
+        AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step, clip: 0.5, seed: 11 }
+    }
+
+    /// The formula of the header, in f64, element by element.
+    fn oracle(hp: &AdamW, p: &mut [f64], m: &mut [f64], v: &mut [f64], g: &[f64]) {
+        for i in 0..p.len() {
+            let g = g[i] * hp.clip;
+            p[i] *= 1.0 - hp.lr * hp.decay;
+            m[i] = hp.beta1 * m[i] + (1.0 - hp.beta1) * g;
+            v[i] = hp.beta2 * v[i] + (1.0 - hp.beta2) * g * g;
+            let (m, v) = (m[i] / (1.0 - hp.beta1.powi(hp.step as i32)), v[i] / (1.0 - hp.beta2.powi(hp.step as i32)));
+            p[i] -= hp.lr * m / (v.sqrt() + hp.eps);
+        }
+    }
+
+    const N: usize = 700;
+
+    /// Gradients of three sizes side by side, ten times apart, some always zero.
+    fn gradient(step: u64) -> Vec<f64> {
+        let scale = |i: usize| if i % 10 == 0 { 0.0 } else { 10f64.powi((i % 3) as i32 - 1) };
+        normals(step, N).iter().enumerate().map(|(i, x)| (x + 0.3) * scale(i)).collect()
+    }
+
+    /// Parameters after `steps` steps by the oracle.
+    fn expected(steps: u64) -> Vec<f64> {
+        let (mut p, mut m, mut v) = (normals(99, N), vec![0.0; N], vec![0.0; N]);
+        for step in 1..=steps {
+            oracle(&settings(step), &mut p, &mut m, &mut v, &gradient(step));
+        }
+        p
+    }
+
+    fn run<P: Elem, S: Pod + Default>(
+        states: usize,
+        steps: u64,
+        op: impl Fn(&AdamW, View, &[View], View),
+    ) -> (Vec<P>, Vec<Vec<S>>) {
+        let mut p: Vec<P> = stored(&normals(99, N));
+        let mut state = vec![vec![S::default(); N]; states];
+        for step in 1..=steps {
+            let mut g: Vec<f32> = stored(&gradient(step));
+            let views: Vec<View> = state.iter_mut().map(|s| View::of(s)).collect();
+            op(&settings(step), View::of(&mut p), &views, View::of(&mut g));
+        }
+        (p, state)
+    }
+
+    #[test]
+    fn f32_and_f64_follow_the_formula() {
+        let dev = Device::cpu(2);
+        let (wide, _) = run::<f64, f64>(2, 30, |hp, p, s, g| adamw_f32(&dev, hp, p, s[0], s[1], g));
+        // Gradients come in f32 here.
+        close("f64", &wide, &expected(30), 1e-6);
+        let (single, _) = run::<f32, f32>(2, 30, |hp, p, s, g| adamw_f32(&dev, hp, p, s[0], s[1], g));
+        close("f32", &single, &expected(30), 5e-6);
+        let one = Device::cpu(1);
+        assert_eq!(run::<f32, f32>(2, 30, |hp, p, s, g| adamw_f32(&one, hp, p, s[0], s[1], g)).0, single);
+    }
+
+    #[test]
+    fn the_master_copy_is_f32_training_and_bf16_follows_it() {
+        let dev = Device::cpu(2);
+        let (single, _) = run::<f32, f32>(2, 20, |hp, p, s, g| adamw_f32(&dev, hp, p, s[0], s[1], g));
+        let mut master: Vec<f32> = stored(&normals(99, N));
+        let place = View::of(&mut master);
+        let (p, _) = run::<bf16, f32>(2, 20, |hp, p, s, g| adamw_master(&dev, hp, p, place, s[0], s[1], g));
+        assert_eq!(master, single);
+        assert_eq!(p, single.iter().map(|x| bf16::put(*x)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn random_rounding_keeps_small_updates_and_depends_on_the_element_alone() {
+        let (dev, n) = (Device::cpu(2), 40_000);
+        let hp = |step| AdamW { lr: 1e-4, decay: 0.0, ..settings(step) };
+        let train = |dev: &Device, split: usize| {
+            let (mut p, mut m, mut v) = (vec![bf16::ONE; n], vec![0f32; n], vec![0f32; n]);
+            for step in 1..=10 {
+                let mut g = vec![1f32; n];
+                let views = [View::of(&mut p), View::of(&mut m), View::of(&mut v), View::of(&mut g)];
+                for range in [0..split, split..n] {
+                    let [p, m, v, g] = views.map(|v| v.cols_in(range.clone()));
+                    adamw_sr(dev, &hp(step), p, m, v, g, 1000 + range.start as u64);
+                }
+            }
+            p
+        };
+        let whole = train(&dev, n);
+        // Ten steps of 1e-4 are a fourth of the distance from 1 down to the next bf16, so rounding to nearest would lose them all.
+        let mean = whole.iter().map(|p| p.to_f32() as f64).sum::<f64>() / n as f64;
+        assert!((mean - (1.0 - 10.0 * 1e-4)).abs() < 5e-5, "mean {mean}");
+        assert_eq!(train(&Device::cpu(1), 12_345), whole);
+    }
+
+    #[test]
+    fn eight_bit_states_train_like_f32() {
+        let blocks = N.div_ceil(BLOCK);
+        let train = |dev: &Device| {
+            let (mut m_scale, mut v_scale) = (vec![0f32; blocks], vec![0f32; blocks]);
+            let (ms, vs) = (View::of(&mut m_scale), View::of(&mut v_scale));
+            run::<f32, u8>(2, 60, |hp, p, s, g| adamw_8bit(dev, hp, p, s[0], s[1], ms, vs, g, 5)).0
+        };
+        let (p, want, start) = (train(&Device::cpu(2)), expected(60), normals(99, N));
+        assert_eq!(train(&Device::cpu(1)), p);
+        let moved: f64 = want.iter().zip(&start).map(|(w, s)| (w - s).powi(2)).sum();
+        let apart: f64 = want.iter().zip(&p).map(|(w, p)| (w - *p as f64).powi(2)).sum();
+        // Where a gradient is always zero only decay moves.
+        assert!((apart / moved).sqrt() < 0.1, "relative distance {}", (apart / moved).sqrt());
+        assert!(p.iter().zip(&want).step_by(10).all(|(p, w)| (*p as f64 - w).abs() < 1e-5));
+        assert!(p.iter().all(|p| p.is_finite()));
+    }
+
+    #[test]
+    fn eight_bit_states_of_bf16_parameters_stay_close() {
+        let (dev, blocks) = (Device::cpu(2), N.div_ceil(BLOCK));
+        let (mut m_scale, mut v_scale) = (vec![0f32; blocks], vec![0f32; blocks]);
+        let (ms, vs) = (View::of(&mut m_scale), View::of(&mut v_scale));
+        let (p, _) = run::<bf16, u8>(2, 60, |hp, p, s, g| adamw_8bit(&dev, hp, p, s[0], s[1], ms, vs, g, 0));
+        let apart = p.iter().zip(expected(60)).map(|(p, w)| (p.to_f32() as f64 - w).powi(2)).sum::<f64>();
+        assert!((apart / N as f64).sqrt() < 0.05, "root mean square distance {}", (apart / N as f64).sqrt());
+    }
+
+    #[test]
+    fn codes_are_right_on_average_and_zero_only_for_zero() {
+        let draws = Draws::new(1, 1);
+        for x in [0.0, 1e-6, 0.001, 0.02, 0.3, 0.77, 1.0f32] {
+            let words: Vec<u32> = (0..80).flat_map(|b| draws.block::<1>(b * BLOCK as u64)[0]).collect();
+            let mean = |f: &dyn Fn(u32) -> f32| words.iter().map(|w| f(*w) as f64).sum::<f64>() / words.len() as f64;
+            let signed = mean(&|w| decode_signed(encode_signed(-x, w), 1.0));
+            assert!((signed + x as f64).abs() < 3e-4, "{x}: {signed}");
+            let unsigned = mean(&|w| decode_unsigned(encode_unsigned(x, w), 1.0));
+            assert!((unsigned - x as f64).abs() < 2e-4, "{x}: {unsigned}");
+            assert_eq!(x == 0.0, encode_unsigned(x, u32::MAX) == 0);
+        }
+        assert_eq!((encode_signed(1.0, 0), encode_signed(-1.0, 0)), (127, (-127i8) as u8));
+    }
+}
