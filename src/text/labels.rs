@@ -1,0 +1,67 @@
+//! The two tokens a verdict is read from. Whether "A" is one token depends on what stands before it, so it is asked of the
+//! rendered prompt, not of the bare letter.
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::text::chat::{Chat, Ending};
+use crate::text::template::JudgeTemplate;
+use crate::text::tokenizer::{Parse, Tokenizer};
+
+/// What the candidates are called.
+pub const NAMES: [&str; 2] = ["A", "B"];
+
+/// Token ids of the candidates: first response better, second response better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Labels {
+    pub a: i32,
+    pub b: i32,
+}
+
+impl Labels {
+    /// The label tokens right after a judge prompt of `template` rendered by `chat`.
+    pub fn resolve(chat: &Chat, template: &JudgeTemplate) -> Result<Labels> {
+        let prompt = chat.render(&template.messages("Which?", "This.", "That."), Ending::Open)?;
+        Labels::after(chat.tokenizer(), &prompt.text, &prompt.hidden, NAMES)
+    }
+
+    /// The tokens that `names` become right after `text`. `hidden` are the ranges of `text` that hold no control tokens.
+    /// Each name must leave the tokens of `text` as they are and add exactly one.
+    pub fn after(tokenizer: &Tokenizer, text: &str, hidden: &[Range<usize>], names: [&str; 2]) -> Result<Labels> {
+        let before = tokenizer.ids(text, Parse::Except(hidden))?;
+        let mut ids = [0; 2];
+        for (name, id) in names.into_iter().zip(&mut ids) {
+            let with = tokenizer.ids(&format!("{text}{name}"), Parse::Except(hidden))?;
+            match with.strip_prefix(&before[..]) {
+                Some([one]) => *id = *one,
+                _ => return Err(refusal(tokenizer, name, &before, &with)),
+            }
+        }
+        if ids[0] == ids[1] {
+            let [a, b] = names;
+            return Err(Error::model(format!(
+                "the tokenizer writes the labels {a:?} and {b:?} as the same token {}; use a tokenizer that knows both letters",
+                ids[0]
+            )));
+        }
+        Ok(Labels { a: ids[0], b: ids[1] })
+    }
+}
+
+fn refusal(tokenizer: &Tokenizer, name: &str, before: &[i32], with: &[i32]) -> Error {
+    let same = before.iter().zip(with).take_while(|(a, b)| a == b).count();
+    let spell = |ids: &[i32]| {
+        let tokens: Vec<String> =
+            ids.iter().map(|&id| format!("{:?}", tokenizer.token(id).unwrap_or_default())).collect();
+        tokens.join(" ")
+    };
+    let what = if same == before.len() {
+        format!("it adds {} tokens: {}", with.len() - same, spell(&with[same..]))
+    } else {
+        format!("it merges with the prompt: {} becomes {}", spell(&before[same..]), spell(&with[same..]))
+    };
+    Error::model(format!(
+        "the label {name:?} must add exactly one token after the rendered prompt, but {what}; \
+         verdicts cannot be read with this tokenizer and chat template"
+    ))
+}
