@@ -8,6 +8,8 @@ use crate::device::{Device, View};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::acts::{Acts, Capacity, Keep};
+#[cfg(doc)]
+use crate::model::config::Config;
 use crate::model::config::HeadKind;
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
@@ -31,28 +33,40 @@ impl Verdict {
     }
 }
 
+/// Sizes of a scorer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Longest prompt.
+    pub context: usize,
+    /// Tokens of a pass; a longer prompt gets a pass of its own. Changes no result.
+    pub pass: usize,
+}
+
 /// A model ready to score prompts, with memory for one pass.
 pub struct Scorer<'m> {
     dev: &'m Device,
     model: &'m Model,
+    shape: Shape,
     acts: Acts,
 }
 
 impl<'m> Scorer<'m> {
-    /// Memory for passes of `tokens` tokens, and so for prompts of at most that many.
+    /// Reserves memory for the longest prompt; pages that no prompt touches cost nothing.
     ///
     /// # Errors
     /// When the memory is not there.
-    pub fn new(dev: &'m Device, model: &'m Model, tokens: usize) -> Result<Scorer<'m>> {
-        let positions = tokens.min(model.config.max_positions);
-        let sequences = (tokens / 8).clamp(1, 256);
-        let capacity = Capacity { tokens, sequences, rows: sequences, positions, keep: Keep::Nothing };
-        Ok(Scorer { dev, model, acts: Acts::new(&model.config, model.dtype, capacity)? })
+    pub fn new(dev: &'m Device, model: &'m Model, shape: Shape) -> Result<Scorer<'m>> {
+        let context = shape.context.min(model.config.max_positions);
+        let tokens = context.max(shape.pass);
+        let sequences = shape.pass.div_ceil(8);
+        let capacity = Capacity { tokens, sequences, rows: sequences, positions: context, keep: Keep::Nothing };
+        let acts = Acts::new(&model.config, model.dtype, capacity)?;
+        Ok(Scorer { dev, model, shape: Shape { context, ..shape }, acts })
     }
 
     /// Longest prompt that fits.
     pub fn context(&self) -> usize {
-        self.acts.capacity.positions
+        self.shape.context
     }
 
     /// The label logits at the end of each prompt, in the prompts' order.
@@ -73,7 +87,7 @@ impl<'m> Scorer<'m> {
         })
     }
 
-    /// The scalar reward at the end of each conversation, in order.
+    /// The scalar reward at the end of each conversation, in order: where [`Config::scored`] says.
     ///
     /// # Errors
     /// As [`Scorer::verdicts`]; also a model without a scalar head.
@@ -82,7 +96,9 @@ impl<'m> Scorer<'m> {
             return Err(Error::model("this model has no scalar head (its architecture is a language model)"));
         }
         let dev = self.dev;
-        self.passes(conversations, |head, acts, n| {
+        let scored = |ids: &Vec<i32>| ids[..self.model.config.scored(ids)].to_vec();
+        let conversations: Vec<Vec<i32>> = conversations.iter().map(scored).collect();
+        self.passes(&conversations, |head, acts, n| {
             head.score();
             read_f32(dev, acts.at(&acts.head.score).top(n))
         })
@@ -97,16 +113,16 @@ impl<'m> Scorer<'m> {
         for (i, prompt) in prompts.iter().enumerate() {
             self.check(prompt).map_err(|e| e.at(format!("prompt {i}")))?;
         }
-        let Capacity { tokens, sequences, .. } = self.acts.capacity;
+        let most = self.acts.capacity.sequences;
         let mut results = Vec::with_capacity(prompts.len());
         let mut rest = prompts;
         while !rest.is_empty() {
             let mut total = 0;
             let fits = |p: &&Vec<i32>| {
                 total += p.len();
-                total <= tokens
+                total <= self.shape.pass
             };
-            let (now, later) = rest.split_at(rest.iter().take(sequences).take_while(fits).count());
+            let (now, later) = rest.split_at(rest.iter().take(most).take_while(fits).count().max(1));
             results.extend(self.pass(now, &read)?);
             rest = later;
         }

@@ -148,6 +148,12 @@ impl Config {
         1.0 / (self.heads.size as f64).sqrt()
     }
 
+    /// How many of a conversation's tokens a scalar reward reads: up to the last one that is not padding, as transformers
+    /// has it. (Where the padding token is also the end of a turn, that token is not read.)
+    pub fn scored(&self, ids: &[i32]) -> usize {
+        ids.iter().rposition(|id| Some(*id) != self.pad).map_or(ids.len(), |last| last + 1)
+    }
+
     /// Reads `config.json` of a model directory, and the end-of-text ids of its `generation_config.json` if it has one.
     ///
     /// # Errors

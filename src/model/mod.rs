@@ -17,9 +17,11 @@ mod tests;
 
 use crate::base::dtype::Dtype;
 use crate::device::{Arena, Layout, Slot, View};
-use crate::error::Result;
-use config::Config;
+use crate::error::{Error, Result};
+use config::{Config, HeadKind};
 use params::Params;
+use std::path::Path;
+use weights::Missing;
 
 /// A model in memory.
 pub struct Model {
@@ -31,6 +33,44 @@ pub struct Model {
 }
 
 impl Model {
+    /// A model directory, to run: its weights are mapped where the files hold `dtype` already, else converted into memory.
+    /// `dtype` picks the type in memory from the stored one.
+    ///
+    /// # Errors
+    /// Everything that can be wrong with a config or with weights, by name.
+    pub fn open(dir: &Path, dtype: impl Fn(Dtype) -> Dtype) -> Result<Model> {
+        let config = Config::open(dir)?;
+        let dtype = dtype(config.dtype);
+        let (layout, params) = Params::layout(&config, dtype);
+        let weights = weights::open(dir, &layout)?;
+        Ok(Model { config, dtype, layout, params, weights })
+    }
+
+    /// A model directory, to train with this head: the weights are a writable copy. A language model that is given a
+    /// scalar head gets a random reward row; the second value names tensors that were drawn so.
+    ///
+    /// # Errors
+    /// As [`Model::open`]; a scalar model asked for a language-model head.
+    pub fn open_to_train(
+        dir: &Path,
+        dtype: impl Fn(Dtype) -> Dtype,
+        head: HeadKind,
+        seed: u64,
+    ) -> Result<(Model, Vec<String>)> {
+        let mut config = Config::open(dir)?;
+        if config.head == HeadKind::Scalar && head == HeadKind::LanguageModel {
+            return Err(Error::model(format!(
+                "{}: this model has a scalar head and no vocabulary head; it can be trained in stage `scalar` only",
+                dir.display()
+            )));
+        }
+        config.head = head;
+        let dtype = dtype(config.dtype);
+        let (layout, params) = Params::layout(&config, dtype);
+        let (weights, drawn) = weights::open_owned(dir, &layout, Missing::Draw { names: &["score.weight"], seed })?;
+        Ok((Model { config, dtype, layout, params, weights }, drawn))
+    }
+
     /// A model with random weights.
     ///
     /// # Errors
@@ -44,6 +84,14 @@ impl Model {
     /// The weight tensor of a slot.
     pub fn at(&self, slot: &Slot) -> View<'_> {
         self.weights.at(slot)
+    }
+
+    /// Writes config.json and the weights, as they are stored in memory, into a directory that exists.
+    ///
+    /// # Errors
+    /// What the file system refuses.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        weights::save(dir, &self.config, &self.layout, &self.weights, self.dtype)
     }
 
     /// Number of parameters.

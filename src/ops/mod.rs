@@ -38,6 +38,7 @@ pub mod pages;
 pub mod rmsnorm;
 pub mod rope;
 mod rounding;
+pub mod sample;
 pub mod scalar;
 mod softmax;
 pub mod swiglu;

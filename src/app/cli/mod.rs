@@ -3,17 +3,17 @@
 //! Exit codes: 0 success, 2 usage and configuration, 1 what fails while running. Errors are one line on standard error;
 //! results go to standard output or to the file that was asked for, which appears whole or not at all.
 
-mod data;
-mod demo;
+//TMP mod data;
+//TMP mod demo;
 mod generate;
 mod init;
 mod judge;
-mod plan;
+//TMP mod plan;
 mod progress;
 mod rank;
 mod rows;
 mod runtime;
-mod train;
+//TMP mod train;
 
 use crate::error::Result;
 use clap::{Parser, Subcommand};
@@ -29,22 +29,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Train a small judge on a made-up world, end to end, and show what pre-training on unlabelled pairs brings
-    Demo(demo::Args),
+    //TMP /// Train a small judge on a made-up world, end to end, and show what pre-training on unlabelled pairs brings
+    //TMP Demo(demo::Args),
     /// Make a model directory with random weights
     Init(init::Args),
-    /// Train a model as a run file says
-    Train(train::Args),
-    /// Print the memory plan of a training run without starting it
-    Plan(plan::Args),
+    //TMP /// Train a model as a run file says
+    //TMP Train(train::Args),
+    //TMP /// Print the memory plan of a training run without starting it
+    //TMP Plan(plan::Args),
     /// Say which of two responses is better, with a probability
     Judge(judge::Args),
     /// Order several responses to one prompt
     Rank(rank::Args),
     /// Continue prompts
     Generate(generate::Args),
-    /// Look at data as a model will see it
-    Data(data::Args),
+    //TMP /// Look at data as a model will see it
+    //TMP Data(data::Args),
 }
 
 /// Runs the program.
@@ -65,13 +65,13 @@ pub fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Demo(args) => demo::run(args),
+        //TMP Verb::Demo(args) => demo::run(args),
         Verb::Init(args) => init::run(args),
-        Verb::Train(args) => train::run(args),
-        Verb::Plan(args) => plan::run(args),
+        //TMP Verb::Train(args) => train::run(args),
+        //TMP Verb::Plan(args) => plan::run(args),
         Verb::Judge(args) => judge::run(args),
         Verb::Rank(args) => rank::run(args),
         Verb::Generate(args) => generate::run(args),
-        Verb::Data(args) => data::run(args),
+        //TMP Verb::Data(args) => data::run(args),
     }
 }

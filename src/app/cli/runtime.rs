@@ -3,8 +3,16 @@
 use crate::base::dtype::Dtype;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::infer::scorer;
+use crate::model::Model;
+use crate::reward::judge::Prompts;
+use crate::text::chat::Chat;
+use crate::text::jinja::Date;
+use crate::text::template::JudgeTemplate;
+use crate::text::tokenizer::Tokenizer;
 use clap::ValueEnum;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Where and how to compute.
 #[derive(clap::Args, Clone, Debug)]
@@ -70,17 +78,121 @@ pub enum OnErrorArg {
     Skip,
 }
 
-/// A model directory that exists.
-///
-/// # Errors
-/// Names the path and what a model directory holds.
-pub fn model_dir(path: &Path) -> Result<&Path> {
-    if path.join("config.json").is_file() {
-        return Ok(path);
+/// A model directory and how much text it may read at once.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ModelFlags {
+    /// Hugging Face model directory: config.json, model.safetensors, tokenizer.json
+    #[arg(long, short, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Longest text in tokens; by default what the model was made for, up to 8192
+    #[arg(long, value_name = "TOKENS")]
+    pub context: Option<usize>,
+    /// The date that a chat template may print, such as "26 Jul 2024"
+    #[arg(long, value_name = "DATE")]
+    pub template_date: Option<String>,
+}
+
+/// A model that was opened, and its tokenizer.
+pub struct Opened {
+    pub model: Model,
+    pub tokenizer: Arc<Tokenizer>,
+    pub context: usize,
+    date: Option<Date>,
+}
+
+/// Longest context unless another is asked for.
+const CONTEXT: usize = 8192;
+/// Tokens of one scoring pass: enough to keep the matrix products busy.
+const PASS: usize = 4096;
+
+impl ModelFlags {
+    /// Opens the model and its tokenizer.
+    ///
+    /// # Errors
+    /// What is wrong with the directory, by name.
+    pub fn open(&self, runtime: &Runtime) -> Result<Opened> {
+        let model = Model::open(&self.model, |stored| runtime.dtype.resolve(stored))?;
+        let tokenizer = Arc::new(Tokenizer::open(&self.model)?);
+        if tokenizer.vocab_size() > model.config.vocab {
+            return Err(Error::model(format!(
+                "{}: the tokenizer has {} tokens but the model only {}; they do not belong together",
+                self.model.display(),
+                tokenizer.vocab_size(),
+                model.config.vocab
+            )));
+        }
+        let most = model.config.max_positions;
+        let context = match self.context {
+            None => most.min(CONTEXT),
+            Some(n) if (1..=most).contains(&n) => n,
+            Some(n) => {
+                return Err(Error::usage(format!("--context {n}: this model reads from 1 to {most} tokens")));
+            }
+        };
+        let date = self.template_date.as_deref().map(Date::parse).transpose()?;
+        Ok(Opened { model, tokenizer, context, date })
     }
-    let why = if path.is_dir() { "has no config.json" } else { "does not exist" };
-    Err(Error::model(format!(
-        "--model {}: {why}; give a Hugging Face model directory (config.json, model.safetensors, tokenizer.json)",
-        path.display()
-    )))
+}
+
+impl Opened {
+    /// The chat template of the model.
+    ///
+    /// # Errors
+    /// It has none, or one that does not parse.
+    pub fn chat(&self) -> Result<Chat> {
+        let chat = Chat::of(self.tokenizer.clone())?;
+        match self.date {
+            Some(date) => chat.with_date(date),
+            None => Ok(chat),
+        }
+    }
+    /// The scorer that reads this model's prompts.
+    pub fn scorer(&self) -> scorer::Shape {
+        scorer::Shape { context: self.context, pass: PASS }
+    }
+}
+
+/// What judging needs besides the model.
+#[derive(clap::Args, Clone, Debug)]
+pub struct JudgeFlags {
+    #[command(flatten)]
+    pub model: ModelFlags,
+    /// Judge prompt: a text file with the fields {prompt}, {response_a} and {response_b}; ours if not given
+    #[arg(long, value_name = "FILE")]
+    pub template: Option<PathBuf>,
+}
+
+impl JudgeFlags {
+    /// The judge prompt, checked against the model's tokenizer.
+    ///
+    /// # Errors
+    /// A template without a field; labels that are not one token each.
+    pub fn prompts(&self, opened: &Opened) -> Result<Prompts> {
+        let template = match &self.template {
+            Some(path) => JudgeTemplate::open(path)?,
+            None => JudgeTemplate::verdict(),
+        };
+        if template.asks_for_rationale() {
+            return Err(Error::usage(format!(
+                "the template {:?} asks for a rationale before the verdict; this judge reads the verdict at once. \
+                 Use a template that asks for the letter alone",
+                template.name()
+            )));
+        }
+        if self.template.is_some() {
+            eprintln!("gramophone: judge template {}, sha256 {}", template.name(), template.sha256());
+        }
+        Prompts::new(opened.chat()?, template)
+    }
+
+    /// # Errors
+    /// A text of `len` tokens does not fit into `context`.
+    pub fn fits(&self, len: usize, context: usize) -> Result<()> {
+        if len <= context {
+            return Ok(());
+        }
+        Err(Error::data(format!(
+            "{len} tokens with the judge prompt, but {context} fit; nothing is cut: shorten it, or raise --context"
+        )))
+    }
 }

@@ -1,0 +1,176 @@
+//! Rows in, answers out: what judging, ranking and generating share.
+//!
+//! Rows are read as they are needed and answered in batches; answers keep the rows' order. A file of answers appears
+//! whole or not at all.
+
+use super::progress::Progress;
+use super::runtime::{Files, OnErrorArg};
+use crate::base::atomic::AtomicFile;
+use crate::error::{Error, Kind, Result};
+use crate::text::message::Message;
+use crate::text::source::{OnError, Row, Source};
+use serde_json::{Map, Value};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+/// Rows answered together, at most.
+const BATCH_ROWS: usize = 512;
+/// Tokens answered together, about.
+const BATCH_TOKENS: usize = 1 << 17;
+
+/// A row that was understood.
+pub struct Request<T> {
+    /// The row's `id`, or its number.
+    pub id: Value,
+    pub item: T,
+}
+
+/// Reads all rows, answers them in batches and writes one JSON object for each.
+///
+/// # Errors
+/// The first row that `parse` refuses, with its place, unless rows are to be skipped; whatever `answer` returns.
+pub fn answer<T>(
+    files: &Files,
+    what: &str,
+    mut parse: impl FnMut(&Row) -> Result<(T, usize)>,
+    mut answer: impl FnMut(&[Request<T>]) -> Result<Vec<Map<String, Value>>>,
+) -> Result<()> {
+    let skip = files.on_error == OnErrorArg::Skip;
+    let mut rows = Source::open(&[&files.input])?.rows(if skip { OnError::Skip } else { OnError::Fail });
+    let mut output = Output::create(&files.output)?;
+    let mut bar = Progress::new(what);
+    let (mut batch, mut tokens, mut seen, mut refused) = (Vec::new(), 0, 0u64, Refused::default());
+    loop {
+        let row = rows.next().transpose()?;
+        let full = batch.len() == BATCH_ROWS || tokens >= BATCH_TOKENS;
+        if !batch.is_empty() && (full || row.is_none()) {
+            for (request, mut object) in batch.iter().zip(answer(&batch)?) {
+                object.shift_insert(0, "id".into(), request.id.clone());
+                output.line(&object)?;
+            }
+            bar.add(batch.len() as u64);
+            batch.clear();
+            tokens = 0;
+        }
+        let Some(row) = row else { break };
+        seen += 1;
+        match parse(&row) {
+            Ok((item, count)) => {
+                let id = row.value.get("id").cloned().unwrap_or(Value::from(seen));
+                tokens += count;
+                batch.push(Request { id, item });
+            }
+            Err(e) if skip && matches!(e.kind(), Kind::Data) => refused.note(e.at(&row.place)),
+            Err(e) => return Err(e.at(&row.place)),
+        }
+    }
+    if seen + rows.skipped() == 0 {
+        return Err(Error::data(format!("{}: there are no rows in it", files.input)));
+    }
+    output.finish()?;
+    bar.finish();
+    if let Some(first) = rows.first_skipped() {
+        refused.note(Error::data(first));
+        refused.count += rows.skipped() - 1;
+    }
+    refused.report(seen + rows.skipped());
+    Ok(())
+}
+
+/// Rows that were left out.
+#[derive(Default)]
+struct Refused {
+    count: u64,
+    first: Option<String>,
+}
+
+impl Refused {
+    fn note(&mut self, e: Error) {
+        self.count += 1;
+        self.first.get_or_insert_with(|| e.to_string());
+    }
+    fn report(&self, rows: u64) {
+        if let Some(first) = &self.first {
+            eprintln!("gramophone: left out {} of {rows} rows; for one, {first}", self.count);
+        }
+    }
+}
+
+/// Where answers go.
+enum Output {
+    Stdout(BufWriter<std::io::Stdout>),
+    File(AtomicFile),
+}
+
+impl Output {
+    fn create(path: &Path) -> Result<Output> {
+        if path == Path::new("-") {
+            return Ok(Output::Stdout(BufWriter::new(std::io::stdout())));
+        }
+        Ok(Output::File(AtomicFile::create(path)?))
+    }
+
+    fn line(&mut self, object: &Map<String, Value>) -> Result<()> {
+        let mut line = serde_json::to_vec(object).expect("JSON values print");
+        line.push(b'\n');
+        match self {
+            Output::Stdout(out) => out.write_all(&line).map_err(stdout),
+            Output::File(file) => file.append(&line),
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        match self {
+            Output::Stdout(mut out) => out.flush().map_err(stdout),
+            Output::File(file) => file.commit(),
+        }
+    }
+}
+
+/// A reader that went away (`| head`) ends the program quietly; anything else is an error.
+fn stdout(e: std::io::Error) -> Error {
+    if e.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    Error::io("write to", Path::new("standard output"), e)
+}
+
+/// A text field.
+///
+/// # Errors
+/// It is missing or not a text.
+pub fn text<'r>(row: &'r Row, name: &str) -> Result<&'r str> {
+    match row.value.get(name) {
+        Some(Value::String(text)) => Ok(text),
+        Some(other) => {
+            let kind = crate::text::message::kind(other);
+            Err(Error::data(format!("the field {name:?} is {kind}; it must be a text")))
+        }
+        None => Err(missing(row, name)),
+    }
+}
+
+/// A prompt field: a text, or a list of messages.
+///
+/// # Errors
+/// It is missing, empty, or neither.
+pub fn prompt(row: &Row, names: &[&str]) -> Result<Vec<Message>> {
+    let Some(value) = names.iter().find_map(|name| row.value.get(*name)) else {
+        return Err(missing(row, names[0]));
+    };
+    let messages = Message::conversation(value).map_err(|e| e.at(format!("the field {:?}", names[0])))?;
+    if messages.is_empty() {
+        return Err(Error::data(format!("the field {:?} is an empty list of messages", names[0])));
+    }
+    Ok(messages)
+}
+
+fn missing(row: &Row, name: &str) -> Error {
+    let have: Vec<&str> = row.value.keys().map(String::as_str).collect();
+    Error::data(format!("there is no field {name:?}; the row has {}", have.join(", ")))
+}
+
+/// An f32 as the shortest decimal that reads back as the same f32.
+pub fn number(x: f32) -> Value {
+    x.to_string().parse::<f64>().ok().and_then(serde_json::Number::from_f64).map_or(Value::Null, Value::Number)
+}

@@ -1,0 +1,4 @@
+//! Floor 5: rewards. [`judge`] compares two responses, [`rank`] orders many.
+
+pub mod judge;
+pub mod rank;
