@@ -49,24 +49,25 @@ struct Preset {
 const PRESETS: [Preset; 11] = {
     use Family::{Llama, Qwen2, Qwen3};
     const fn row(
-        name: &'static str, family: Family, vocab: usize, width: usize, ffn: usize, layers: usize, heads: [usize; 3],
-        max_positions: usize, tied: bool, stretch: Option<f64>,
+        name: &'static str, family: Family, sizes: [usize; 4], heads: [usize; 3], max_positions: usize, tied: bool,
+        stretch: Option<f64>,
     ) -> Preset {
+        let [vocab, width, ffn, layers] = sizes;
         Preset { name, family, vocab, width, ffn, layers, heads, max_positions, tied, stretch }
     }
     [
-        //  name            family vocab   width ffn   layers heads         positions tied  stretch
-        row("llama-3.2-1b", Llama, 128256, 2048, 8192,  16, [32, 8, 64],  131072, true,  Some(32.0)),
-        row("llama-3.2-3b", Llama, 128256, 3072, 8192,  28, [24, 8, 128], 131072, true,  Some(32.0)),
-        row("llama-3.1-8b", Llama, 128256, 4096, 14336, 32, [32, 8, 128], 131072, false, Some(8.0)),
-        row("qwen2.5-0.5b", Qwen2, 151936, 896,  4864,  24, [14, 2, 64],  32768,  true,  None),
-        row("qwen2.5-1.5b", Qwen2, 151936, 1536, 8960,  28, [12, 2, 128], 131072, true,  None),
-        row("qwen2.5-7b",   Qwen2, 152064, 3584, 18944, 28, [28, 4, 128], 131072, false, None),
-        row("qwen3-0.6b",   Qwen3, 151936, 1024, 3072,  28, [16, 8, 128], 40960,  true,  None),
-        row("qwen3-1.7b",   Qwen3, 151936, 2048, 6144,  28, [16, 8, 128], 40960,  true,  None),
-        row("qwen3-4b",     Qwen3, 151936, 2560, 9728,  36, [32, 8, 128], 40960,  true,  None),
-        row("qwen3-8b",     Qwen3, 151936, 4096, 12288, 36, [32, 8, 128], 40960,  false, None),
-        row("qwen3-14b",    Qwen3, 151936, 5120, 17408, 40, [40, 8, 128], 40960,  false, None),
+        //                          vocab   width ffn    layers query kv size  positions tied stretch
+        row("llama-3.2-1b", Llama, [128256, 2048, 8192,  16],   [32, 8, 64],  131072,  true,  Some(32.0)),
+        row("llama-3.2-3b", Llama, [128256, 3072, 8192,  28],   [24, 8, 128], 131072,  true,  Some(32.0)),
+        row("llama-3.1-8b", Llama, [128256, 4096, 14336, 32],   [32, 8, 128], 131072,  false, Some(8.0)),
+        row("qwen2.5-0.5b", Qwen2, [151936, 896,  4864,  24],   [14, 2, 64],  32768,   true,  None),
+        row("qwen2.5-1.5b", Qwen2, [151936, 1536, 8960,  28],   [12, 2, 128], 131072,  true,  None),
+        row("qwen2.5-7b",   Qwen2, [152064, 3584, 18944, 28],   [28, 4, 128], 131072,  false, None),
+        row("qwen3-0.6b",   Qwen3, [151936, 1024, 3072,  28],   [16, 8, 128], 40960,   true,  None),
+        row("qwen3-1.7b",   Qwen3, [151936, 2048, 6144,  28],   [16, 8, 128], 40960,   true,  None),
+        row("qwen3-4b",     Qwen3, [151936, 2560, 9728,  36],   [32, 8, 128], 40960,   true,  None),
+        row("qwen3-8b",     Qwen3, [151936, 4096, 12288, 36],   [32, 8, 128], 40960,   false, None),
+        row("qwen3-14b",    Qwen3, [151936, 5120, 17408, 40],   [40, 8, 128], 40960,   false, None),
     ]
 };
 

@@ -1,0 +1,87 @@
+//! Weights: arenas filled from a model directory or with random numbers, and written back.
+//!
+//! Slots are named as Hugging Face names the tensors, so a [`Layout`] says everything: which tensors, their shapes and
+//! the types to hold them in. A directory whose types are already those is used where it lies ([`open`]).
+
+mod checkpoint;
+mod safetensors;
+mod save;
+
+pub use checkpoint::{Checkpoint, convert};
+pub use save::{copy_sidecars, save, save_sharded};
+
+use crate::base::dtype::{Elem, Real};
+use crate::base::par::Pool;
+use crate::base::rng::{Rng, Stream};
+use crate::by_dtype;
+use crate::device::{Arena, Init, Layout, Slot};
+use crate::error::Result;
+use std::path::Path;
+
+/// What to do about tensors that a layout has and a directory lacks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Missing<'a> {
+    /// An error.
+    Refuse,
+    /// Those with these names get random weights by their slots' [`Init`], as [`init`] would draw them; others are an
+    /// error. For a new head on an old model.
+    Draw { names: &'a [&'a str], seed: u64 },
+}
+
+/// Weights for reading: mapped where the files hold the layout's types, else converted into memory (float32, bfloat16,
+/// float16 and float64 files into any float type).
+///
+/// # Errors
+/// Damaged, missing or foreign files, with the tensor's name; or the memory is not there.
+pub fn open(dir: &Path, layout: &Layout) -> Result<Arena> {
+    let checkpoint = Checkpoint::open(dir)?;
+    match checkpoint.map(layout)? {
+        Some(arena) => Ok(arena),
+        None => checkpoint.read(layout, Missing::Refuse).map(|(arena, _)| arena),
+    }
+}
+
+/// Weights for training: always a writable copy. Also gives the names of the tensors that were missing and drawn.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_owned(dir: &Path, layout: &Layout, missing: Missing) -> Result<(Arena, Vec<String>)> {
+    Checkpoint::open(dir)?.read(layout, missing)
+}
+
+/// Random weights by each slot's [`Init`]. They depend on the seed, the slot's index and the element alone, and are
+/// drawn in f32: another storage type holds the same numbers, rounded.
+///
+/// # Errors
+/// When the memory is not there.
+pub fn init(layout: &Layout, seed: u64) -> Result<Arena> {
+    let arena = Arena::new("the weights", layout)?;
+    let pool = Pool::new(0);
+    for slot in layout.slots() {
+        draw(&pool, &arena, slot, seed);
+    }
+    Ok(arena)
+}
+
+/// Elements drawn by one thread at a time.
+const PIECE: usize = 1 << 14;
+
+/// Draws one tensor.
+fn draw(pool: &Pool, arena: &Arena, slot: &Slot, seed: u64) {
+    let rng = Rng::new(seed, Stream::Init, slot.index as u64);
+    let element = |i: usize| match slot.init {
+        Init::Zeros => 0.0,
+        Init::Ones => 1.0,
+        Init::Normal(std) => (rng.normal(i as u64) * std as f64) as f32,
+    };
+    let row = arena.at(slot).reshape(1, slot.len());
+    by_dtype!(row.dtype(), T => pool.ranges(slot.len(), PIECE, |range| {
+        let first = range.start;
+        for (i, x) in row.cols_in(range).row_mut::<T>(0).iter_mut().enumerate() {
+            *x = T::put(<T as Elem>::Acc::of(element(first + i) as f64));
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests;
