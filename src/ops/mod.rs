@@ -29,12 +29,16 @@ macro_rules! by_stat {
 }
 
 pub mod adamw;
+pub mod decode;
 pub mod embed;
 pub mod gemm;
+pub mod muon;
 pub mod norm2;
+pub mod pages;
 pub mod rmsnorm;
 pub mod rope;
 mod rounding;
+pub mod sample;
 pub mod scalar;
 mod softmax;
 pub mod swiglu;
