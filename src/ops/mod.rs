@@ -33,6 +33,7 @@ pub mod attention;
 pub mod decode;
 pub mod embed;
 pub mod gemm;
+pub mod muon;
 pub mod norm2;
 pub mod pages;
 pub mod rmsnorm;

@@ -1,0 +1,319 @@
+//! Attention of one new token per sequence over its paged cache.
+//!
+//! ```text
+//! place(j) = table[b, j / P] P + j mod P                                        j < lens[b]
+//! s[j]     = scale sum_k q[b,h,k] k_pool[place(j), h / (H/G), k]
+//! o[b,h,:] = sum_j exp(s[j]) v_pool[place(j), h / (H/G), :] / sum_j exp(s[j])
+//! ```
+//! Positions are split into chunks of [`CHUNK`] at absolute places `0, 512, ..`. A chunk leaves its largest score `m`, its sum `l` of
+//! `exp(s - m)` and its weighted values; then chunks are merged in ascending order. The split is the same for every batch, so a
+//! sequence's bits depend on its own query and cache alone.
+//!
+//! Shapes: `o`, `q` `[B, H*K]`; pools `[pages * P, G*K]`, page `p` being rows `p*P .. (p+1)*P`; `table` `[B, max_pages]` and `lens` `[B]` of i32, entries
+//! of the table beyond a sequence's length unread; the scratch `partials` `[B, >= partials_width(..)]` in the statistics' type. A sequence
+//! of length 0 gives zeros. Dot products sum in the fixed lanes of `sum_by`, values by fused multiply-adds in ascending order of position,
+//! in the accumulator type; `o` is rounded once.
+
+use super::Heads;
+use super::softmax::max_by;
+use crate::base::dtype::{Elem, Real};
+use crate::base::simd::{sum_by, vectorize};
+use crate::by_dtype;
+use crate::device::{Device, View, disjoint};
+
+/// Positions that one partial result covers.
+pub const CHUNK: usize = 512;
+/// The largest head size: weighted values of one head lie in local memory.
+const SIZE: usize = 512;
+
+/// Columns of `partials` that sequences of at most `positions` positions need.
+pub fn partials_width(heads: Heads, positions: usize) -> usize {
+    positions.div_ceil(CHUNK) * heads.query * (heads.size + 2)
+}
+
+/// One query per sequence; `page` is the number of positions in a page.
+pub fn decode_fwd(
+    dev: &Device,
+    o: View,
+    q: View,
+    k_pool: View,
+    v_pool: View,
+    table: View,
+    lens: View,
+    page: usize,
+    heads: Heads,
+    scale: f64,
+    partials: View,
+) {
+    let cache = Cache { k: k_pool, v: v_pool, table, lens, page };
+    let longest = cache.check([o, q], partials, heads);
+    disjoint("decode_fwd", o, &[q, k_pool, v_pool, partials]);
+    disjoint("decode_fwd", partials, &[q, k_pool, v_pool]);
+    let (b, chunks) = (q.rows(), longest.div_ceil(CHUNK));
+    match dev {
+        Device::Cpu(pool) => by_dtype!(q.dtype(), E => {
+            pool.each(b * chunks * heads.kv, 1, |item| {
+                let (i, chunk, group) = (item / heads.kv / chunks, item / heads.kv % chunks, item % heads.kv);
+                if chunk * CHUNK < cache.len(i) {
+                    chunk_fwd::<E>(partials, q, &cache, i, chunk, group, heads, scale);
+                }
+            });
+            pool.each(b * heads.query, 1, |item| {
+                let (i, head) = (item / heads.query, item % heads.query);
+                let o = o.cols_in(head * heads.size..(head + 1) * heads.size).row_mut::<E>(i);
+                vectorize(#[inline(always)] || merge(o, partials, i, cache.len(i).div_ceil(CHUNK), head, heads));
+            });
+        }),
+    }
+}
+
+/// The paged keys and values of a batch.
+struct Cache<'a> {
+    k: View<'a>,
+    v: View<'a>,
+    table: View<'a>,
+    lens: View<'a>,
+    page: usize,
+}
+
+impl Cache<'_> {
+    fn len(&self, i: usize) -> usize {
+        self.lens.slice::<i32>()[i] as usize
+    }
+
+    /// The pool's row of position `j` of sequence `i`.
+    #[inline(always)]
+    fn place(&self, i: usize, j: usize) -> usize {
+        self.table.row::<i32>(i)[j / self.page] as usize * self.page + j % self.page
+    }
+
+    /// Checks every shape and every page that will be read; the length of the longest sequence.
+    fn check(&self, [o, q]: [View; 2], partials: View, heads: Heads) -> usize {
+        let (b, Heads { query, kv, size }) = (q.rows(), heads);
+        assert!(
+            q.shape() == [b, query * size]
+                && o.shape() == q.shape()
+                && self.k.cols() == kv * size
+                && self.v.shape() == self.k.shape()
+                && self.table.rows() == b
+                && self.lens.len() == b,
+            "decode_fwd: o {:?}, q {:?}, pools {:?} and {:?}, table {:?}, lens {:?}, {heads:?}",
+            o.shape(),
+            q.shape(),
+            self.k.shape(),
+            self.v.shape(),
+            self.table.shape(),
+            self.lens.shape()
+        );
+        assert!(
+            size <= SIZE && query % kv == 0 && self.page > 0 && self.k.rows() % self.page == 0,
+            "decode_fwd: {heads:?}, pages of {} in {:?}",
+            self.page,
+            self.k.shape()
+        );
+        let pages = self.k.rows() / self.page;
+        for i in 0..b {
+            let len = self.lens.slice::<i32>()[i];
+            let room = self.table.cols() * self.page;
+            assert!(len >= 0 && len as usize <= room, "decode_fwd: length {len} of sequence {i} is not in 0..={room}");
+            for page in &self.table.row::<i32>(i)[..(len as usize).div_ceil(self.page)] {
+                let exists = *page >= 0 && (*page as usize) < pages;
+                assert!(exists, "decode_fwd: page {page} of sequence {i} is not in 0..{pages}");
+            }
+        }
+        let longest = (0..b).map(|i| self.len(i)).max().unwrap_or(0);
+        assert!(
+            partials.rows() >= b && partials.cols() >= partials_width(heads, longest),
+            "decode_fwd: partials {:?} for {b} sequences of at most {longest} positions, {heads:?}",
+            partials.shape()
+        );
+        longest
+    }
+}
+
+/// The partial result of one head: largest score, sum, weighted values.
+#[inline(always)]
+fn partial<'a>(partials: View<'a>, chunk: usize, head: usize, heads: Heads) -> View<'a> {
+    let start = (chunk * heads.query + head) * (heads.size + 2);
+    partials.cols_in(start..start + heads.size + 2)
+}
+
+/// Every query head of one group over one chunk.
+fn chunk_fwd<E: Elem>(
+    partials: View,
+    q: View,
+    cache: &Cache,
+    i: usize,
+    chunk: usize,
+    group: usize,
+    heads: Heads,
+    scale: f64,
+) {
+    let (start, end) = (chunk * CHUNK, ((chunk + 1) * CHUNK).min(cache.len(i)));
+    let mut places = [0; CHUNK];
+    for (place, j) in places.iter_mut().zip(start..end) {
+        *place = cache.place(i, j);
+    }
+    let places = &places[..end - start];
+    let cols = group * heads.size..(group + 1) * heads.size;
+    let (k, v) = (cache.k.cols_in(cols.clone()), cache.v.cols_in(cols));
+    let sharing = heads.query / heads.kv;
+    for head in group * sharing..(group + 1) * sharing {
+        let q = &q.row::<E>(i)[head * heads.size..(head + 1) * heads.size];
+        let out = partial(partials, chunk, head, heads).row_mut::<E::Acc>(i);
+        vectorize(
+            #[inline(always)]
+            || head_fwd::<E>(out, q, k, v, places, E::Acc::of(scale)),
+        );
+    }
+}
+
+#[inline(always)]
+fn head_fwd<E: Elem>(out: &mut [E::Acc], q: &[E], k: View, v: View, places: &[usize], scale: E::Acc) {
+    let mut s = [E::Acc::ZERO; CHUNK];
+    let s = &mut s[..places.len()];
+    for (s, place) in s.iter_mut().zip(places) {
+        let k = &k.row::<E>(*place)[..q.len()];
+        *s = scale * sum_by(q.len(), |i| q[i].get() * k[i].get());
+    }
+    let largest = max_by(s.len(), |j| s[j]);
+    for s in s.iter_mut() {
+        *s = (*s - largest).exp();
+    }
+    out[0] = largest;
+    out[1] = sum_by(s.len(), |j| s[j]);
+    let mut sum = [E::Acc::ZERO; SIZE];
+    let sum = &mut sum[..q.len()];
+    for (s, place) in s.iter().zip(places) {
+        for (sum, v) in sum.iter_mut().zip(v.row::<E>(*place)) {
+            *sum = s.fma(v.get(), *sum);
+        }
+    }
+    out[2..].copy_from_slice(sum);
+}
+
+#[inline(always)]
+fn merge<E: Elem>(o: &mut [E], partials: View, i: usize, chunks: usize, head: usize, heads: Heads) {
+    let part = |chunk: usize| partial(partials, chunk, head, heads).row::<E::Acc>(i);
+    let largest = max_by(chunks, |c| part(c)[0]);
+    let mut total = E::Acc::ZERO;
+    let mut sum = [E::Acc::ZERO; SIZE];
+    for c in 0..chunks {
+        let part = part(c);
+        let weight = (part[0] - largest).exp();
+        total = part[1].fma(weight, total);
+        for (sum, x) in sum.iter_mut().zip(&part[2..]) {
+            *sum = x.fma(weight, *sum);
+        }
+    }
+    let inverse = if chunks == 0 { E::Acc::ZERO } else { E::Acc::ONE / total };
+    for (o, sum) in o.iter_mut().zip(sum) {
+        *o = E::put(sum * inverse);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::dtype::bf16;
+    use crate::ops::check::{close, dot, matrix, normals, stored};
+
+    const HEADS: Heads = Heads { query: 6, kv: 2, size: 20 };
+    const PAGE: usize = 48;
+    const PAGES: usize = 80;
+    const LENS: [usize; 6] = [1, 511, 512, 513, 0, 1300];
+    const SCALE: f64 = 0.3;
+
+    struct Case<E> {
+        q: Vec<E>,
+        k: Vec<E>,
+        v: Vec<E>,
+    }
+
+    fn case<E: Elem>() -> Case<E> {
+        let pool = PAGES * PAGE * HEADS.kv * HEADS.size;
+        let q = normals(1, LENS.len() * HEADS.query * HEADS.size);
+        Case { q: stored(&q), k: stored(&normals(2, pool)), v: stored(&normals(3, pool)) }
+    }
+
+    /// Pages in no order, none shared; -1 where a sequence has ended.
+    fn tables() -> Vec<Vec<i32>> {
+        let mut free = (0..PAGES as i32).map(|p| p * 37 % PAGES as i32);
+        let table = |len: &usize| {
+            let mut pages: Vec<i32> = free.by_ref().take(len.div_ceil(PAGE)).collect();
+            pages.resize(28, -1);
+            pages
+        };
+        LENS.iter().map(table).collect()
+    }
+
+    fn decode<E: Elem>(threads: usize, case: &mut Case<E>, which: &[usize]) -> Vec<E> {
+        let row = HEADS.query * HEADS.size;
+        let mut q: Vec<E> = which.iter().flat_map(|i| case.q[i * row..(i + 1) * row].to_vec()).collect();
+        let mut table: Vec<i32> = which.iter().flat_map(|i| tables()[*i].clone()).collect();
+        let mut lens: Vec<i32> = which.iter().map(|i| LENS[*i] as i32).collect();
+        let (b, width) = (which.len(), partials_width(HEADS, 1300));
+        let (mut o, mut partials) = (q.clone(), vec![E::Acc::of(f64::NAN); b * width]);
+        let (k, v) = (matrix(&mut case.k, PAGES * PAGE), matrix(&mut case.v, PAGES * PAGE));
+        let (table, lens, partials) = (matrix(&mut table, b), View::of(&mut lens), matrix(&mut partials, b));
+        let dev = Device::cpu(threads);
+        decode_fwd(&dev, matrix(&mut o, b), matrix(&mut q, b), k, v, table, lens, PAGE, HEADS, SCALE, partials);
+        o
+    }
+
+    /// Plain softmax attention, position by position.
+    fn oracle() -> Vec<f64> {
+        let (case, width) = (case::<f64>(), HEADS.kv * HEADS.size);
+        let mut o = Vec::new();
+        for (i, len) in LENS.iter().enumerate() {
+            for head in 0..HEADS.query {
+                let at = (i * HEADS.query + head) * HEADS.size;
+                let q = &case.q[at..at + HEADS.size];
+                let first = |j: usize| {
+                    let row = tables()[i][j / PAGE] as usize * PAGE + j % PAGE;
+                    row * width + head / 3 * HEADS.size
+                };
+                let rows: Vec<usize> = (0..*len).map(first).collect();
+                let p: Vec<f64> = rows.iter().map(|at| (SCALE * dot(q, &case.k[*at..at + HEADS.size])).exp()).collect();
+                let total: f64 = p.iter().sum();
+                let value = |k: usize| p.iter().zip(&rows).map(|(p, at)| p / total * case.v[at + k]).sum::<f64>();
+                o.extend((0..HEADS.size).map(value));
+            }
+        }
+        o
+    }
+
+    #[test]
+    fn it_is_softmax_attention() {
+        let (all, want) = ([0, 1, 2, 3, 4, 5], oracle());
+        close("f64", &decode(2, &mut case::<f64>(), &all), &want, 1e-12);
+        close("f32", &decode(2, &mut case::<f32>(), &all), &want, 2e-6);
+        close("bf16", &decode(2, &mut case::<bf16>(), &all), &want, 0.03);
+    }
+
+    #[test]
+    fn neither_batch_nor_threads_change_a_bit() {
+        let mut case = case::<f32>();
+        let row = HEADS.query * HEADS.size;
+        let all = decode(1, &mut case, &[0, 1, 2, 3, 4, 5]);
+        assert_eq!(decode(2, &mut case, &[0, 1, 2, 3, 4, 5]), all);
+        for i in 0..LENS.len() {
+            assert_eq!(decode(2, &mut case, &[i]), all[i * row..(i + 1) * row]);
+            let pair = decode(1, &mut case, &[5, i]);
+            assert_eq!(pair[row..], all[i * row..(i + 1) * row]);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "page 80 of sequence 0 is not in 0..80")]
+    fn a_page_outside_the_pool_is_named() {
+        let mut case = case::<f32>();
+        let (k, v) = (matrix(&mut case.k, PAGES * PAGE), matrix(&mut case.v, PAGES * PAGE));
+        let q = matrix(&mut case.q, 6).top(1);
+        let (mut o, mut partials) = (vec![0f32; q.len()], vec![0f32; partials_width(HEADS, 3)]);
+        let (o, partials) = (View::of(&mut o), View::of(&mut partials));
+        let (mut table, mut lens) = ([80], [3]);
+        let (table, lens) = (View::of(&mut table), View::of(&mut lens));
+        decode_fwd(&Device::cpu(1), o, q, k, v, table, lens, PAGE, HEADS, SCALE, partials);
+    }
+}

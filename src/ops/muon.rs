@@ -1,0 +1,335 @@
+//! Muon (Jordan et al., 2024): momentum whose matrix is brought close to the nearest orthogonal one, by five steps of a quintic
+//! Newton-Schulz iteration.
+//!
+//! ```text
+//! g' = clip g
+//! m  = m + (1 - momentum) (g' - m)
+//! u  = g' + momentum (m - g')                                     Nesterov
+//! X  = u / (|u| + 1e-7)                                           |.| Frobenius
+//! five times:  A = X X^T,  X = 3.4445 X - 4.7750 A X + 2.0315 A A X
+//! p  = p (1 - lr decay) - lr 0.2 sqrt(max(rows, cols)) X
+//! ```
+//! The iteration leaves singular vectors as they are and moves singular values near 1 (to about 0.7 .. 1.2). The factor gives
+//! updates the root mean square of AdamW's, so that one learning rate serves both (Liu et al., 2025). Only for matrices; embeddings, heads and
+//! vectors belong to AdamW.
+//!
+//! With more rows than columns the products are taken on the other side (`A = X^T X`, `X A`), so `A` is always `[n, n]` with
+//! `n = min(rows, cols)`. `A` and its square are symmetric: blocks below the diagonal are computed, those above mirrored.
+//!
+//! Shapes: `p`, `m`, `g` `[rows, cols]`, contiguous; `m` and the scratch have the statistics' type of `p`; `g` any floating-point type. A bf16 `p` is rounded at
+//! random, keyed by (seed, step, element of the whole arena).
+
+use super::gemm::{Into, gemm_nn, gemm_nt, gemm_tn};
+use super::norm2::{blocks, norm2};
+use super::rounding::{BLOCK, Draws, Rounded};
+use crate::base::dtype::{Dtype, Elem, Real, bf16};
+use crate::base::par::Pool;
+use crate::base::simd::vectorize;
+use crate::by_dtype;
+use crate::device::{Device, View, disjoint};
+
+/// The settings of one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Muon {
+    pub lr: f64,
+    pub momentum: f64,
+    /// Weight decay, decoupled: the parameter shrinks by `lr * decay` a step.
+    pub decay: f64,
+    /// What gradients are multiplied with first; 1 where nothing is clipped.
+    pub clip: f64,
+    /// Counted from 1; with `seed`, the key of random rounding.
+    pub step: u64,
+    pub seed: u64,
+}
+
+/// Memory for one matrix at a time, in the statistics' type; the same for every matrix of a model, cut to shape.
+#[derive(Clone, Copy)]
+pub struct MuonScratch<'a> {
+    /// `[rows, cols]` each.
+    pub x: View<'a>,
+    pub y: View<'a>,
+    /// `[n, n]` each, `n = min(rows, cols)`.
+    pub gram: View<'a>,
+    pub poly: View<'a>,
+    /// f64, as [`norm2`] needs it for a matrix.
+    pub partials: View<'a>,
+}
+
+const STEPS: usize = 5;
+const COEFFICIENTS: [f64; 3] = [3.4445, -4.7750, 2.0315];
+/// Rows of a symmetric product computed at a time: the grain at which the upper half is spared.
+const ROWS: usize = 128;
+
+/// One step of one matrix; `first` is the index of its element 0 in the whole arena.
+pub fn muon(dev: &Device, hp: &Muon, p: View, m: View, g: View, scratch: MuonScratch, first: u64) {
+    let [rows, cols] = p.shape();
+    let (n, stat) = (rows.min(cols), p.dtype().stat());
+    let MuonScratch { x, y, gram, poly, partials } = scratch;
+    assert!(
+        [m, g, x, y].iter().all(|v| v.shape() == [rows, cols]) && [gram, poly].iter().all(|v| v.shape() == [n, n]),
+        "muon: p {:?}, m {:?}, g {:?}, scratch {:?} {:?} {:?} {:?}",
+        p.shape(),
+        m.shape(),
+        g.shape(),
+        x.shape(),
+        y.shape(),
+        gram.shape(),
+        poly.shape()
+    );
+    assert!(
+        [m, x, y, gram, poly].iter().all(|v| v.dtype() == stat && v.is_contiguous())
+            && p.is_contiguous()
+            && g.is_contiguous()
+            && partials.len() >= blocks(p.len()),
+        "muon: contiguous tensors of {stat}, and {} partial sums, are needed",
+        blocks(p.len())
+    );
+    let all = [p, m, g, x, y, gram, poly];
+    for (i, view) in all.iter().enumerate() {
+        disjoint("muon", *view, &all[i + 1..]);
+    }
+    match dev {
+        Device::Cpu(pool) => by_stat!(stat, A => {
+            by_dtype!(g.dtype(), G => average::<A, G>(pool, hp, x, m, g));
+            orthogonalise::<A>(dev, pool, scratch);
+            match p.dtype() {
+                Dtype::Bf16 => apply::<bf16>(pool, hp, p, y, first),
+                _ => apply::<A>(pool, hp, p, y, first),
+            }
+        }),
+    }
+}
+
+/// The new momentum, and in `u` what Nesterov looks ahead to.
+fn average<A: Real, G: Elem>(pool: &Pool, hp: &Muon, u: View, m: View, g: View) {
+    let (clip, keep, new) = (A::of(hp.clip), A::of(hp.momentum), A::of(1.0 - hp.momentum));
+    pool.each(u.rows(), 1, |i| {
+        let (u, m, g) = (u.row_mut::<A>(i), m.row_mut::<A>(i), g.row::<G>(i));
+        vectorize(
+            #[inline(always)]
+            || {
+                for ((u, m), g) in u.iter_mut().zip(m).zip(g) {
+                    let g = clip * A::of(g.get().f64());
+                    *m = new.fma(g - *m, *m);
+                    *u = keep.fma(*m - g, g);
+                }
+            },
+        );
+    });
+}
+
+/// Takes the matrix in `scratch.x` to the nearly orthogonal one in `scratch.y`.
+fn orthogonalise<A: Real>(dev: &Device, pool: &Pool, scratch: MuonScratch) {
+    let MuonScratch { mut x, mut y, gram, poly, partials } = scratch;
+    let [rows, cols] = x.shape();
+    let mut square = [0.0];
+    norm2(dev, View::of(&mut square), partials, x);
+    let inverse = A::of(1.0 / (square[0].sqrt() + 1e-7));
+    scale::<A>(pool, x, x, inverse);
+    let [a, b, c] = COEFFICIENTS.map(A::of);
+    for _ in 0..STEPS {
+        // gram = A, poly = b A + c A^2, y = a x + poly x.
+        if rows <= cols {
+            symmetric::<A>(pool, gram, |out, rows, cols| {
+                gemm_nt(dev, out, x.rows_in(rows), x.rows_in(cols), None, None)
+            });
+        } else {
+            symmetric::<A>(pool, gram, |out, rows, cols| {
+                gemm_tn(dev, out, x.cols_in(rows), x.cols_in(cols), Into::Store)
+            });
+        }
+        symmetric::<A>(pool, poly, |out, rows, cols| {
+            gemm_nt(dev, out, gram.rows_in(rows), gram.rows_in(cols), None, None)
+        });
+        combine::<A>(pool, poly, gram, b, c);
+        scale::<A>(pool, y, x, a);
+        if rows <= cols {
+            gemm_nn(dev, y, poly, x, Into::Add);
+        } else {
+            gemm_nn(dev, y, x, poly, Into::Add);
+        }
+        (x, y) = (y, x);
+    }
+    // An odd number of swaps: the result lies where the caller looks for it.
+    const { assert!(STEPS % 2 == 1) };
+}
+
+/// A symmetric matrix by `product(block, rows, columns)` on blocks of rows up to the diagonal; the rest is mirrored.
+fn symmetric<A: Real>(pool: &Pool, out: View, product: impl Fn(View, std::ops::Range<usize>, std::ops::Range<usize>)) {
+    let n = out.rows();
+    for start in (0..n).step_by(ROWS) {
+        let end = (start + ROWS).min(n);
+        product(out.rows_in(start..end).cols_in(0..end), start..end, 0..end);
+    }
+    pool.each(n, 16, |i| {
+        for j in i / ROWS * ROWS + ROWS..n {
+            // SAFETY: i, j < n; only blocks above the diagonal are written, only blocks below it read.
+            unsafe { *out.ptr_mut::<A>().add(i * out.stride() + j) = *out.ptr::<A>().add(j * out.stride() + i) };
+        }
+    });
+}
+
+/// `to = factor from`; they may be one view.
+fn scale<A: Real>(pool: &Pool, to: View, from: View, factor: A) {
+    pool.each(to.rows(), 1, |i| {
+        for j in 0..to.cols() {
+            let x = from.row::<A>(i)[j];
+            to.row_mut::<A>(i)[j] = factor * x;
+        }
+    });
+}
+
+/// `square = b gram + c square`.
+fn combine<A: Real>(pool: &Pool, square: View, gram: View, b: A, c: A) {
+    pool.each(square.rows(), 1, |i| {
+        let (square, gram) = (square.row_mut::<A>(i), gram.row::<A>(i));
+        vectorize(
+            #[inline(always)]
+            || {
+                for (square, gram) in square.iter_mut().zip(gram) {
+                    *square = b * *gram + c * *square;
+                }
+            },
+        );
+    });
+}
+
+/// Decay and the step itself.
+fn apply<P: Rounded>(pool: &Pool, hp: &Muon, p: View, x: View, first: u64) {
+    let shrink = P::Acc::of(1.0 - hp.lr * hp.decay);
+    let factor = P::Acc::of(-hp.lr * 0.2 * (p.rows().max(p.cols()) as f64).sqrt());
+    let draws = Draws::new(hp.seed, hp.step);
+    let (p, x) = (p.reshape(1, p.len()), x.reshape(1, x.len()));
+    pool.ranges(p.len(), BLOCK, |range| {
+        let [words] = draws.block(first + range.start as u64);
+        let (p, x) = (p.cols_in(range.clone()).row_mut::<P>(0), x.cols_in(range).row::<P::Acc>(0));
+        vectorize(
+            #[inline(always)]
+            || {
+                for ((p, x), word) in p.iter_mut().zip(x).zip(words) {
+                    *p = P::put_random(factor.fma(*x, p.get() * shrink), word);
+                }
+            },
+        );
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{close, dot, matrix, normals, stored};
+
+    /// Orthonormal rows from random ones, by Gram and Schmidt, twice for accuracy.
+    fn orthonormal(key: u64, rows: usize, cols: usize) -> Vec<Vec<f64>> {
+        let mut basis: Vec<Vec<f64>> = Vec::new();
+        for row in normals(key, rows * cols).chunks(cols) {
+            let mut row = row.to_vec();
+            for _ in 0..2 {
+                for b in &basis {
+                    let along = dot(&row, b);
+                    row.iter_mut().zip(b).for_each(|(x, b)| *x -= along * b);
+                }
+                let length = dot(&row, &row).sqrt();
+                row.iter_mut().for_each(|x| *x /= length);
+            }
+            basis.push(row);
+        }
+        basis
+    }
+
+    /// `U^T diag(s) V`, from rows of singular vectors.
+    fn compose(u: &[Vec<f64>], s: &[f64], v: &[Vec<f64>]) -> Vec<f64> {
+        let (rows, cols) = (u[0].len(), v[0].len());
+        let at = |i: usize, j: usize| (0..s.len()).map(|k| u[k][i] * s[k] * v[k][j]).sum::<f64>();
+        (0..rows * cols).map(|e| at(e / cols, e % cols)).collect()
+    }
+
+    fn settings() -> Muon {
+        Muon { lr: 0.1, momentum: 0.95, decay: 0.3, clip: 0.5, step: 1, seed: 7 }
+    }
+
+    fn step<P: Rounded>(threads: usize, rows: usize, p: &mut [P], m: &mut [P::Acc], g: &[f64]) {
+        let n = rows.min(p.len() / rows);
+        let mut g = g.to_vec();
+        let [mut x, mut y] = [(); 2].map(|()| vec![P::Acc::ZERO; p.len()]);
+        let [mut gram, mut poly] = [(); 2].map(|()| vec![P::Acc::of(f64::NAN); n * n]);
+        let mut partials = vec![0.0; blocks(p.len())];
+        let scratch = MuonScratch {
+            x: matrix(&mut x, rows),
+            y: matrix(&mut y, rows),
+            gram: matrix(&mut gram, n),
+            poly: matrix(&mut poly, n),
+            partials: View::of(&mut partials),
+        };
+        let (p, m, g) = (matrix(p, rows), matrix(m, rows), matrix(&mut g, rows));
+        muon(&Device::cpu(threads), &settings(), p, m, g, scratch, 100);
+    }
+
+    /// In the basis of singular vectors the iteration is a polynomial of each singular value.
+    #[test]
+    fn it_moves_singular_values_and_nothing_else() {
+        for (rows, cols) in [(6, 9), (9, 6), (5, 5), (1, 4), (200, 150), (140, 260)] {
+            let n = rows.min(cols);
+            let (u, v) = (orthonormal(1, n, rows), orthonormal(2, n, cols));
+            let s: Vec<f64> = (0..n).map(|i| 0.3 + i as f64 / n as f64).collect();
+            let g = compose(&u, &s, &v);
+            let (p0, mut m) = (normals(3, rows * cols), vec![0.0; rows * cols]);
+            let mut p = p0.clone();
+            step(2, rows, &mut p, &mut m, &g);
+            let hp = settings();
+            let length = dot(&s, &s).sqrt();
+            let moved = |s: &f64| {
+                let mut x = s / length;
+                for _ in 0..STEPS {
+                    x = 3.4445 * x - 4.7750 * x.powi(3) + 2.0315 * x.powi(5);
+                }
+                assert!((0.3..1.3).contains(&x), "{x}");
+                x
+            };
+            let update = compose(&u, &s.iter().map(moved).collect::<Vec<_>>(), &v);
+            let factor = hp.lr * 0.2 * (rows.max(cols) as f64).sqrt();
+            let want: Vec<f64> =
+                p0.iter().zip(&update).map(|(p, x)| p * (1.0 - hp.lr * hp.decay) - factor * x).collect();
+            close("p", &p, &want, 1e-6);
+            close("m", &m, &g.iter().map(|g| 0.05 * 0.5 * g).collect::<Vec<_>>(), 1e-12);
+        }
+    }
+
+    #[test]
+    fn momentum_accumulates() {
+        let (g1, g2) = (normals(1, 12), normals(2, 12));
+        let (mut p, mut m) = (normals(3, 12), vec![0.0; 12]);
+        step(1, 3, &mut p, &mut m, &g1);
+        step(1, 3, &mut p, &mut m, &g2);
+        let want: Vec<f64> = g1.iter().zip(&g2).map(|(a, b)| 0.5 * (0.95 * 0.05 * a + 0.05 * b)).collect();
+        close("m", &m, &want, 1e-12);
+    }
+
+    #[test]
+    fn stored_types_follow_f64_and_threads_change_no_bit() {
+        let (rows, cols) = (150, 140);
+        let (p0, g) = (normals(3, rows * cols), normals(4, rows * cols));
+        let (mut exact, mut m) = (p0.clone(), vec![0.0; rows * cols]);
+        step(1, rows, &mut exact, &mut m, &g);
+        let run = |threads| {
+            let (mut p, mut m): (Vec<f32>, _) = (stored(&p0), vec![0f32; rows * cols]);
+            step(threads, rows, &mut p, &mut m, &g);
+            p
+        };
+        let single = run(1);
+        close("f32", &single, &exact, 1e-4);
+        assert_eq!(run(2), single);
+        let (mut half, mut m): (Vec<bf16>, _) = (stored(&p0), vec![0f32; rows * cols]);
+        step(2, rows, &mut half, &mut m, &g);
+        close("bf16", &half, &exact, 0.02);
+        let lean = half.iter().zip(&exact).map(|(h, e)| h.to_f32() as f64 - e).sum::<f64>() / exact.len() as f64;
+        assert!(lean.abs() < 1e-4, "random rounding leans by {lean}");
+    }
+
+    #[test]
+    fn a_zero_gradient_only_decays() {
+        let mut p = vec![1.0f32; 6];
+        step(1, 2, &mut p, &mut [0.0; 6], &[0.0; 6]);
+        assert!(p.iter().all(|p| (p - 0.97).abs() < 1e-6));
+    }
+}

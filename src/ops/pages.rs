@@ -1,0 +1,78 @@
+//! Writing keys and values into a paged cache.
+//!
+//! ```text
+//! k_pool[places[t],:] = k[t,:]
+//! v_pool[places[t],:] = v[t,:]
+//! ```
+//! A pool is `[pages * P, G*K]`: page `p` is rows `p*P .. (p+1)*P`. Shapes: `k`, `v` `[T, G*K]` of the pools' type, `places` `[T]` of i32. Of
+//! tokens with one place, the last stays.
+
+use super::indices;
+use crate::by_dtype;
+use crate::device::{Device, View, disjoint};
+
+/// Columns that one thread copies: places may repeat, columns do not.
+const COLS: usize = 256;
+
+/// Copies each token's key and value to its place.
+pub fn pages_write(dev: &Device, k_pool: View, v_pool: View, k: View, v: View, places: View) {
+    let [t, width] = k.shape();
+    assert!(
+        v.shape() == [t, width]
+            && k_pool.cols() == width
+            && v_pool.shape() == k_pool.shape()
+            && places.len() == t
+            && [v, k_pool, v_pool].iter().all(|x| x.dtype() == k.dtype()),
+        "pages_write: pools {:?} and {:?}, k {:?}, v {:?}, places {:?}",
+        k_pool.shape(),
+        v_pool.shape(),
+        k.shape(),
+        v.shape(),
+        places.shape()
+    );
+    disjoint("pages_write", k_pool, &[v_pool, k, v]);
+    disjoint("pages_write", v_pool, &[k, v]);
+    let places = indices("pages_write", "place", places, k_pool.rows());
+    match dev {
+        Device::Cpu(pool) => by_dtype!(k.dtype(), E => pool.ranges(width, COLS, |cols| {
+            for (pool, x) in [(k_pool, k), (v_pool, v)] {
+                let (pool, x) = (pool.cols_in(cols.clone()), x.cols_in(cols.clone()));
+                for (i, place) in places.iter().enumerate() {
+                    pool.row_mut::<E>(*place as usize).copy_from_slice(x.row(i));
+                }
+            }
+        })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::dtype::bf16;
+    use crate::ops::check::{matrix, normals, stored};
+
+    #[test]
+    fn tokens_go_to_their_places_and_the_rest_stays() {
+        let width = 300;
+        let (mut k, mut v): (Vec<bf16>, Vec<bf16>) = (stored(&normals(1, 3 * width)), stored(&normals(2, 3 * width)));
+        let [mut k_pool, mut v_pool] = [(); 2].map(|()| vec![bf16::ONE; 6 * width]);
+        let mut places = [4, 1, 4];
+        let (k_view, v_view) = (matrix(&mut k, 3), matrix(&mut v, 3));
+        let (k_rows, v_rows) = (matrix(&mut k_pool, 6), matrix(&mut v_pool, 6));
+        pages_write(&Device::cpu(2), k_rows, v_rows, k_view, v_view, View::of(&mut places));
+        for (pool, x) in [(k_rows, k_view), (v_rows, v_view)] {
+            assert_eq!(pool.row::<bf16>(1), x.row::<bf16>(1));
+            assert_eq!(pool.row::<bf16>(4), x.row::<bf16>(2));
+            assert!([0, 2, 3, 5].iter().all(|r| pool.row::<bf16>(*r).iter().all(|x| *x == bf16::ONE)));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "place 6 (number 0) is not in 0..6")]
+    fn a_place_outside_the_pool_is_named() {
+        let [mut k, mut v, mut k_pool, mut v_pool] = [vec![0f32; 2], vec![0f32; 2], vec![0f32; 12], vec![0f32; 12]];
+        let (k, v) = (matrix(&mut k, 1), matrix(&mut v, 1));
+        let (k_pool, v_pool) = (matrix(&mut k_pool, 6), matrix(&mut v_pool, 6));
+        pages_write(&Device::cpu(1), k_pool, v_pool, k, v, View::of(&mut [6i32]));
+    }
+}

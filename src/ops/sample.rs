@@ -1,0 +1,336 @@
+//! Choosing the next token of every sequence.
+//!
+//! ```text
+//! temperature 0:  id = argmax_v logits[v], the lowest id on ties
+//! otherwise:      q[v] = exp((logits[v] - max) / temperature)
+//!   top_k         keep the k tokens with the largest logits
+//!   top_p         of these, keep the fewest with the largest logits that hold at least top_p of their mass
+//!   min_p         of these, keep those with q[v] >= min_p max q
+//!                 id = argmax over the kept of q[v] / e[v],  e[v] = -ln u[v],  u[v] uniform
+//! logprob = logits[id] - ln sum_v exp(logits[v])
+//! ```
+//! The last argmax is the Gumbel-max trick (`ln q[v] - ln e[v]` is a logit plus Gumbel noise): token `v` wins with probability `q[v]` over
+//! the kept sum. The bits of `u[v]` are keyed by (seed, step, token id), so a token depends on its row of logits and its own
+//! settings, on nothing else. Filters come in the order of transformers; where logits tie at an edge, lower ids are kept. The
+//! log-probability is that of the plain distribution: temperature 1, nothing filtered.
+//!
+//! Shapes: `logits` `[R, V]`, `ids` `[R]` of i32, `logprobs` `[R]` in the statistics' type. The edges of top-k and top-p are found by selection
+//! over the bits of the logits (as f32), a byte at a time: no sorting, no memory. A row with NaN gives some id and a NaN log-probability.
+
+use super::softmax::{log_sum_exp, max_by};
+use crate::base::dtype::{Elem, Real};
+use crate::base::rng::{Rng, Stream};
+use crate::base::simd::vectorize;
+use crate::by_dtype;
+use crate::device::{Device, View, disjoint};
+
+/// How one sequence draws its next token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 takes the most likely token.
+    pub temperature: f32,
+    /// 0 keeps all.
+    pub top_k: u32,
+    /// In (0, 1]; 1 keeps all.
+    pub top_p: f32,
+    /// In [0, 1]; 0 keeps all.
+    pub min_p: f32,
+    pub seed: u64,
+    /// The number of the token in its sequence.
+    pub step: u64,
+}
+
+impl Sampling {
+    /// The most likely token.
+    pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0, step: 0 };
+}
+
+/// Tokens whose noise is drawn at a time.
+const BLOCK: usize = 256;
+
+/// One token per row, each by its own settings.
+pub fn sample(dev: &Device, ids: View, logprobs: View, logits: View, settings: &[Sampling]) {
+    let [r, v] = logits.shape();
+    assert!(
+        ids.len() == r && logprobs.len() == r && settings.len() == r && v > 0,
+        "sample: ids {:?}, logprobs {:?}, logits {:?}, {} settings",
+        ids.shape(),
+        logprobs.shape(),
+        logits.shape(),
+        settings.len()
+    );
+    for s in settings {
+        let open = s.temperature >= 0.0 && s.temperature.is_finite() && s.top_p > 0.0 && (0.0..=1.0).contains(&s.min_p);
+        assert!(open, "sample: {s:?}");
+    }
+    disjoint("sample", ids, &[logprobs, logits]);
+    disjoint("sample", logprobs, &[logits]);
+    let (ids, logprobs) = (ids.reshape(r, 1), logprobs.reshape(r, 1));
+    match dev {
+        Device::Cpu(pool) => by_dtype!(logits.dtype(), E => pool.each(r, 1, |i| {
+            let row = logits.row::<E>(i);
+            let id = choose(row, &settings[i]);
+            let lse = vectorize(#[inline(always)] || log_sum_exp(row));
+            ids.row_mut::<i32>(i)[0] = id as i32;
+            logprobs.row_mut::<<E as Elem>::Acc>(i)[0] = row[id].get() - lse;
+        })),
+    }
+}
+
+fn choose<E: Elem>(logits: &[E], s: &Sampling) -> usize {
+    let largest = vectorize(
+        #[inline(always)]
+        || max_by(logits.len(), |i| logits[i].get()),
+    );
+    if s.temperature == 0.0 {
+        return logits.iter().position(|x| x.get() == largest).unwrap_or(0);
+    }
+    let row = Row { logits, largest: largest.f64() as f32, inverse: 1.0 / s.temperature };
+    let cut = row.cut(s);
+    row.race(&cut, s)
+}
+
+/// A row of logits under a temperature.
+struct Row<'a, E> {
+    logits: &'a [E],
+    largest: f32,
+    /// 1 / temperature.
+    inverse: f32,
+}
+
+/// Which tokens stay: those with a larger key, and the first `ties` ids among those with this key.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Cut {
+    key: u32,
+    ties: usize,
+}
+
+impl<E: Elem> Row<'_, E> {
+    #[inline(always)]
+    fn logit(&self, i: usize) -> f32 {
+        self.logits[i].get().f64() as f32
+    }
+
+    /// Bits that order as the logits do. Zero has one sign.
+    #[inline(always)]
+    fn key(&self, i: usize) -> u32 {
+        let bits = (self.logit(i) + 0.0).to_bits();
+        if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
+    }
+
+    /// The probability of token `i`, up to the factor that makes the largest 1.
+    #[inline(always)]
+    fn mass(&self, i: usize) -> f32 {
+        ((self.logit(i) - self.largest) * self.inverse).exp()
+    }
+
+    /// The edge of top-k, then that of top-p.
+    fn cut(&self, s: &Sampling) -> Cut {
+        let mut cut = Cut { key: 0, ties: usize::MAX };
+        if s.top_k > 0 && (s.top_k as usize) < self.logits.len() {
+            cut = self.select(&cut, s.top_k as f64, |_| 1.0);
+        }
+        if s.top_p < 1.0 {
+            let mut total = 0.0;
+            self.each_kept(&cut, |i, _| total += self.mass(i) as f64);
+            cut = self.select(&cut, s.top_p as f64 * total, |i| self.mass(i) as f64);
+        }
+        cut
+    }
+
+    /// Calls `f` with the id and key of every kept token, in ascending order of ids.
+    fn each_kept(&self, cut: &Cut, mut f: impl FnMut(usize, u32)) {
+        let mut ties = 0;
+        for i in 0..self.logits.len() {
+            let key = self.key(i);
+            if key > cut.key {
+                f(i, key);
+            } else if key == cut.key && ties < cut.ties {
+                ties += 1;
+                f(i, key);
+            }
+        }
+    }
+
+    /// The smallest set of kept tokens, by descending logit and then ascending id, whose weights reach `limit`. Each pass fixes
+    /// one more byte of the edge's key by a histogram of weights over that byte.
+    fn select(&self, kept: &Cut, limit: f64, weight: impl Fn(usize) -> f64) -> Cut {
+        let (mut edge, mut above, mut each) = (0u32, 0.0, 0.0);
+        for shift in [24, 16, 8, 0] {
+            let (mut weights, mut counts) = ([0f64; 256], [0usize; 256]);
+            self.each_kept(kept, |i, key| {
+                if (key ^ edge) as u64 >> (shift + 8) == 0 {
+                    let byte = (key >> shift) as usize & 255;
+                    weights[byte] += weight(i);
+                    counts[byte] += 1;
+                }
+            });
+            let mut byte = 256;
+            for b in (0..256).rev().filter(|b| counts[*b] > 0) {
+                if byte < 256 {
+                    above += weights[byte];
+                }
+                byte = b;
+                if above + weights[b] >= limit {
+                    break;
+                }
+            }
+            edge |= (byte as u32) << shift;
+            each = weights[byte] / counts[byte] as f64;
+        }
+        let ties = (((limit - above) / each).ceil() as usize).max(1);
+        Cut { key: edge, ties: if edge == kept.key { ties.min(kept.ties) } else { ties } }
+    }
+
+    fn keeps(&self, cut: &Cut, i: usize) -> bool {
+        let key = self.key(i);
+        key > cut.key || (key == cut.key && (0..i).filter(|j| self.key(*j) == key).count() < cut.ties)
+    }
+
+    /// The kept token with the largest `q / e`. Since `e = -ln u >= 1 - u`, most tokens lose by the cheap bound `q / (1 - u)`, and only a
+    /// handful of logarithms and look-ups are needed.
+    fn race(&self, cut: &Cut, s: &Sampling) -> usize {
+        let rng = Rng::new(s.seed, Stream::Sample, s.step);
+        let (mut best, mut winner) = (-1.0, 0);
+        let (mut mass, mut uniform, mut bound) = ([0f32; BLOCK], [0f64; BLOCK], [0f64; BLOCK]);
+        for start in (0..self.logits.len()).step_by(BLOCK) {
+            let n = (self.logits.len() - start).min(BLOCK);
+            vectorize(
+                #[inline(always)]
+                || {
+                    for j in 0..n {
+                        mass[j] = self.mass(start + j);
+                    }
+                    for j in 0..n {
+                        uniform[j] = rng.uniform((start + j) as u64);
+                        bound[j] = mass[j] as f64 / (1.0 - uniform[j]);
+                    }
+                },
+            );
+            for j in 0..n {
+                if bound[j] > best && mass[j] >= s.min_p && self.keeps(cut, start + j) {
+                    let score = mass[j] as f64 / -uniform[j].ln();
+                    if score > best {
+                        (best, winner) = (score, start + j);
+                    }
+                }
+            }
+        }
+        winner
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::dtype::bf16;
+    use crate::ops::check::{matrix, normals, stored};
+
+    const PLAIN: Sampling = Sampling { temperature: 1.0, ..Sampling::GREEDY };
+
+    fn draw<E: Elem>(threads: usize, logits: &[E], settings: &[Sampling]) -> (Vec<i32>, Vec<E::Acc>) {
+        let r = settings.len();
+        let (mut logits, mut ids, mut logprobs) = (logits.to_vec(), vec![-1; r], vec![E::Acc::ZERO; r]);
+        let (ids_view, logprobs_view) = (View::of(&mut ids), View::of(&mut logprobs));
+        sample(&Device::cpu(threads), ids_view, logprobs_view, matrix(&mut logits, r), settings);
+        (ids, logprobs)
+    }
+
+    /// How often each of the tokens is drawn in `n` steps.
+    fn frequencies(logits: &[f32], s: Sampling, n: usize) -> Vec<f64> {
+        let settings: Vec<Sampling> = (0..n as u64).map(|step| Sampling { step, ..s }).collect();
+        let (ids, _) = draw(2, &logits.repeat(n), &settings);
+        (0..logits.len()).map(|v| ids.iter().filter(|id| **id == v as i32).count() as f64 / n as f64).collect()
+    }
+
+    /// The distribution by sorting and summing, as the header defines it.
+    fn distribution(logits: &[f32], s: Sampling) -> Vec<f64> {
+        let q: Vec<f64> = logits.iter().map(|x| (*x as f64 / s.temperature as f64).exp()).collect();
+        let mut order: Vec<usize> = (0..q.len()).collect();
+        order.sort_by(|a, b| logits[*b].partial_cmp(&logits[*a]).unwrap().then(a.cmp(b)));
+        if s.top_k > 0 {
+            order.truncate(s.top_k as usize);
+        }
+        let total: f64 = order.iter().map(|i| q[*i]).sum();
+        let mut before = 0.0;
+        order.retain(|i| {
+            let keep = before < s.top_p as f64 * total || s.top_p == 1.0;
+            before += q[*i];
+            keep
+        });
+        let largest = q[order[0]];
+        order.retain(|i| q[*i] >= s.min_p as f64 * largest);
+        let total: f64 = order.iter().map(|i| q[*i]).sum();
+        (0..q.len()).map(|i| if order.contains(&i) { q[i] / total } else { 0.0 }).collect()
+    }
+
+    #[test]
+    fn draws_follow_the_filtered_distribution() {
+        let logits = [1.0f32, 2.5, -1.0, 2.0, 0.3, 1.9, -4.0];
+        let n = 20_000;
+        for s in [
+            PLAIN,
+            Sampling { temperature: 0.6, seed: 1, ..PLAIN },
+            Sampling { temperature: 1.7, top_k: 3, ..PLAIN },
+            Sampling { top_p: 0.8, seed: 2, ..PLAIN },
+            Sampling { min_p: 0.3, ..PLAIN },
+            Sampling { temperature: 1.3, top_k: 5, top_p: 0.9, min_p: 0.2, seed: 3, ..PLAIN },
+        ] {
+            for (got, want) in frequencies(&logits, s, n).iter().zip(distribution(&logits, s)) {
+                let deviation = (want * (1.0 - want) / n as f64).sqrt();
+                assert!((got - want).abs() <= 4.5 * deviation, "{s:?}: {got} for {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_edges_are_those_of_sorting() {
+        // Rounded to halves, so that many logits tie.
+        let logits: Vec<f32> = normals(1, 700).iter().map(|x| (x * 4.0).round() as f32 / 2.0).collect();
+        let row = Row { logits: &logits, largest: logits.iter().copied().fold(f32::MIN, f32::max), inverse: 1.0 };
+        for (top_k, top_p) in [(1, 1.0), (7, 1.0), (699, 1.0), (0, 0.1), (0, 0.5), (0, 0.999), (40, 0.37), (3, 0.9)] {
+            let s = Sampling { top_k, top_p, ..PLAIN };
+            let cut = row.cut(&s);
+            let mut kept = Vec::new();
+            row.each_kept(&cut, |i, _| kept.push(i));
+            let want: Vec<usize> = (0..700).filter(|i| distribution(&logits, s)[*i] > 0.0).collect();
+            assert_eq!(kept, want, "{s:?}");
+            assert!((0..700).all(|i| row.keeps(&cut, i) == want.contains(&i)));
+        }
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_id_of_the_largest() {
+        let logits = [0.0f32, 3.0, -1.0, 3.0, 5.0, 5.0, 5.0, 1.0];
+        let (ids, logprobs) = draw(1, &logits, &[Sampling::GREEDY; 2]);
+        assert_eq!(ids, [1, 0]);
+        let sum: f32 = logits[..4].iter().map(|x| x.exp()).sum();
+        assert!((logprobs[0] - (3.0 - sum.ln())).abs() < 1e-6);
+        assert_eq!(draw::<bf16>(1, &stored(&[-2.0, -1.0, -1.0]), &[Sampling::GREEDY]).0, [1]);
+        // A very small temperature is greedy too, and does not overflow.
+        assert_eq!(draw(1, &[-1e4f32, 1e4, 9.9e3], &[Sampling { temperature: 1e-6, ..PLAIN }]).0, [1]);
+    }
+
+    #[test]
+    fn a_draw_depends_on_its_row_and_settings_alone() {
+        let logits: Vec<f32> = stored(&normals(4, 900));
+        let settings = |row: u64| Sampling { temperature: 0.9, top_k: 200, top_p: 0.95, seed: row, step: 5, ..PLAIN };
+        let many: Vec<Sampling> = (0..3).map(settings).collect();
+        let together = draw(1, &logits, &many);
+        assert_eq!(draw(2, &logits, &many), together);
+        let reversed = [&logits[600..], &logits[300..600], &logits[..300]].concat();
+        let (ids, _) = draw(1, &reversed, &[many[2], many[1], many[0]]);
+        assert_eq!(ids.into_iter().rev().collect::<Vec<_>>(), together.0);
+        let steps: Vec<Sampling> = (0..50).map(|step| Sampling { step, ..settings(0) }).collect();
+        let (ids, _) = draw(1, &logits[..300].repeat(50), &steps);
+        assert!(ids.iter().any(|id| *id != ids[0]), "steps draw anew");
+    }
+
+    #[test]
+    fn masked_tokens_are_never_drawn() {
+        let logits = [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY, 0.0];
+        let p = frequencies(&logits, Sampling { top_p: 0.99, ..PLAIN }, 400);
+        assert_eq!((p[0], p[2]), (0.0, 0.0));
+        assert!(p[1] > 0.3 && p[3] > 0.3);
+    }
+}
