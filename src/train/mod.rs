@@ -2,4 +2,6 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod log;
 pub mod schedule;
+pub mod tensorboard;
