@@ -46,7 +46,7 @@ impl Cache {
         let places = l.buffer("places", Dtype::I32, 1, shape.prefill.max(b));
         let table = l.buffer("table", Dtype::I32, b, shape.tokens.div_ceil(PAGE));
         let lens = l.buffer("lens", Dtype::I32, 1, b);
-        let scratch = crate::ops::decode::partial_cols(c.heads, shape.tokens);
+        let scratch = crate::ops::decode::partials_width(c.heads, shape.tokens);
         let partials = l.buffer("partials", dtype.stat(), b, scratch);
         Ok(Cache { pools, places, table, lens, partials, arena: Arena::new("the key-value cache", &l)? })
     }

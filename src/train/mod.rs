@@ -5,9 +5,11 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod log;
 pub mod objective;
 pub mod optim;
 pub mod order;
 pub mod pass;
 pub mod schedule;
+pub mod tensorboard;
 pub mod trainer;
