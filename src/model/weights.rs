@@ -8,7 +8,7 @@ mod safetensors;
 mod save;
 
 pub use checkpoint::{Checkpoint, convert};
-pub use save::{copy_sidecars, save, save_sharded};
+pub use save::{copy_sidecars, save, save_sharded, save_tensors};
 
 use crate::base::dtype::{Elem, Real};
 use crate::base::par::Pool;
@@ -47,6 +47,14 @@ pub fn open(dir: &Path, layout: &Layout) -> Result<Arena> {
 /// As [`open`].
 pub fn open_owned(dir: &Path, layout: &Layout, missing: Missing) -> Result<(Arena, Vec<String>)> {
     Checkpoint::open(dir)?.read(layout, missing)
+}
+
+/// What [`save_tensors`] wrote, as a writable arena.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_tensors(path: &Path, layout: &Layout) -> Result<Arena> {
+    Checkpoint::file(path)?.read(layout, Missing::Refuse).map(|(arena, _)| arena)
 }
 
 /// Random weights by each slot's [`Init`]. They depend on the seed, the slot's index and the element alone, and are
