@@ -29,6 +29,17 @@ struct Entry {
     key: u64,
     /// Tokens with the first response as A, and as B.
     tokens: [usize; 2],
+    /// Where the first response is shown, when that is not drawn for each epoch.
+    first: Option<Side>,
+}
+
+/// In which order pairs are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orders {
+    /// One, drawn anew for each epoch.
+    Drawn,
+    /// Both: the pair is two examples, one after the other, with the first response as A and then as B.
+    Both,
 }
 
 /// Limits and switches of a corpus.
@@ -37,6 +48,7 @@ pub struct Limits {
     /// A sequence with more tokens is left out.
     pub max_tokens: usize,
     pub on_error: OnError,
+    pub orders: Orders,
     pub seed: u64,
 }
 
@@ -49,7 +61,16 @@ impl Corpus {
         let (mut entries, mut drops, mut kind) = (Vec::new(), Drops::default(), None);
         for (key, (record, measured)) in records.into_iter().zip(measured).enumerate() {
             match (measured, limits.on_error) {
-                (Ok(Ok(tokens)), _) => entries.push(Entry { record, key: key as u64, tokens }),
+                (Ok(Ok(tokens)), _) => {
+                    let key = key as u64;
+                    if limits.orders == Orders::Both && encoder.has_order(&record.example) {
+                        let first = Some(Side::A);
+                        entries.push(Entry { record: record.clone(), key, tokens, first });
+                        entries.push(Entry { record, key, tokens, first: Some(Side::B) });
+                    } else {
+                        entries.push(Entry { record, key, tokens, first: None });
+                    }
+                }
                 (Ok(Err(reason)), _) => {
                     kind.get_or_insert(record.example.kind());
                     drops.add(reason);
@@ -104,6 +125,9 @@ impl Corpus {
     /// Where the first (of a pair: the chosen) response of example `i` is shown in an epoch.
     pub fn first(&self, i: usize, epoch: u64) -> Side {
         let entry = &self.entries[i];
+        if let Some(first) = entry.first {
+            return first;
+        }
         let drawn = self.encoder.has_order(&entry.record.example);
         match drawn && Rng::new(self.seed, Stream::Order, epoch).bits(entry.key) >> 63 == 1 {
             true => Side::B,

@@ -96,17 +96,19 @@ impl<'d> Trainer<'d> {
         Ok(Report { tally, norm })
     }
 
-    /// The loss and accuracy on items, without touching the weights.
+    /// The loss on items and, for preferences, the lead of the right side in each; the weights stay as they are.
     ///
     /// # Errors
-    /// As [`Device::read`].
-    pub fn evaluate(&self, items: &[Item]) -> Result<Tally> {
-        let mut tally = Tally::default();
+    /// As [`Trainer::step`], but for divergence.
+    pub fn evaluate(&self, items: &[Item]) -> Result<(Tally, Vec<f64>)> {
+        let (mut tally, mut leads) = (Tally::default(), Vec::new());
         let settings = objective::Settings { reduction: Reduction::Mean, ..self.shape.objective };
         for batch in micro_batches(items, &settings, self.shape.micro_tokens)? {
-            tally.add(pass::evaluate(self.dev, &self.model, &self.acts, &batch)?);
+            let (part, more) = pass::evaluate(self.dev, &self.model, &self.acts, &batch)?;
+            tally.add(part);
+            leads.extend(more);
         }
-        Ok(tally)
+        Ok((tally, leads))
     }
 
     /// The gradient tensor of each parameter after the last step, by name; for tests and inspection.
