@@ -1,4 +1,5 @@
 //! Gramophone trains and serves generative reward models.
+pub mod app;
 pub mod base;
 pub mod device;
 pub mod error;
