@@ -3,8 +3,8 @@
 
     python benches/peers/cpu_judge.py --work target/peers --threads 2 [--margins FILE]
 
-Three ways: batches of 8 in the order of arrival, the same sorted by length (the least padding), and one prompt at a time
-(no padding at all, small products). Padding is on the left. The figure to beat is the best of the three.
+Three ways: batches of 8 in the order of arrival, the same sorted by length (the least padding), and one prompt at a
+time (no padding at all, small products). Padding is on the left. The figure to beat is the best of the three.
 """
 
 import json
@@ -73,11 +73,19 @@ def main():
         rows = [{"id": p["id"], "margin_ab": x, "margin_ba": y} for p, x, y in zip(pairs, ab, ba)]
         args.margins.write_text("".join(json.dumps(row) + "\n" for row in rows))
     best = max(results, key=lambda way: results[way]["pairs_per_s"])
-    report(args, {
-        "work": "judge", "pairs": len(pairs), "tokens": tokens, "batch": args.batch,
-        "best": best, "pairs_per_s": results[best]["pairs_per_s"], "ways": results,
-        "margins_differ_between_ways_by": apart,
-    })
+    report(
+        args,
+        {
+            "work": "judge",
+            "pairs": len(pairs),
+            "tokens": tokens,
+            "batch": args.batch,
+            "best": best,
+            "pairs_per_s": results[best]["pairs_per_s"],
+            "ways": results,
+            "margins_differ_between_ways_by": apart,
+        },
+    )
 
 
 if __name__ == "__main__":

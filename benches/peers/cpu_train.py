@@ -31,11 +31,15 @@ def main():
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             losses.append(round(loss.item(), 6))
-    report(args, {
-        "work": "train",
-        "batch": [args.batch, len(rows[0])],
-        "losses": losses,
-    } | timer.rates("tokens", args.batch * len(rows[0])))
+    report(
+        args,
+        {
+            "work": "train",
+            "batch": [args.batch, len(rows[0])],
+            "losses": losses,
+        }
+        | timer.rates("tokens", args.batch * len(rows[0])),
+    )
 
 
 if __name__ == "__main__":
