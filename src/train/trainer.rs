@@ -111,6 +111,11 @@ impl<'d> Trainer<'d> {
         Ok((tally, leads))
     }
 
+    /// The model, when training is over.
+    pub fn into_model(self) -> Model {
+        self.model
+    }
+
     /// The gradient tensor of each parameter after the last step, by name; for tests and inspection.
     pub fn gradients(&self) -> &Arena {
         &self.grads
