@@ -28,7 +28,7 @@
 //! output with very few columns is computed transposed, so that vectors run along its long side.
 
 use super::Into;
-use super::kernel::{Kernel, MAX_LANES, Start};
+use super::kernel::{Kernel, MAX_LANES, Start, Stream, Tile};
 use super::pack::{Along, Job, Operand};
 use super::scratch::{Scratch, Shared};
 use crate::base::dtype::{Dtype, Elem};
@@ -186,10 +186,10 @@ impl<E: Elem<Acc = f32>> Product<'_, E> {
             if start == Start::Load {
                 self.begin::<O>(&rows, &columns, c, lanes);
             }
+            let (b, pitch, count) = (self.right.at(first, 0), self.right.stride, columns.len());
+            let stream = Stream { k: self.depth, a: left, b, pitch, count, c, stride: lanes, start };
             // SAFETY: the left operand is packed, all rows in one panel; the tile holds them.
-            unsafe {
-                self.kernel.stream(self.rows, self.depth, left, self.right, first, columns.len(), c, lanes, start)
-            };
+            unsafe { self.kernel.stream(self.rows, stream) };
             self.finish::<O>(&rows, &columns, c, lanes);
             first = columns.end;
         }
@@ -239,8 +239,9 @@ impl<E: Elem<Acc = f32>> Product<'_, E> {
                     self.begin::<O>(&rows, &columns, c, stride);
                 }
                 let start = if is_first && !adds { Start::Zero } else { Start::Load };
+                let tile = Tile { k: block.len(), a: left, pitch: rows.len(), b: right, c, stride, start };
                 // SAFETY: both operands are packed for this tile; c holds its rows, whole vectors wide.
-                unsafe { self.kernel.tile(rows.len(), vectors(panel), block.len(), left, right, c, stride, start) };
+                unsafe { self.kernel.tile(rows.len(), vectors(panel), tile) };
                 if is_last && !in_place {
                     self.finish::<O>(&rows, &columns, c, stride);
                 }

@@ -1,14 +1,14 @@
 //! Register tiles: the innermost loops of the products and of attention, one body for every instruction set.
 //!
 //! A tile is `rows x (vectors * lanes)` elements of the output, held in registers while the summed index runs. Its left
-//! operand is packed as `[summed][rows]`, its right operand as `[summed][vectors * lanes]` (see [`super::pack`]): per
+//! operand is packed as `[summed][rows]` (or any wider rows), its right operand as `[summed][vectors * lanes]` (see [`super::pack`]): per
 //! step one load for each vector of the right operand, one broadcast for each row of the left one.
 //!
 //! Tile sizes fill the register file: AVX-512 has 32 registers, 14 rows x 2 vectors leave 4 for operands; AVX2 has 16,
 //! 6 rows x 2 vectors leave 4. Both keep more than the 10 independent chains that hide the latency of an FMA, and
 //! need far fewer loads than FMAs. The portable tile is what LLVM makes of arrays.
 
-use super::pack::{Along, Job, Operand, pack_lanes};
+use super::pack::{Job, pack_lanes};
 use crate::base::dtype::{Dtype, Elem};
 use crate::base::simd::Level;
 #[cfg(target_arch = "x86_64")]
@@ -50,26 +50,13 @@ impl Kernel {
         2 * self.lanes
     }
 
-    /// `c[i, :] (+)= sum_l a[l * rows + i] b[l * width + :]` for `i < rows`, `l < k` ascending, `width = vectors * lanes`;
-    /// rows of `c` are `stride` apart.
+    /// Computes one tile; `1 <= rows <= self.rows`, `vectors` is 1 or 2.
     ///
     /// # Safety
-    /// The pointers are valid for what the formula touches; `1 <= rows <= self.rows`, `vectors` is 1 or 2.
+    /// The pointers are valid for what [`Tile`]'s formula touches.
     #[inline]
-    #[allow(clippy::too_many_arguments)]
-    pub unsafe fn tile(
-        &self,
-        rows: usize,
-        vectors: usize,
-        k: usize,
-        a: *const f32,
-        b: *const f32,
-        c: *mut f32,
-        stride: usize,
-        start: Start,
-    ) {
+    pub unsafe fn tile(&self, rows: usize, vectors: usize, tile: Tile) {
         debug_assert!(rows >= 1 && rows <= self.rows && (vectors == 1 || vectors == 2));
-        let tile = Tile { k, a, b, c, stride, start };
         // SAFETY: the caller's, and `at` checked the level.
         unsafe {
             match self.level {
@@ -89,27 +76,13 @@ impl Kernel {
 
     /// As [`Kernel::tile`], one vector wide, with the right operand as it lies in memory, its summed index contiguous:
     /// squares of it are transposed in registers and used at once. For few rows, where packing would cost more than the
-    /// sums. Vectors over the operand's edge (`count < lanes`) hold zeros.
+    /// sums; `1 <= rows <= self.stream_rows()`.
     ///
     /// # Safety
-    /// As [`Kernel::tile`]; `rows <= self.stream_rows()`; `right` covers `first..first + count` and `0..k`.
+    /// The pointers are valid for what [`Stream`]'s formula touches.
     #[inline]
-    #[allow(clippy::too_many_arguments)]
-    pub unsafe fn stream<E: Elem<Acc = f32>>(
-        &self,
-        rows: usize,
-        k: usize,
-        a: *const f32,
-        right: Operand<E>,
-        first: usize,
-        count: usize,
-        c: *mut f32,
-        stride: usize,
-        start: Start,
-    ) {
-        debug_assert!(rows >= 1 && rows <= self.stream_rows() && right.along == Along::Summed);
-        let from = right.at(first, 0);
-        let stream = Stream { k, a, from, pitch: right.stride, count, c, stride, start };
+    pub unsafe fn stream<E: Elem<Acc = f32>>(&self, rows: usize, stream: Stream<E>) {
+        debug_assert!(rows >= 1 && rows <= self.stream_rows() && stream.count <= self.lanes);
         // SAFETY: the caller's, and `at` checked the level.
         unsafe {
             match self.level {
@@ -152,13 +125,16 @@ impl Kernel {
     }
 }
 
-struct Tile {
-    k: usize,
-    a: *const f32,
-    b: *const f32,
-    c: *mut f32,
-    stride: usize,
-    start: Start,
+/// `c[i * stride + :] (+)= sum_l a[l * pitch + i] b[l * width + :]` for `i < rows`, `l < k` ascending, where
+/// `width = vectors * lanes` columns are computed.
+pub struct Tile {
+    pub k: usize,
+    pub a: *const f32,
+    pub pitch: usize,
+    pub b: *const f32,
+    pub c: *mut f32,
+    pub stride: usize,
+    pub start: Start,
 }
 
 /// Calls `tile::<V, rows, vectors>` for run-time numbers.
@@ -208,8 +184,8 @@ unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(t: Tile) {
                     *sum = left.fma(right[v], *sum);
                 }
             }
-            a = a.add(ROWS);
-            b = b.add(VECTORS * V::LANES);
+            a = a.wrapping_add(t.pitch);
+            b = b.wrapping_add(VECTORS * V::LANES);
         }
         for (i, row) in sums.iter().enumerate() {
             for (v, sum) in row.iter().enumerate() {
@@ -219,15 +195,17 @@ unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(t: Tile) {
     }
 }
 
-struct Stream<E> {
-    k: usize,
-    a: *const f32,
-    from: *const E,
-    pitch: usize,
-    count: usize,
-    c: *mut f32,
-    stride: usize,
-    start: Start,
+/// `c[i * stride + j] (+)= sum_l a[l * rows + i] b[j * pitch + l]` for `i < rows`, `j < count`, `l < k` ascending; whole
+/// vectors of `c` are written.
+pub struct Stream<E> {
+    pub k: usize,
+    pub a: *const f32,
+    pub b: *const E,
+    pub pitch: usize,
+    pub count: usize,
+    pub c: *mut f32,
+    pub stride: usize,
+    pub start: Start,
 }
 
 macro_rules! dispatch_stream {
@@ -278,11 +256,11 @@ unsafe fn stream<E: Elem<Acc = f32>, V: Vector, const ROWS: usize>(s: Stream<E>)
         }
         let (mut a, mut l) = (s.a, 0);
         while l < s.k {
-            let steps = to_line(s.from.wrapping_add(l), V::LANES).min(s.k - l);
+            let steps = to_line(s.b.wrapping_add(l), V::LANES).min(s.k - l);
             let mut square = [V::zero(); MAX_LANES];
             for (i, row) in square.iter_mut().enumerate().take(V::LANES) {
                 if i < s.count {
-                    let at = s.from.add(i * s.pitch + l);
+                    let at = s.b.add(i * s.pitch + l);
                     V::prefetch(at.wrapping_add(AHEAD / size_of::<E>()));
                     *row = V::gather(at, steps);
                 }
