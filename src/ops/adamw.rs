@@ -218,8 +218,8 @@ fn random<G: Elem>(
     let blocks = p.chunks_mut(BLOCK).zip(m.chunks_mut(BLOCK)).zip(v.chunks_mut(BLOCK)).zip(g.chunks(BLOCK));
     for (b, (((p, m), v), g)) in blocks.enumerate() {
         let [words] = draws.block(first + (b * BLOCK) as u64);
-        for ((((p, m), v), g), word) in p.iter_mut().zip(m).zip(v).zip(g).zip(words) {
-            *p = bf16::put_random(rates.update(p.get(), m, v, g.get().f64() as f32), word);
+        for ((((p, m), v), g), word) in p.iter_mut().zip(m).zip(v).zip(g).zip(&words) {
+            *p = bf16::put_random(rates.update(p.get(), m, v, g.get().f64() as f32), *word);
         }
     }
 }
@@ -252,52 +252,71 @@ fn block_8bit<P: Rounded<Acc = f32>, G: Elem>(
     g: &[G],
     first: u64,
 ) {
+    let words: [[u32; BLOCK]; 2] = draws.block(first);
     let (mut new, mut gradient) = ([0f32; BLOCK], [0f32; BLOCK]);
-    for (((new, gradient), p), g) in new.iter_mut().zip(&mut gradient).zip(&*p).zip(g) {
-        (*new, *gradient) = (p.get(), g.get().f64() as f32);
-    }
-    let words: [[u32; BLOCK]; 3] = draws.block(first);
     vectorize(
         #[inline(always)]
-        || state.update(rates, &mut new, &gradient, [&words[1], &words[2]]),
+        || {
+            for (((new, gradient), p), g) in new.iter_mut().zip(&mut gradient).zip(&*p).zip(g) {
+                (*new, *gradient) = (p.get(), g.get().f64() as f32);
+            }
+        },
     );
-    for ((p, new), word) in p.iter_mut().zip(new).zip(words[0]) {
-        *p = P::put_random(new, word);
-    }
+    state.update(rates, &mut new, &gradient, &words);
+    vectorize(
+        #[inline(always)]
+        || {
+            for ((p, new), word) in p.iter_mut().zip(&new).zip(&words[0]) {
+                *p = P::put_random(*new, *word);
+            }
+        },
+    );
 }
 
 impl State<'_> {
-    /// Decodes, takes the step, encodes.
-    #[inline(always)]
-    fn update(self, rates: &Rates<f32>, p: &mut [f32; BLOCK], g: &[f32; BLOCK], words: [&[u32; BLOCK]; 2]) {
+    /// Decodes, takes the step, encodes. The upper half of the first word is the parameter's.
+    fn update(self, rates: &Rates<f32>, p: &mut [f32; BLOCK], g: &[f32; BLOCK], words: &[[u32; BLOCK]; 2]) {
+        // Full blocks, whatever is in use of them, so that every loop has a constant length; zeros change no scale.
+        let (mut m_codes, mut v_codes) = ([0u8; BLOCK], [0u8; BLOCK]);
         let n = self.m.codes.len();
-        let (mut m, mut root) = ([0f32; BLOCK], [0f32; BLOCK]);
-        for (m, code) in m.iter_mut().zip(&*self.m.codes) {
-            *m = decode_signed(*code, *self.m.scale);
-        }
-        for (root, code) in root.iter_mut().zip(&*self.v.codes) {
-            *root = decode_unsigned(*code, *self.v.scale);
-        }
-        for i in 0..BLOCK {
-            let mut v = root[i] * root[i];
-            p[i] = rates.update(p[i], &mut m[i], &mut v, g[i]);
-            root[i] = v.sqrt();
-        }
-        *self.m.scale = max_by(n, |i| m[i].abs());
-        *self.v.scale = max_by(n, |i| root[i]);
-        let (m_inverse, v_inverse) = (inverse(*self.m.scale), inverse(*self.v.scale));
-        for ((code, m), word) in self.m.codes.iter_mut().zip(&m).zip(words[0]) {
-            *code = encode_signed(m * m_inverse, *word);
-        }
-        for ((code, root), word) in self.v.codes.iter_mut().zip(&root).zip(words[1]) {
-            *code = encode_unsigned(root * v_inverse, *word);
-        }
+        m_codes[..n].copy_from_slice(self.m.codes);
+        v_codes[..n].copy_from_slice(self.v.codes);
+        let mut scales = [*self.m.scale, *self.v.scale];
+        vectorize(
+            #[inline(always)]
+            || step_8bit(rates, p, g, [&mut m_codes, &mut v_codes], &mut scales, words),
+        );
+        [*self.m.scale, *self.v.scale] = scales;
+        self.m.codes.copy_from_slice(&m_codes[..n]);
+        self.v.codes.copy_from_slice(&v_codes[..n]);
     }
 }
 
 #[inline(always)]
-fn inverse(scale: f32) -> f32 {
-    if scale > 0.0 { 1.0 / scale } else { 0.0 }
+fn step_8bit(
+    rates: &Rates<f32>,
+    p: &mut [f32; BLOCK],
+    g: &[f32; BLOCK],
+    [m_codes, v_codes]: [&mut [u8; BLOCK]; 2],
+    scales: &mut [f32; 2],
+    words: &[[u32; BLOCK]; 2],
+) {
+    let (mut m, mut root) = ([0f32; BLOCK], [0f32; BLOCK]);
+    for i in 0..BLOCK {
+        m[i] = decode_signed(m_codes[i], scales[0]);
+        root[i] = decode_unsigned(v_codes[i], scales[1]);
+    }
+    for i in 0..BLOCK {
+        let mut v = root[i] * root[i];
+        p[i] = rates.update(p[i], &mut m[i], &mut v, g[i]);
+        root[i] = v.sqrt();
+    }
+    *scales = [max_by(BLOCK, |i| m[i].abs()), max_by(BLOCK, |i| root[i])];
+    let inverses = scales.map(|scale| if scale > 0.0 { 1.0 / scale } else { 0.0 });
+    for i in 0..BLOCK {
+        m_codes[i] = encode_signed(m[i] * inverses[0], words[0][i] << 16);
+        v_codes[i] = encode_unsigned(root[i] * inverses[1], words[1][i]);
+    }
 }
 
 #[inline(always)]
@@ -316,14 +335,21 @@ fn decode_unsigned(code: u8, scale: f32) -> f32 {
 #[inline(always)]
 fn encode_signed(x: f32, word: u32) -> u8 {
     let c = compand(x.abs(), 127.0, word);
-    (if x < 0.0 { -c } else { c }) as i8 as u8
+    low_byte(if x < 0.0 { -c } else { c })
 }
 
 /// The code of `x` in `0..=1`; not zero unless `x` is.
 #[inline(always)]
 fn encode_unsigned(x: f32, word: u32) -> u8 {
     let c = compand(x, 255.0, word);
-    (if x > 0.0 && c == 0.0 { 1.0 } else { c }) as u8
+    low_byte(if x > 0.0 && c == 0.0 { 1.0 } else { c })
+}
+
+/// The low byte of a small integer, negative ones in two's complement: adding 1.5 * 2^23 puts it into the low bits, and
+/// spares a saturating conversion.
+#[inline(always)]
+fn low_byte(c: f32) -> u8 {
+    (c + 12_582_912.0).to_bits() as u8
 }
 
 /// The `c` in `0..=top` with `(c / top)^2` near `x`, one of the two neighbours, such that the mean of the square is right.
@@ -361,7 +387,7 @@ mod tests {
 
     /// Gradients of three sizes side by side, ten times apart, some always zero.
     fn gradient(step: u64) -> Vec<f64> {
-        let scale = |i: usize| if i % 10 == 0 { 0.0 } else { 10f64.powi((i % 3) as i32 - 1) };
+        let scale = |i: usize| if i.is_multiple_of(10) { 0.0 } else { 10f64.powi((i % 3) as i32 - 1) };
         normals(step, N).iter().enumerate().map(|(i, x)| (x + 0.3) * scale(i)).collect()
     }
 
