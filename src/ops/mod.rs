@@ -60,6 +60,8 @@ macro_rules! by_gradient {
 }
 
 pub mod adamw;
+mod angles;
+mod codes;
 pub mod decode;
 pub mod embed;
 pub mod gemm;
