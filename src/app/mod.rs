@@ -1,9 +1,10 @@
-//! Floor 6: what people touch: the command line, reports, signals.
+//! Floor 6: what people touch: the command line, the demo, reports, signals.
 
 mod axis;
 mod chart;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod demo;
 pub mod report;
 #[cfg(feature = "cli")]
 pub mod signals;

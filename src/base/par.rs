@@ -40,13 +40,16 @@ impl Pool {
     /// Calls `f` for consecutive ranges of at most `grain` items that cover `0..n`, in parallel.
     pub fn ranges(&self, n: usize, grain: usize, f: impl Fn(Range<usize>) + Sync) {
         let grain = grain.max(1);
-        let chunks = n.div_ceil(grain);
-        let run = |c: usize| f(c * grain..((c + 1) * grain).min(n));
-        if chunks <= 1 || self.threads == 1 {
-            (0..chunks).for_each(run);
+        self.items(n.div_ceil(grain), &|i| f(i * grain..((i + 1) * grain).min(n)));
+    }
+
+    /// Behind a pointer, so that the machinery of a parallel loop is compiled once and not for every loop of the engine.
+    fn items(&self, n: usize, f: &(dyn Fn(usize) + Sync)) {
+        if n <= 1 || self.threads == 1 {
+            (0..n).for_each(f);
         } else {
             use rayon::prelude::*;
-            self.pool.install(|| (0..chunks).into_par_iter().for_each(run));
+            self.pool.install(|| (0..n).into_par_iter().for_each(f));
         }
     }
 }

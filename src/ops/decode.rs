@@ -20,11 +20,14 @@ use crate::base::dtype::{Elem, Real};
 use crate::base::simd::{sum_by, vectorize};
 use crate::by_dtype;
 use crate::device::{Device, View, disjoint};
+use std::ops::Range;
 
 /// Positions that one partial result covers.
 pub const CHUNK: usize = 512;
-/// The largest head size: weighted values of one head lie in local memory.
+/// The largest head size: weighted values lie in local memory.
 const SIZE: usize = 512;
+/// Query heads that go over keys and values together.
+const TEAM: usize = 4;
 
 /// Columns of `partials` that sequences of at most `positions` positions need.
 pub fn partials_width(heads: Heads, positions: usize) -> usize {
@@ -106,7 +109,7 @@ impl Cache<'_> {
             self.lens.shape()
         );
         assert!(
-            size <= SIZE && query % kv == 0 && self.page > 0 && self.k.rows() % self.page == 0,
+            size <= SIZE && query % kv == 0 && self.page > 0 && self.k.rows().is_multiple_of(self.page),
             "decode_fwd: {heads:?}, pages of {} in {:?}",
             self.page,
             self.k.shape()
@@ -131,11 +134,12 @@ impl Cache<'_> {
     }
 }
 
-/// The partial result of one head: largest score, sum, weighted values.
+/// The partial results of some heads: largest score, sum, weighted values, head after head.
 #[inline(always)]
-fn partial<'a>(partials: View<'a>, chunk: usize, head: usize, heads: Heads) -> View<'a> {
-    let start = (chunk * heads.query + head) * (heads.size + 2);
-    partials.cols_in(start..start + heads.size + 2)
+fn partial<'a>(partials: View<'a>, chunk: usize, team: Range<usize>, heads: Heads) -> View<'a> {
+    let width = heads.size + 2;
+    let first = chunk * heads.query;
+    partials.cols_in((first + team.start) * width..(first + team.end) * width)
 }
 
 /// Every query head of one group over one chunk.
@@ -158,43 +162,73 @@ fn chunk_fwd<E: Elem>(
     let cols = group * heads.size..(group + 1) * heads.size;
     let (k, v) = (cache.k.cols_in(cols.clone()), cache.v.cols_in(cols));
     let sharing = heads.query / heads.kv;
-    for head in group * sharing..(group + 1) * sharing {
-        let q = &q.row::<E>(i)[head * heads.size..(head + 1) * heads.size];
-        let out = partial(partials, chunk, head, heads).row_mut::<E::Acc>(i);
+    let q = q.row::<E>(i);
+    for first in (group * sharing..(group + 1) * sharing).step_by(TEAM) {
+        let team = first..(first + TEAM).min((group + 1) * sharing);
+        let q = &q[team.start * heads.size..team.end * heads.size];
+        let out = partial(partials, chunk, team, heads).row_mut::<E::Acc>(i);
         vectorize(
             #[inline(always)]
-            || head_fwd::<E>(out, q, k, v, places, E::Acc::of(scale)),
+            || team_fwd::<E>(out, q, k, v, places, E::Acc::of(scale)),
         );
     }
 }
 
+/// A few heads over one chunk, so that each key and value is read once.
 #[inline(always)]
-fn head_fwd<E: Elem>(out: &mut [E::Acc], q: &[E], k: View, v: View, places: &[usize], scale: E::Acc) {
-    let mut s = [E::Acc::ZERO; CHUNK];
-    let s = &mut s[..places.len()];
-    for (s, place) in s.iter_mut().zip(places) {
-        let k = &k.row::<E>(*place)[..q.len()];
-        *s = scale * sum_by(q.len(), |i| q[i].get() * k[i].get());
-    }
-    let largest = max_by(s.len(), |j| s[j]);
-    for s in s.iter_mut() {
-        *s = (*s - largest).exp();
-    }
-    out[0] = largest;
-    out[1] = sum_by(s.len(), |j| s[j]);
-    let mut sum = [E::Acc::ZERO; SIZE];
-    let sum = &mut sum[..q.len()];
-    for (s, place) in s.iter().zip(places) {
-        for (sum, v) in sum.iter_mut().zip(v.row::<E>(*place)) {
-            *sum = s.fma(v.get(), *sum);
+fn team_fwd<E: Elem>(out: &mut [E::Acc], q: &[E], k: View, v: View, places: &[usize], scale: E::Acc) {
+    let (size, n) = (k.cols(), places.len());
+    let mut scores = [[E::Acc::ZERO; CHUNK]; TEAM];
+    for (j, place) in places.iter().enumerate() {
+        let k = k.row::<E>(*place);
+        for (scores, q) in scores.iter_mut().zip(q.chunks_exact(size)) {
+            scores[j] = scale * sum_by(size, |i| q[i].get() * k[i].get());
         }
     }
-    out[2..].copy_from_slice(sum);
+    for (out, scores) in out.chunks_exact_mut(size + 2).zip(&mut scores) {
+        let scores = &mut scores[..n];
+        let largest = max_by(n, |j| scores[j]);
+        for s in scores.iter_mut() {
+            *s = (*s - largest).exp();
+        }
+        out[0] = largest;
+        out[1] = sum_by(n, |j| scores[j]);
+    }
+    let mut sums = [[E::Acc::ZERO; SIZE]; TEAM];
+    let whole = n - n % 4;
+    for j in (0..whole).step_by(4) {
+        let v = [0, 1, 2, 3].map(|r| v.row::<E>(places[j + r]));
+        for (sum, s) in sums.iter_mut().zip(&scores).take(q.len() / size) {
+            add4::<E>(&mut sum[..size], [s[j], s[j + 1], s[j + 2], s[j + 3]], v);
+        }
+    }
+    for j in whole..n {
+        let v = v.row::<E>(places[j]);
+        for (sum, s) in sums.iter_mut().zip(&scores).take(q.len() / size) {
+            for (sum, v) in sum.iter_mut().zip(v) {
+                *sum = s[j].fma(v.get(), *sum);
+            }
+        }
+    }
+    for (out, sum) in out.chunks_exact_mut(size + 2).zip(&sums) {
+        out[2..].copy_from_slice(&sum[..size]);
+    }
+}
+
+/// Four positions of a weighted sum at once, in ascending order.
+#[inline(always)]
+fn add4<E: Elem>(sum: &mut [E::Acc], s: [E::Acc; 4], v: [&[E]; 4]) {
+    let n = sum.len();
+    let [a, b, c, d] = v.map(|v| &v[..n]);
+    for i in 0..n {
+        let two = s[1].fma(b[i].get(), s[0].fma(a[i].get(), sum[i]));
+        sum[i] = s[3].fma(d[i].get(), s[2].fma(c[i].get(), two));
+    }
 }
 
 #[inline(always)]
 fn merge<E: Elem>(o: &mut [E], partials: View, i: usize, chunks: usize, head: usize, heads: Heads) {
-    let part = |chunk: usize| partial(partials, chunk, head, heads).row::<E::Acc>(i);
+    let part = |chunk: usize| partial(partials, chunk, head..head + 1, heads).row::<E::Acc>(i);
     let largest = max_by(chunks, |c| part(c)[0]);
     let mut total = E::Acc::ZERO;
     let mut sum = [E::Acc::ZERO; SIZE];
@@ -218,7 +252,7 @@ mod tests {
     use crate::base::dtype::bf16;
     use crate::ops::check::{close, dot, matrix, normals, stored};
 
-    const HEADS: Heads = Heads { query: 6, kv: 2, size: 20 };
+    const HEADS: Heads = Heads { query: 12, kv: 2, size: 20 };
     const PAGE: usize = 48;
     const PAGES: usize = 80;
     const LENS: [usize; 6] = [1, 511, 512, 513, 0, 1300];
@@ -271,7 +305,7 @@ mod tests {
                 let q = &case.q[at..at + HEADS.size];
                 let first = |j: usize| {
                     let row = tables()[i][j / PAGE] as usize * PAGE + j % PAGE;
-                    row * width + head / 3 * HEADS.size
+                    row * width + head / 6 * HEADS.size
                 };
                 let rows: Vec<usize> = (0..*len).map(first).collect();
                 let p: Vec<f64> = rows.iter().map(|at| (SCALE * dot(q, &case.k[*at..at + HEADS.size])).exp()).collect();

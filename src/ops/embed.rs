@@ -54,14 +54,14 @@ pub fn embed_bwd(dev: &Device, dtable: View, dy: View, ids: View, padding: Optio
     disjoint("embed_bwd", dtable, &[dy, ids]);
     let ids = indices("embed_bwd", "id", ids, dtable.rows());
     match dev {
-        Device::Cpu(pool) => by_dtype!(dy.dtype(), E => by_dtype!(dtable.dtype(), G => {
+        Device::Cpu(pool) => by_gradient!(dy.dtype(), dtable.dtype(), E, G => {
             pool.ranges(d, COLS, |cols| vectorize(#[inline(always)] || {
                 let (dtable, dy) = (dtable.cols_in(cols.clone()), dy.cols_in(cols));
                 for (i, id) in ids.iter().enumerate().filter(|(_, id)| Some(**id) != padding) {
                     add::<E, G>(dtable.row_mut(*id as usize), dy.row(i));
                 }
             }))
-        })),
+        }),
     }
 }
 

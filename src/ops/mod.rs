@@ -28,8 +28,41 @@ macro_rules! by_stat {
     };
 }
 
+/// Runs the expression with the first alias bound to the type of some tensor and the second to that of its gradient: the same,
+/// or the statistics' type (f32 gradients of bf16 weights).
+macro_rules! by_gradient {
+    ($stored:expr, $gradient:expr, $t:ident, $g:ident => $body:expr) => {{
+        use $crate::base::dtype::{Dtype, bf16};
+        match ($stored, $gradient) {
+            (Dtype::F64, Dtype::F64) => {
+                type $t = f64;
+                type $g = f64;
+                $body
+            }
+            (Dtype::F32, Dtype::F32) => {
+                type $t = f32;
+                type $g = f32;
+                $body
+            }
+            (Dtype::Bf16, Dtype::F32) => {
+                type $t = bf16;
+                type $g = f32;
+                $body
+            }
+            (Dtype::Bf16, Dtype::Bf16) => {
+                type $t = bf16;
+                type $g = bf16;
+                $body
+            }
+            (stored, gradient) => panic!("a gradient of type {gradient} beside {stored}"),
+        }
+    }};
+}
+
 pub mod adamw;
+mod angles;
 pub mod attention;
+mod codes;
 pub mod decode;
 pub mod embed;
 pub mod gemm;

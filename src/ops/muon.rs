@@ -206,8 +206,8 @@ fn apply<P: Rounded>(pool: &Pool, hp: &Muon, p: View, x: View, first: u64) {
         vectorize(
             #[inline(always)]
             || {
-                for ((p, x), word) in p.iter_mut().zip(x).zip(words) {
-                    *p = P::put_random(factor.fma(*x, p.get() * shrink), word);
+                for ((p, x), word) in p.iter_mut().zip(x).zip(&words) {
+                    *p = P::put_random(factor.fma(*x, p.get() * shrink), *word);
                 }
             },
         );

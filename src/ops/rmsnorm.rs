@@ -37,7 +37,7 @@ pub fn rmsnorm_fwd(dev: &Device, y: View, rstd: View, x: View, w: View, eps: f64
     match dev {
         Device::Cpu(pool) => by_dtype!(x.dtype(), E => {
             let (w, rstd) = (w.slice::<E>(), rstd.ptr_mut::<<E as Elem>::Acc>() as usize);
-            pool.ranges(t, ROWS, |rows| vectorize(|| for i in rows {
+            pool.ranges(t, ROWS, |rows| vectorize(#[inline(always)] || for i in rows {
                 let r = fwd_row::<E>(y.row_mut(i), x.row(i), w, eps);
                 // SAFETY: i < t, and only this item writes element i.
                 unsafe { *(rstd as *mut <E as Elem>::Acc).add(i) = r };
@@ -64,11 +64,11 @@ pub fn rmsnorm_bwd(dev: &Device, dx: View, dw: View, dy: View, x: View, rstd: Vi
         Device::Cpu(pool) => by_dtype!(x.dtype(), E => {
             type A = <E as Elem>::Acc;
             let (w, rstd) = (w.slice::<E>(), rstd.slice::<A>());
-            pool.ranges(d, COLS, |cols| vectorize(|| {
+            pool.ranges(d, COLS, |cols| vectorize(#[inline(always)] || {
                 let dw = dw.cols_in(cols.clone());
                 by_dtype!(dw.dtype(), G => dw_cols::<E, G>(dw.row_mut(0), dy.cols_in(cols.clone()), x.cols_in(cols), rstd))
             }));
-            pool.ranges(t, ROWS, |rows| vectorize(|| for i in rows {
+            pool.ranges(t, ROWS, |rows| vectorize(#[inline(always)] || for i in rows {
                 dx_row::<E>(dx.row_mut(i), dy.row(i), x.row(i), rstd[i], w)
             }));
         }),

@@ -10,15 +10,16 @@
 //! dn[i]    = dout[i]   cos[p,i] + dout[i+h] sin[p,i]
 //! dn[i+h]  = dout[i+h] cos[p,i] - dout[i]   sin[p,i]
 //! dx       = rstd (dn w - x rstd^2 mean_k(dn w x))                     (dx = dn without qk-norm)
-//! dw[k]   += sum over tokens, then heads, of dn[k] x[k] rstd
+//! dw[k]   += sum over tokens and heads of dn[k] x[k] rstd
 //! ```
 //! The pairs `(i, i + K/2)` are those of Hugging Face checkpoints. Shapes: queries `[T, H*K]`, keys `[T, G*K]`, `rstd` `[T, H+G]`
 //! in the statistics' type (queries first), norm weights `[K]`, tables `[max_positions, K/2]` in the statistics' type, `positions` `[T]`
-//! of i32. Computed in the accumulator type, rounded once on storing. `K` is even and at most 512.
+//! of i32. Computed in the accumulator type, rounded once on storing. `K` is even and at most 256.
 //!
 //! Outputs may be the inputs themselves when there is no norm; `rstd` is then not touched and may be empty. The backward works in
 //! place: gradients of the rotated rows become gradients of the raw rows.
 
+pub use super::angles::{Llama3Scaling, rope_angles};
 use super::{Heads, indices};
 use crate::base::dtype::{Elem, Real};
 use crate::base::par::Pool;
@@ -41,21 +42,12 @@ pub struct RopeTable<'a> {
     pub sin: View<'a>,
 }
 
-/// How Llama 3.1 and later stretch the low frequencies for long contexts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Llama3Scaling {
-    pub factor: f64,
-    pub low_freq_factor: f64,
-    pub high_freq_factor: f64,
-    pub original_max_positions: usize,
-}
-
 /// Tokens of work that one thread takes at a time.
 const ROWS: usize = 16;
-/// Pairs of norm-weight gradients that one thread sums at a time.
-const PAIRS: usize = 16;
+/// Stretches of tokens whose gradients of norm weights are summed apart, then together in order: as many for any number of threads.
+const STRETCHES: usize = 32;
 /// The largest head size: one head lies in local memory while it is worked on.
-const SIZE: usize = 512;
+const SIZE: usize = 256;
 
 /// Normalises (with `norm`) and rotates queries and keys; keeps `rstd`.
 pub fn rope_fwd(
@@ -118,7 +110,17 @@ pub fn rope_bwd(
     heads: Heads,
 ) {
     check("rope_bwd", [dq, dk, q, k], rstd, norm, table, positions, heads);
-    assert!(dnorm.is_none() || norm.is_some(), "rope_bwd: gradients of norm weights without a norm");
+    if let Some((dqw, dkw)) = dnorm {
+        assert!(
+            norm.is_some() && dqw.len() == heads.size && dkw.len() == heads.size,
+            "rope_bwd: gradients of norm weights {:?} and {:?}, {heads:?}, with a norm: {}",
+            dqw.shape(),
+            dkw.shape(),
+            norm.is_some()
+        );
+        disjoint("rope_bwd", dqw, &[dkw, dq, dk, q, k, rstd]);
+        disjoint("rope_bwd", dkw, &[dq, dk, q, k, rstd]);
+    }
     disjoint("rope_bwd", dq, &[dk]);
     if norm.is_some() {
         disjoint("rope_bwd", dq, &[q, k, rstd]);
@@ -127,12 +129,14 @@ pub fn rope_bwd(
     let positions = indices("rope_bwd", "position", positions, table.cos.rows());
     match dev {
         Device::Cpu(pool) => by_dtype!(q.dtype(), E => {
+            type A = <E as Elem>::Acc;
+            let mut sums = [A::ZERO; STRETCHES * 2 * SIZE];
+            let sums = View::of(&mut sums).reshape(STRETCHES, 2 * SIZE);
+            rows_bwd::<E>(pool, sums, [dq, dk], [q, k], rstd, norm, table, positions, heads);
             if let Some((dqw, dkw)) = dnorm {
-                let Heads { query, kv, .. } = heads;
-                weight_bwd::<E>(pool, dqw, dq, q, rstd.cols_in(0..query), table, positions, heads.size);
-                weight_bwd::<E>(pool, dkw, dk, k, rstd.cols_in(query..query + kv), table, positions, heads.size);
+                by_dtype!(dqw.dtype(), G => add_sums::<A, G>(dqw, sums.cols_in(0..heads.size)));
+                by_dtype!(dkw.dtype(), G => add_sums::<A, G>(dkw, sums.cols_in(SIZE..SIZE + heads.size)));
             }
-            rows_bwd::<E>(pool, [dq, dk], [q, k], rstd, norm, table, positions, heads);
         }),
     }
 }
@@ -236,19 +240,24 @@ fn normalise<E: Elem>(head: &mut [E::Acc], w: &[E], eps: f64) -> E::Acc {
     rstd
 }
 
-/// `dn` becomes `dx`.
+/// `dn` becomes `dx`; `dn x rstd` is added to `sums`.
 #[inline(always)]
-fn normalise_bwd<E: Elem>(dn: &mut [E::Acc], x: &[E], w: &[E], rstd: E::Acc) {
+fn normalise_bwd<E: Elem>(dn: &mut [E::Acc], sums: &mut [E::Acc], x: &[E], w: &[E], rstd: E::Acc) {
     let n = dn.len();
+    let (sums, x, w) = (&mut sums[..n], &x[..n], &w[..n]);
     let gx = sum_by(n, |i| dn[i] * w[i].get() * x[i].get());
     let c = gx * rstd * rstd / E::Acc::of(n as f64);
-    for ((dn, x), w) in dn.iter_mut().zip(x).zip(w) {
-        *dn = rstd * (*dn * w.get() - x.get() * c);
+    for i in 0..n {
+        sums[i] += dn[i] * x[i].get() * rstd;
+        dn[i] = rstd * (dn[i] * w[i].get() - x[i].get() * c);
     }
 }
 
+/// Gradients of every row in place; gradients of the norm weights of stretch `i` of the tokens into row `i` of `sums`, which is
+/// zero: queries' from column 0, keys' from column `SIZE`.
 fn rows_bwd<E: Elem>(
     pool: &Pool,
+    sums: View,
     [dq, dk]: [View; 2],
     [q, k]: [View; 2],
     rstd: View,
@@ -257,12 +266,15 @@ fn rows_bwd<E: Elem>(
     positions: &[i32],
     heads: Heads,
 ) {
-    pool.ranges(dq.rows(), ROWS, |rows| {
+    let length = dq.rows().div_ceil(STRETCHES);
+    let (q_sums, k_sums) = (sums.cols_in(0..heads.size), sums.cols_in(SIZE..SIZE + heads.size));
+    pool.ranges(dq.rows(), length, |rows| {
         vectorize(
             #[inline(always)]
             || {
                 let mut head = [E::Acc::ZERO; SIZE];
                 let head = &mut head[..heads.size];
+                let stretch = rows.start / length;
                 for t in rows {
                     let angles = Angles::at(table, positions[t]);
                     for j in 0..heads.query + heads.kv {
@@ -270,9 +282,9 @@ fn rows_bwd<E: Elem>(
                         load(head, &dx.row::<E>(t)[first..]);
                         angles.rotate_back(head);
                         if let Some(norm) = norm {
-                            let w = if j < heads.query { norm.q } else { norm.k };
+                            let (w, sums, _) = side(heads, j, (norm.q, q_sums), (norm.k, k_sums));
                             let x = &x.row::<E>(t)[first..first + heads.size];
-                            normalise_bwd(head, x, w.slice(), rstd.row::<E::Acc>(t)[j]);
+                            normalise_bwd(head, sums.row_mut(stretch), x, w.slice(), rstd.row::<E::Acc>(t)[j]);
                         }
                         store(&mut dx.row_mut::<E>(t)[first..], head);
                     }
@@ -282,86 +294,11 @@ fn rows_bwd<E: Elem>(
     });
 }
 
-/// `dw += sum dn x rstd` over tokens and the heads of one side; each thread owns some pairs of columns.
-fn weight_bwd<E: Elem>(
-    pool: &Pool,
-    dw: View,
-    dout: View,
-    x: View,
-    rstd: View,
-    table: RopeTable,
-    positions: &[i32],
-    size: usize,
-) {
-    assert!(dw.len() == size, "rope_bwd: gradient of norm weights {:?}, head size {size}", dw.shape());
-    disjoint("rope_bwd", dw, &[dout, x, rstd]);
-    let dw = dw.reshape(1, size);
-    pool.ranges(size / 2, PAIRS, |pairs| {
-        let sum = vectorize(
-            #[inline(always)]
-            || {
-                let (mut sum, mut dn) = ([E::Acc::ZERO; 2 * PAIRS], [E::Acc::ZERO; 2 * PAIRS]);
-                let n = pairs.len();
-                for (t, position) in positions.iter().enumerate() {
-                    let angles = Angles::<E::Acc>::at(table, *position);
-                    let angles = Angles { cos: &angles.cos[pairs.clone()], sin: &angles.sin[pairs.clone()] };
-                    for (j, rstd) in rstd.row::<E::Acc>(t).iter().enumerate() {
-                        let (low, high) = (j * size + pairs.start, j * size + size / 2 + pairs.start);
-                        let (dout, x) = (dout.row::<E>(t), x.row::<E>(t));
-                        load(&mut dn[..n], &dout[low..low + n]);
-                        load(&mut dn[n..2 * n], &dout[high..high + n]);
-                        angles.rotate_back(&mut dn[..2 * n]);
-                        let x = x[low..low + n].iter().chain(&x[high..high + n]);
-                        for ((sum, dn), x) in sum.iter_mut().zip(&dn).zip(x) {
-                            *sum += *dn * x.get() * *rstd;
-                        }
-                    }
-                }
-                sum
-            },
-        );
-        let n = pairs.len();
-        by_dtype!(dw.dtype(), G => for (half, sum) in sum[..2 * n].chunks(n).enumerate() {
-            let first = half * size / 2 + pairs.start;
-            for (dw, sum) in dw.cols_in(first..first + n).row_mut::<G>(0).iter_mut().zip(sum) {
-                *dw = G::put(dw.get() + <G as Elem>::Acc::of(sum.f64()));
-            }
-        })
-    });
-}
-
-/// Cosines and sines of a [`RopeTable`] for heads of `size` columns and `positions` positions, row by row.
-///
-/// Frequencies and angles take the rounding steps that transformers takes in float32, because checkpoints were trained with
-/// them; the cosine and sine of an angle are exact to the last bit.
-pub fn rope_angles(theta: f64, scaling: Option<Llama3Scaling>, size: usize, positions: usize) -> (Vec<f32>, Vec<f32>) {
-    let frequency = |i: usize| {
-        let exponent = (2 * i) as f32 / size as f32;
-        let inverse = 1.0 / (theta.powf(exponent as f64) as f32);
-        scaling.map_or(inverse, |s| s.apply(inverse))
-    };
-    let frequencies: Vec<f32> = (0..size / 2).map(frequency).collect();
-    let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| (p as f32 * f) as f64));
-    angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip()
-}
-
-impl Llama3Scaling {
-    /// Long wavelengths are divided by `factor`, short ones kept, those between interpolated; all in float32.
-    fn apply(&self, frequency: f32) -> f32 {
-        const TURN: f32 = (2.0 * std::f64::consts::PI) as f32;
-        let context = self.original_max_positions as f64;
-        let low = self.low_freq_factor as f32;
-        let factor = self.factor as f32;
-        let wavelength = (1.0 / frequency) * TURN;
-        if wavelength > (context / self.low_freq_factor) as f32 {
-            return frequency / factor;
-        }
-        if wavelength < (context / self.high_freq_factor) as f32 {
-            return frequency;
-        }
-        let span = (self.high_freq_factor - self.low_freq_factor) as f32;
-        let smooth = ((1.0 / wavelength) * context as f32 - low) / span;
-        (1.0 - smooth) * frequency / factor + smooth * frequency
+/// `dw += sums`, row after row.
+fn add_sums<A: Real, G: Elem>(dw: View, sums: View) {
+    for (i, dw) in dw.slice_mut::<G>().iter_mut().enumerate() {
+        let sum = (0..sums.rows()).fold(A::ZERO, |sum, row| sum + sums.row::<A>(row)[i]);
+        *dw = G::put(dw.get() + G::Acc::of(sum.f64()));
     }
 }
 
@@ -517,45 +454,5 @@ mod tests {
     #[should_panic(expected = "position 7 (number 4) is not in 0..7")]
     fn a_position_beyond_the_table_is_named() {
         forward(1, &case(false), &[0, 1, 2, 3, 7]);
-    }
-
-    /// Wavelengths of Llama 3.1 8B (theta 500000, head size 128, factor 8), by the published rule in f64.
-    #[test]
-    fn llama3_scaling_follows_the_rule() {
-        let scaling =
-            Llama3Scaling { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_positions: 8192 };
-        let (mut kept, mut smooth, mut divided) = (0, 0, 0);
-        for i in 0..64 {
-            let inverse = 500_000f64.powf(-(2.0 * i as f64) / 128.0);
-            let wavelength = 2.0 * std::f64::consts::PI / inverse;
-            let want = if wavelength < 8192.0 / 4.0 {
-                kept += 1;
-                inverse
-            } else if wavelength > 8192.0 {
-                divided += 1;
-                inverse / 8.0
-            } else {
-                smooth += 1;
-                let s = (8192.0 / wavelength - 1.0) / 3.0;
-                (1.0 - s) * inverse / 8.0 + s * inverse
-            };
-            let got = scaling.apply(inverse as f32) as f64;
-            assert!((got / want - 1.0).abs() < 1e-5, "{i}: {got} {want}");
-        }
-        assert_eq!((kept, smooth, divided), (29, 6, 29));
-    }
-
-    #[test]
-    fn angles_are_those_of_the_formula() {
-        let (cos, sin) = rope_angles(10_000.0, None, 8, 50);
-        assert_eq!((cos.len(), sin.len()), (200, 200));
-        assert_eq!((cos[0], sin[0], cos[4], sin[4]), (1.0, 0.0, 1f64.cos() as f32, 1f64.sin() as f32));
-        for p in 0..50 {
-            for i in 0..4 {
-                let angle = p as f64 * 10_000f64.powf(-(2.0 * i as f64) / 8.0);
-                assert!((cos[p * 4 + i] as f64 - angle.cos()).abs() < 1e-5);
-                assert!((sin[p * 4 + i] as f64 - angle.sin()).abs() < 1e-5);
-            }
-        }
     }
 }

@@ -17,16 +17,23 @@ impl Draws {
         Draws(Rng::new(seed, Stream::Round, step))
     }
 
-    /// `W` arrays of words, entry `i` for the element whose index in the whole arena is `first + i`.
+    /// `W` (1, 2 or 4) arrays of words, entry `i` for the element whose index in the whole arena is `first + i`. A counter gives four
+    /// words, so `4 / W` neighbouring elements share one: element `e` owns the words from `e W` of all counters' words in a row.
     pub(super) fn block<const W: usize>(&self, first: u64) -> [[u32; BLOCK]; W] {
+        const { assert!(4 % W == 0) };
+        let (counter, skip) = (first / (4 / W) as u64, (first % (4 / W) as u64) as usize);
+        let mut row = [[0; 4]; BLOCK + 1];
         let mut words = [[0; BLOCK]; W];
         vectorize(
             #[inline(always)]
             || {
-                for i in 0..BLOCK {
-                    let drawn = self.0.words(first + i as u64);
-                    for (words, drawn) in words.iter_mut().zip(drawn) {
-                        words[i] = drawn;
+                for (i, row) in row.iter_mut().enumerate().take(BLOCK * W / 4 + 1) {
+                    *row = self.0.words(counter + i as u64);
+                }
+                let row = &row.as_flattened()[skip * W..][..BLOCK * W];
+                for (w, words) in words.iter_mut().enumerate() {
+                    for (i, word) in words.iter_mut().enumerate() {
+                        *word = row[i * W + w];
                     }
                 }
             },
@@ -68,6 +75,23 @@ impl Rounded for bf16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_element_has_the_same_words_in_any_block() {
+        let draws = Draws::new(3, 1);
+        let (pairs, singles) = (draws.block::<2>(1000), draws.block::<1>(1000));
+        for shift in 1..6 {
+            let (shifted, single) = (draws.block::<2>(1000 + shift as u64), draws.block::<1>(1000 + shift as u64));
+            for w in 0..2 {
+                assert_eq!(shifted[w][..BLOCK - shift], pairs[w][shift..]);
+            }
+            assert_eq!(single[0][..BLOCK - shift], singles[0][shift..]);
+        }
+        let mut all = pairs.concat();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 2 * BLOCK);
+    }
 
     #[test]
     fn random_rounding_is_right_on_average_and_exact_where_it_can_be() {

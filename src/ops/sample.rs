@@ -198,12 +198,12 @@ impl<E: Elem> Row<'_, E> {
             vectorize(
                 #[inline(always)]
                 || {
-                    for j in 0..n {
-                        mass[j] = self.mass(start + j);
+                    for (j, mass) in mass[..n].iter_mut().enumerate() {
+                        *mass = self.mass(start + j);
                     }
-                    for j in 0..n {
-                        uniform[j] = rng.uniform((start + j) as u64);
-                        bound[j] = mass[j] as f64 / (1.0 - uniform[j]);
+                    for (j, uniform) in uniform[..n].iter_mut().enumerate() {
+                        *uniform = rng.uniform((start + j) as u64);
+                        bound[j] = mass[j] as f64 / (1.0 - *uniform);
                     }
                 },
             );

@@ -90,17 +90,19 @@ pub fn verdict_bwd(dev: &Device, dh: View, dw: View, dz: View, h: View, w: View,
     disjoint("verdict_bwd", dh, &[dw, dz, h, w]);
     disjoint("verdict_bwd", dw, &[dz, h, w]);
     match dev {
-        Device::Cpu(pool) => by_dtype!(h.dtype(), E => {
-            pool.each(r, ROWS, |i| by_dtype!(dh.dtype(), G => vectorize(#[inline(always)] || {
-                dh_row::<E, G>(dh.row_mut(i), dz.row(i), w.row(ids[0]), w.row(ids[1]));
-            })));
-            pool.ranges(d, COLS, |cols| by_dtype!(dw.dtype(), G => vectorize(#[inline(always)] || {
+        Device::Cpu(pool) => {
+            by_gradient!(h.dtype(), dh.dtype(), E, G => pool.each(r, ROWS, |i| {
+                let (dh, dz, w) = (dh.row_mut(i), dz.row(i), ids.map(|id| w.row(id)));
+                vectorize(#[inline(always)] || dh_row::<E, G>(dh, dz, w));
+            }));
+            by_gradient!(h.dtype(), dw.dtype(), E, G => pool.ranges(d, COLS, |cols| {
                 let (dw, h) = (dw.cols_in(cols.clone()), h.cols_in(cols));
                 for (c, id) in ids.iter().enumerate() {
-                    dw_cols::<E, G>(dw.row_mut(*id), dz.cols_in(c..c + 1), h);
+                    let (dw, dz) = (dw.row_mut(*id), dz.cols_in(c..c + 1));
+                    vectorize(#[inline(always)] || dw_cols::<E, G>(dw, dz, h));
                 }
-            })));
-        }),
+            }));
+        }
     }
 }
 
@@ -129,8 +131,8 @@ fn rows(op: &str, h: View, w: View, ids: [i32; 2]) -> [usize; 2] {
 }
 
 #[inline(always)]
-fn dh_row<E: Elem, G: Elem>(dh: &mut [G], dz: &[E::Acc], w0: &[E], w1: &[E]) {
-    for ((dh, w0), w1) in dh.iter_mut().zip(w0).zip(w1) {
+fn dh_row<E: Elem, G: Elem>(dh: &mut [G], dz: &[E::Acc], w: [&[E]; 2]) {
+    for ((dh, w0), w1) in dh.iter_mut().zip(w[0]).zip(w[1]) {
         *dh = G::put(G::Acc::of((dz[0] * w0.get() + dz[1] * w1.get()).f64()));
     }
 }

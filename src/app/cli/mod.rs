@@ -4,7 +4,7 @@
 //! results go to standard output or to the file that was asked for, which appears whole or not at all.
 
 mod data;
-//TMP mod demo;
+mod demo;
 mod generate;
 mod init;
 mod judge;
@@ -29,7 +29,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    //TMP Demo(demo::Args),
+    /// Train a small judge on a made-up world, end to end, and show what pre-training on unlabelled pairs brings
+    Demo(demo::Args),
     /// Make a model directory with random weights
     Init(init::Args),
     /// Train a model as a run file says
@@ -64,7 +65,7 @@ pub fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<()> {
     match verb {
-        //TMP Verb::Demo(args) => demo::run(args),
+        Verb::Demo(args) => demo::run(args),
         Verb::Init(args) => init::run(args),
         Verb::Train(args) => train::run(args),
         Verb::Plan(args) => plan::run(args),
