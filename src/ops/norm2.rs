@@ -13,7 +13,7 @@ use crate::by_dtype;
 use crate::device::{Device, View, disjoint};
 
 /// Elements in one partial sum.
-pub const BLOCK: usize = 4096;
+const BLOCK: usize = 4096;
 /// Partial sums that one thread computes at a time.
 const GRAIN: usize = 16;
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::weights::{open_tensors, save_tensors};
 use crate::ops::adamw::{AdamW, adamw_f32, adamw_master};
-use crate::ops::norm2::{BLOCK, norm2};
+use crate::ops::norm2::{blocks, norm2};
 use std::path::Path;
 
 /// Where a checkpoint keeps the optimizer.
@@ -53,7 +53,7 @@ impl Optimizer {
         let mut l = Layout::new();
         let sum = l.buffer("sum", Dtype::F64, 1, 1);
         let largest = model.layout.slots().iter().map(Slot::len).max().unwrap_or(0);
-        let partials = l.buffer("partials", Dtype::F64, 1, largest.div_ceil(BLOCK));
+        let partials = l.buffer("partials", Dtype::F64, 1, blocks(largest));
         let master = match model.dtype {
             Dtype::Bf16 => {
                 let master = Arena::new("master weights", &layout)?;
