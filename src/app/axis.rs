@@ -72,7 +72,7 @@ pub fn grouped(n: i64) -> String {
     let digits = n.unsigned_abs().to_string();
     let mut text = String::from(if n < 0 { "-" } else { "" });
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -103,10 +103,11 @@ fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
 }
 
 impl Scale {
-    /// From the smallest to the largest value, such as steps.
+    /// For what is counted, such as steps: from 0, or from the smallest value where that is far from 0.
     pub fn whole(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Scale {
         let (low, high) = extent(values);
-        let (low, high) = if low == high { (low - 1.0, high + 1.0) } else { (low, high) };
+        let low = if low > 0.0 && low <= 0.1 * high.max(20.0) { 0.0 } else { low };
+        let high = if low == high { high + 1.0 } else { high };
         Scale { low, high, places: (from, to), kind: Kind::Whole }
     }
 
@@ -159,7 +160,7 @@ impl Scale {
         match self.kind {
             Kind::Log => self.log_ticks(count),
             kind => {
-                let step = round_step((self.high - self.low) / count as f64, kind);
+                let step = round_step(self.low, self.high, count, kind);
                 let (first, last) = ((self.low / step - 1e-9).ceil() as i64, (self.high / step + 1e-9).floor() as i64);
                 (first..=last).map(|i| i as f64 * step).collect()
             }
@@ -190,11 +191,13 @@ impl Scale {
     }
 }
 
-/// The next of 1, 2, 2.5 and 5 times a power of ten.
-fn round_step(at_least: f64, kind: Kind) -> f64 {
-    let power = 10f64.powf(at_least.log10().floor());
-    let fits = |m: &f64| m * power >= at_least * (1.0 - 1e-9) && (kind != Kind::Whole || (m * power).fract() == 0.0);
-    [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().find(fits).map_or(1.0, |m| m * power)
+/// Of 1, 2, 2.5 and 5 times powers of ten, the step with about `count` multiples between `low` and `high`.
+fn round_step(low: f64, high: f64, count: usize, kind: Kind) -> f64 {
+    let power = magnitude((high - low) / count as f64);
+    let steps = (power - 1..=power + 1).flat_map(|p| [1.0, 2.0, 2.5, 5.0].map(|m| m * 10f64.powi(p)));
+    let fits = |step: &f64| kind != Kind::Whole || (*step >= 1.0 && step.fract() == 0.0);
+    let miss = |step: &f64| ((high / step).floor() - (low / step).ceil() + 1.0 - count as f64).abs();
+    steps.filter(fits).min_by(|a, b| miss(a).total_cmp(&miss(b))).unwrap_or(1.0)
 }
 
 #[cfg(test)]
@@ -215,21 +218,23 @@ mod tests {
         assert_eq!(fit(&[0.5, 0.93], Unit::Percent), ["50%", "60%", "70%", "80%", "90%"]);
         assert_eq!(fit(&[0.01, 5.0], Unit::Plain), ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5"]);
         assert_eq!(fit(&[1e-6, 1e4], Unit::Plain), ["1e-6", "1e-4", "0.01", "1", "100", "10000"]);
-        assert_eq!(fit(&[3.0, 3.0], Unit::Plain), ["2.8", "3.0", "3.2"]);
+        assert_eq!(fit(&[3.0, 3.0], Unit::Plain), ["2.7", "2.8", "2.9", "3.0", "3.1", "3.2", "3.3"]);
         let zero = |high: f64, unit| labels(Scale::from_zero([0.0, high].into_iter(), 0.0, 1.0), unit);
         assert_eq!(zero(2e-5, Unit::Scientific), ["0", "0.5e-5", "1.0e-5", "1.5e-5", "2.0e-5"]);
         assert_eq!(zero(14_200.0, Unit::Count), ["0", "5,000", "10,000", "15,000"]);
         assert_eq!(zero(142_000.0, Unit::Count), ["0", "50k", "100k", "150k"]);
         let steps = |low: f64, high: f64| labels(Scale::whole([low, high].into_iter(), 0.0, 1.0), Unit::Count);
-        assert_eq!(steps(1.0, 4.0), ["1", "2", "3", "4"]);
-        assert_eq!(steps(10.0, 1000.0), ["200", "400", "600", "800", "1,000"]);
+        assert_eq!(steps(1.0, 4.0), ["0", "1", "2", "3", "4"]);
+        assert_eq!(steps(900.0, 1000.0), ["900", "925", "950", "975", "1,000"]);
+        assert_eq!(steps(7.0, 7.0), ["0", "2", "4", "6"]);
+        assert_eq!(steps(10.0, 1000.0), ["0", "200", "400", "600", "800", "1,000"]);
     }
 
     #[test]
     fn values_are_as_exact_as_useful() {
         assert_eq!(
-            [0.69314, 12.345, 1234.5, 0.0, 1e-7, -0.5].map(|x| Unit::Plain.show(x)),
-            ["0.6931", "12.35", "1234", "0.000", "1.00e-7", "-0.5000"]
+            [0.69324, 12.345, 1234.5, 0.0, 1e-7, -0.5].map(|x| Unit::Plain.show(x)),
+            ["0.6932", "12.35", "1234", "0.000", "1.00e-7", "-0.5000"]
         );
         assert_eq!((Unit::Percent.show(0.8125), Unit::Count.show(1234567.0)), ("81.2%".into(), "1,234,567".into()));
         assert_eq!([0, 999, 1000, -1234567].map(grouped), ["0", "999", "1,000", "-1,234,567"]);

@@ -1,13 +1,14 @@
 //! A line chart as inline SVG: no script, no asset; colours come from the page's style sheet.
 //!
-//! Many points are thinned in a way that keeps peaks. A noisy series is drawn thin with its running mean over it.
+//! Many points are thinned in a way that keeps peaks. A noisy series is drawn thin with a smooth line over it.
 //! Hovering shows the values at a step: an invisible column over each step holds them, and the style sheet reveals it.
 
 use super::axis::{Scale, Unit};
 use super::report::escape;
 
-/// Size of the drawing in SVG units, about a pixel each.
-const WIDTH: f64 = 560.0;
+/// Size of the drawing in SVG units, about a pixel each: half a page wide, or all of it.
+const HALF: f64 = 560.0;
+const FULL: f64 = 1130.0;
 const HEIGHT: f64 = 250.0;
 const LEFT: f64 = 50.0;
 const RIGHT: f64 = 64.0;
@@ -16,7 +17,7 @@ const BOTTOM: f64 = 28.0;
 /// Most points of a drawn line, and most columns that can be hovered.
 const DRAWN: usize = 480;
 const COLUMNS: usize = 110;
-/// A series of at least so many points gets a running mean; one of at most so many gets dots.
+/// A noisy series of at least so many points gets a smooth line; one of at most so many gets dots.
 const SMOOTHED: usize = 40;
 const DOTTED: usize = 30;
 
@@ -49,20 +50,20 @@ pub struct Chart {
 }
 
 impl Chart {
-    /// A figure with title, legend and drawing; empty when no series has a point.
-    pub(super) fn to_html(&self) -> String {
-        let series: Vec<Line> = self.series.iter().enumerate().filter_map(|(i, s)| Line::new(i, s)).collect();
-        if series.is_empty() {
-            return String::new();
-        }
-        let plot = Plot::new(self, series);
-        let legend: String = (plot.lines.iter())
-            .map(|l| format!("<span class=\"key s{}\">{}</span>", l.colour, escape(&l.name)))
-            .collect();
-        let title = escape(&self.title);
+    /// Whether there is anything to draw.
+    pub(super) fn has_points(&self) -> bool {
+        self.series.iter().any(|s| s.points.iter().any(|(x, y)| x.is_finite() && y.is_finite()))
+    }
+
+    /// A figure with title, legend and drawing. The chart has points.
+    pub(super) fn to_html(&self, span: Span) -> String {
+        let lines = self.series.iter().enumerate().filter_map(|(i, s)| Line::new(i, s)).collect();
+        let plot = Plot::new(self, lines, span);
+        let (title, width, class) = (escape(&self.title), plot.width, if span == Span::Full { " full" } else { "" });
         format!(
-            "<figure class=\"card\"><figcaption><h3>{title}</h3><div class=\"legend\">{legend}</div></figcaption>\n\
-             <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">\n{}{}{}{}</svg></figure>\n",
+            "<figure class=\"card{class}\"><figcaption><h3>{title}</h3><div class=\"legend\">{}</div></figcaption>\n\
+             <svg viewBox=\"0 0 {width} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">\n{}{}{}{}</svg></figure>\n",
+            plot.legend(),
             plot.grid(),
             plot.curves(),
             plot.last_values(),
@@ -71,21 +72,33 @@ impl Chart {
     }
 }
 
+/// How much of the page's width a chart takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Span {
+    Half,
+    Full,
+}
+
 /// A series with its finite points only, and the number of its colour.
 struct Line {
     name: String,
     colour: usize,
     points: Vec<(f64, f64)>,
+    noisy: bool,
+    /// What is drawn strongly: the points, or a smooth line through noise.
+    strong: Vec<(f64, f64)>,
 }
 
 impl Line {
     fn new(colour: usize, series: &Series) -> Option<Line> {
         let points: Vec<_> = series.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
-        (!points.is_empty()).then(|| Line { name: series.name.clone(), colour, points })
+        let noisy = points.len() >= SMOOTHED && is_noisy(&points);
+        let strong = if noisy { smoothed(&points) } else { thinned(&points) };
+        (!points.is_empty()).then(|| Line { name: series.name.clone(), colour, points, noisy, strong })
     }
 
     fn last(&self) -> (f64, f64) {
-        *self.points.last().expect("lines have points")
+        *self.strong.last().expect("lines have points")
     }
 
     /// The point nearest to `x`.
@@ -98,6 +111,7 @@ impl Line {
 
 /// Lines laid out between their axes.
 struct Plot {
+    width: f64,
     lines: Vec<Line>,
     x: Scale,
     y: Scale,
@@ -105,22 +119,28 @@ struct Plot {
 }
 
 impl Plot {
-    fn new(chart: &Chart, lines: Vec<Line>) -> Plot {
+    fn new(chart: &Chart, lines: Vec<Line>, span: Span) -> Plot {
+        let width = if span == Span::Full { FULL } else { HALF };
         let all = || lines.iter().flat_map(|l| &l.points);
-        let x = Scale::whole(all().map(|p| p.0), LEFT, WIDTH - RIGHT);
+        let x = Scale::whole(all().map(|p| p.0), LEFT, width - RIGHT);
         let y = match chart.axis {
             Axis::Fit => Scale::fit(all().map(|p| p.1), HEIGHT - BOTTOM, TOP, chart.unit),
             Axis::FromZero => Scale::from_zero(all().map(|p| p.1), HEIGHT - BOTTOM, TOP),
         };
-        Plot { lines, x, y, unit: chart.unit }
+        Plot { width, lines, x, y, unit: chart.unit }
     }
 
     fn at(&self, (x, y): (f64, f64)) -> (f64, f64) {
         (self.x.place(x), self.y.place(y))
     }
 
+    fn legend(&self) -> String {
+        let key = |l: &Line| format!("<span class=\"key s{}\">{}</span>", l.colour, escape(&l.name));
+        self.lines.iter().map(key).collect()
+    }
+
     fn grid(&self) -> String {
-        let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+        let (right, bottom) = (self.width - RIGHT, HEIGHT - BOTTOM);
         let mut svg = String::from("<g class=\"axis\">");
         let ticks = self.y.ticks(5);
         for (tick, label) in ticks.iter().zip(self.y.labels(&ticks, self.unit)) {
@@ -131,7 +151,7 @@ impl Plot {
                 y + 3.5
             );
         }
-        let ticks = self.x.ticks(6);
+        let ticks = self.x.ticks((self.width / 90.0) as usize);
         for (tick, label) in ticks.iter().zip(self.x.labels(&ticks, Unit::Count)) {
             let x = self.x.place(*tick);
             svg += &format!(
@@ -145,12 +165,10 @@ impl Plot {
     fn curves(&self) -> String {
         let mut svg = String::new();
         for line in &self.lines {
-            let smooth = line.points.len() >= SMOOTHED && is_noisy(&line.points);
-            let class = if smooth { "thin" } else { "line" };
-            svg += &self.path(&thinned(&line.points, DRAWN), line.colour, class);
-            if smooth {
-                svg += &self.path(&thinned(&running_mean(&line.points), DRAWN), line.colour, "line");
+            if line.noisy {
+                svg += &self.path(&thinned(&line.points), line.colour, "thin");
             }
+            svg += &self.path(&line.strong, line.colour, "line");
             if line.points.len() <= DOTTED {
                 for (x, y) in line.points.iter().map(|p| self.at(*p)) {
                     svg += &format!("<circle class=\"dot s{}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.4\"/>", line.colour);
@@ -181,14 +199,14 @@ impl Plot {
             svg += &format!(
                 "<text class=\"last s{}\" x=\"{}\" y=\"{:.1}\">{value}</text>",
                 line.colour,
-                WIDTH - RIGHT + 7.0,
+                self.width - RIGHT + 7.0,
                 y + 3.5
             );
         }
         svg + "\n"
     }
 
-    /// One hidden group per step that can be hovered: a rule, dots and the values in words.
+    /// One hidden group per step that can be hovered: a rule, and of each line the nearest point, with a dot and in words.
     fn columns(&self, counts: &str) -> String {
         let mut steps: Vec<f64> = self.lines.iter().flat_map(|l| l.points.iter().map(|p| p.0)).collect();
         steps.sort_by(f64::total_cmp);
@@ -201,7 +219,7 @@ impl Plot {
         let mut svg = String::from("<g class=\"hover\">");
         for (i, step) in kept.iter().enumerate() {
             let left = if i == 0 { LEFT } else { (place(i - 1) + place(i)) / 2.0 };
-            let right = if i + 1 == kept.len() { WIDTH - RIGHT } else { (place(i) + place(i + 1)) / 2.0 };
+            let right = if i + 1 == kept.len() { self.width - RIGHT } else { (place(i) + place(i + 1)) / 2.0 };
             svg += &self.column(counts, *step, (left, right), (right - left).max(6.0));
         }
         svg + "</g>\n"
@@ -214,10 +232,10 @@ impl Plot {
         for line in &self.lines {
             let point = line.nearest(step);
             let (px, py) = self.at(point);
-            if (px - x).abs() <= reach {
-                words.push(format!("{} {}", escape(&line.name), self.unit.show(point.1)));
-                dots += &format!("<circle class=\"dot s{}\" cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"3\"/>", line.colour);
-            }
+            let elsewhere =
+                if (px - x).abs() <= reach { String::new() } else { format!(" at {}", Unit::Count.show(point.0)) };
+            words.push(format!("{} {}{elsewhere}", escape(&line.name), self.unit.show(point.1)));
+            dots += &format!("<circle class=\"dot s{}\" cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"3\"/>", line.colour);
         }
         let (title, text) = (words.join(", "), words.join(" \u{b7} "));
         format!(
@@ -236,25 +254,29 @@ fn is_noisy(points: &[(f64, f64)]) -> bool {
     high > low && turns * 5 > points.len()
 }
 
-/// The mean over a window around each point, a fifteenth of the series wide, narrower at both ends.
-fn running_mean(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+/// A smooth line through noise: at up to [`DRAWN`] points, the mean of the middle half of the values in a window of a
+/// fifteenth of the series. A single outlier does not move it.
+fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let half = (points.len() / 30).max(2);
-    let mean = |i: usize| {
-        let reach = half.min(i).min(points.len() - 1 - i);
-        let window = &points[i - reach..=i + reach];
-        window.iter().map(|p| p.1).sum::<f64>() / window.len() as f64
+    let middle = |i: usize| {
+        let window = &points[i.saturating_sub(half)..(i + half + 1).min(points.len())];
+        let mut values: Vec<f64> = window.iter().map(|p| p.1).collect();
+        values.sort_by(f64::total_cmp);
+        let inner = &values[values.len() / 4..values.len() - values.len() / 4];
+        inner.iter().sum::<f64>() / inner.len() as f64
     };
-    points.iter().enumerate().map(|(i, p)| (p.0, mean(i))).collect()
+    let kept = points.len().min(DRAWN);
+    (0..kept).map(|k| k * (points.len() - 1) / (kept - 1)).map(|i| (points[i].0, middle(i))).collect()
 }
 
-/// At most about `most` points: of each stretch the lowest and the highest, in their order.
-fn thinned(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
-    if points.len() <= most {
+/// At most about [`DRAWN`] points: of each stretch the lowest and the highest, in their order.
+fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    if points.len() <= DRAWN {
         return points.to_vec();
     }
-    let stretch = points.len().div_ceil(most / 2);
+    let stretch = points.len().div_ceil(DRAWN / 2);
     let by_y = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
-    let mut kept = Vec::with_capacity(most + 2);
+    let mut kept = Vec::with_capacity(DRAWN + 2);
     for part in points.chunks(stretch) {
         let (low, high) = (part.iter().min_by(by_y).expect("not empty"), part.iter().max_by(by_y).expect("not empty"));
         kept.extend(if low.0 <= high.0 { [*low, *high] } else { [*high, *low] });
@@ -280,19 +302,22 @@ mod tests {
     fn thinning_keeps_peaks_ends_and_order() {
         let mut points = noise(10_000);
         points[5_123].1 = 1e6;
-        let kept = thinned(&points, 480);
-        assert!(kept.len() <= 482 && kept.contains(&(5_123.0, 1e6)) && kept.last() == points.last());
+        let kept = thinned(&points);
+        assert!(kept.len() <= DRAWN + 2 && kept.contains(&(5_123.0, 1e6)) && kept.last() == points.last());
         assert!(kept.windows(2).all(|w| w[0].0 <= w[1].0));
-        assert_eq!(thinned(&points[..480], 480), points[..480]);
+        assert_eq!(thinned(&points[..DRAWN]), points[..DRAWN]);
     }
 
     #[test]
     fn smoothing_is_for_noise() {
         let line: Vec<_> = (0..300).map(|i| (i as f64, 3.0 * i as f64)).collect();
         assert!(!is_noisy(&line) && is_noisy(&noise(300)));
-        for (smooth, exact) in running_mean(&line).iter().zip(&line) {
-            assert!((smooth.1 - exact.1).abs() < 1e-9);
-        }
+        let smooth = smoothed(&line);
+        assert!(smooth[10..290].iter().zip(&line[10..290]).all(|(s, exact)| (s.1 - exact.1).abs() < 1e-9));
+        let mut spiked = noise(3000);
+        let calm = smoothed(&spiked);
+        spiked[1500].1 = 1e9;
+        assert!(smoothed(&spiked).iter().zip(&calm).all(|(s, c)| (s.1 - c.1).abs() < 3.0) && calm.len() == DRAWN);
     }
 
     #[test]
@@ -305,14 +330,22 @@ mod tests {
             vec![series("a", noise(5000)), series("b", vec![(0.0, 5.0), (4999.0, -5.0)])],
         ];
         for case in cases {
-            let html = chart(case).to_html();
+            let html = chart(case).to_html(Span::Full);
             assert!(html.contains("Loss &amp; co") && !html.contains("NaN") && !html.contains("inf"), "{html}");
             for (x, y) in coordinates(&html) {
-                assert!((0.0..=WIDTH).contains(&x) && (0.0..=HEIGHT).contains(&y), "({x}, {y})");
+                assert!((0.0..=FULL).contains(&x) && (0.0..=HEIGHT).contains(&y), "({x}, {y})");
             }
             assert!(html.len() < 120_000, "{} bytes", html.len());
         }
-        assert_eq!(chart(vec![series("none", vec![(1.0, f64::NAN)])]).to_html(), "");
+        assert!(!chart(vec![series("none", vec![(1.0, f64::NAN)])]).has_points());
+    }
+
+    #[test]
+    fn noise_is_drawn_thin_under_a_smooth_line() {
+        for (n, thin) in [(SMOOTHED - 1, 0), (SMOOTHED, 1), (2 * DRAWN, 1)] {
+            let html = chart(vec![Series { name: "a".into(), points: noise(n) }]).to_html(Span::Half);
+            assert_eq!((html.matches("class=\"thin").count(), html.matches("class=\"line").count()), (thin, 1), "{n}");
+        }
     }
 
     /// The points of all curves.
@@ -323,11 +356,11 @@ mod tests {
     }
 
     #[test]
-    fn hovering_tells_all_series_that_have_a_value_there() {
+    fn hovering_tells_the_nearest_value_of_every_series() {
         let a = Series { name: "loss".into(), points: vec![(10.0, 0.5), (20.0, 0.25)] };
         let b = Series { name: "eval".into(), points: vec![(20.0, 0.75)] };
-        let html = chart(vec![a, b]).to_html();
-        assert!(html.contains("<title>step 10, loss 0.5000</title>"), "{html}");
+        let html = chart(vec![a, b]).to_html(Span::Half);
+        assert!(html.contains("<title>step 10, loss 0.5000, eval 0.7500 at 20</title>"), "{html}");
         assert!(html.contains("<title>step 20, loss 0.2500, eval 0.7500</title>"), "{html}");
     }
 }

@@ -4,6 +4,7 @@
 //! A [`Report`] is a list of blocks in reading order, and knows nothing of training; [`training`] makes one from a run.
 
 pub use super::axis::{Unit, grouped};
+use super::chart::Span;
 pub use super::chart::{Axis, Chart, Series};
 use crate::base::atomic;
 use crate::error::Result;
@@ -110,19 +111,33 @@ impl Block {
                 let cells: String = figures.iter().map(Figure::to_html).collect();
                 format!("<dl class=\"figures card\">{cells}</dl>\n")
             }
-            Block::Charts(title, charts) => {
-                let cards: String = charts.iter().map(Chart::to_html).collect();
-                match cards.is_empty() {
-                    true => String::new(),
-                    false => format!("<h2>{}</h2>\n<div class=\"charts\">\n{cards}</div>\n", escape(title)),
-                }
-            }
+            Block::Charts(title, charts) => charts_to_html(title, charts),
             Block::Table(table) => format!("<h2>{}</h2>\n{}", escape(&table.title), table.to_html()),
             Block::Folded(table) => {
                 format!("<details><summary>{}</summary>\n{}</details>\n", escape(&table.title), table.to_html())
             }
         }
     }
+}
+
+/// Two charts in a row; of an odd number the first has a row to itself.
+fn charts_to_html(title: &str, charts: &[Chart]) -> String {
+    let drawn: Vec<&Chart> = charts.iter().filter(|c| c.has_points()).collect();
+    let full = drawn.len() % 2;
+    let span = |i: usize| if i < full { Span::Full } else { Span::Half };
+    let cards: String = drawn.iter().enumerate().map(|(i, chart)| chart.to_html(span(i))).collect();
+    if cards.is_empty() {
+        return cards;
+    }
+    let thin = if cards.contains("class=\"thin") {
+        "Thin lines are as logged, strong ones smoothed; the number at the end is the line's. "
+    } else {
+        ""
+    };
+    format!(
+        "<h2>{}</h2>\n<div class=\"charts\">\n{cards}</div>\n<p class=\"note\">{thin}Point at a curve to read its values.</p>\n",
+        escape(title)
+    )
 }
 
 impl Figure {
@@ -164,7 +179,7 @@ pub(super) fn escape(text: &str) -> String {
 /// Escaped text, with what stands between backquotes as code.
 fn code(text: &str) -> String {
     let parts: Vec<&str> = text.split('`').collect();
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return escape(text);
     }
     let part =
@@ -202,14 +217,10 @@ pub fn summary(records: &[Record]) -> Vec<Figure> {
         figures.extend(value.map(|value| Figure::new(label, value, note)));
     };
     let first = records.iter().find_map(|r| r.loss).map_or(String::new(), |l| format!("from {}", Unit::Plain.show(l)));
-    figure("Training loss", last(|r| r.loss).map(|x| Unit::Plain.show(x)), first);
+    figure("Last training loss", last(|r| r.loss).map(|x| Unit::Plain.show(x)), first);
     let loss = last(|r| r.eval_loss).map_or(String::new(), |x| format!("loss {}", Unit::Plain.show(x)));
     figure("Evaluation accuracy", last(|r| r.eval_accuracy).map(|x| Unit::Percent.show(x)), loss);
-    figure(
-        "Consistency",
-        last(|r| r.eval_consistency).map(|x| Unit::Percent.show(x)),
-        "same verdict in both orders".into(),
-    );
+    figure("Consistency", last(|r| r.eval_consistency).map(|x| Unit::Percent.show(x)), "both orders agree".into());
     figure(
         "Steps",
         Some(grouped(end.step as i64)),
@@ -378,7 +389,7 @@ mod tests {
         records[1].eval_accuracy = Some(0.75);
         let figures: Vec<(String, String)> = summary(&records).into_iter().map(|f| (f.label, f.value)).collect();
         let expected =
-            [("Training loss", "0.3333"), ("Evaluation accuracy", "75.0%"), ("Steps", "3"), ("Time", "0:00:03")];
+            [("Last training loss", "0.3333"), ("Evaluation accuracy", "75.0%"), ("Steps", "3"), ("Time", "0:00:03")];
         for (label, value) in expected {
             assert!(figures.contains(&(label.to_string(), value.to_string())), "{label}: {figures:?}");
         }

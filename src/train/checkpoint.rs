@@ -100,7 +100,7 @@ pub fn save(
     })?;
     let whole = numbered(root)?.into_iter().filter(|(step, dir)| *step <= state.step && read(dir).is_ok());
     for (rank, (step, dir)) in whole.enumerate() {
-        let major = retention.major > 0 && step % retention.major == 0;
+        let major = retention.major > 0 && step.is_multiple_of(retention.major);
         if rank >= retention.keep && !major {
             atomic::remove_dir(&dir)?;
         }

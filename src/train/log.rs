@@ -276,7 +276,7 @@ mod tests {
             elapsed: 0.1 * step as f64,
             loss: Some(1.0 / step as f64),
             lr: Some(1e-5),
-            grad_norm: (step % 2 == 0).then_some(0.3),
+            grad_norm: step.is_multiple_of(2).then_some(0.3),
             ..Record::default()
         }
     }
@@ -337,7 +337,7 @@ mod tests {
             step: 10,
             total_steps: 100,
             elapsed: 80.4,
-            loss: Some(0.69314),
+            loss: Some(0.69324),
             accuracy: Some(0.512),
             lr: Some(1e-5),
             grad_norm: Some(1.239),
@@ -345,7 +345,7 @@ mod tests {
             peak: Some(0.61),
             ..Record::default()
         };
-        let line = "step 00010/00100 (10.00%) | loss 0.6931 | grad 1.24 | acc 51.2% | lr 1.00e-5 | tok/s 12345 | \
+        let line = "step 00010/00100 (10.00%) | loss 0.6932 | grad 1.24 | acc 51.2% | lr 1.00e-5 | tok/s 12345 | \
                     61% of peak | eta 0:12:03";
         assert_eq!(progress_line(&record), line);
         let eval = Record {
