@@ -304,7 +304,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn tools_turn() -> Vec<Message> {
-        vec![Message::user("q"), Message::assistant("<think>r</think>call"), Message::user("<tool_response>\n5\n</tool_response>")]
+        vec![
+            Message::user("q"),
+            Message::assistant("<think>r</think>call"),
+            Message::user("<tool_response>\n5\n</tool_response>"),
+        ]
     }
 
     #[test]

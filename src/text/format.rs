@@ -176,3 +176,150 @@ impl fmt::Display for Format {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn read(row: Value) -> (Format, Vec<Outcome>) {
+        let row = row.as_object().unwrap().clone();
+        let format = Format::detect(&row).unwrap();
+        (format, format.read(&row).unwrap())
+    }
+
+    fn u(text: &str) -> Value {
+        json!({"role": "user", "content": text})
+    }
+    fn a(text: &str) -> Value {
+        json!({"role": "assistant", "content": text})
+    }
+    fn pair(prompt: Vec<Message>, chosen: &str, rejected: &str) -> Vec<Outcome> {
+        vec![Outcome::Keep(Example::Pair { prompt, chosen: chosen.into(), rejected: rejected.into(), margin: None })]
+    }
+    fn completion(prompt: Vec<Message>, completion: &str) -> Vec<Outcome> {
+        vec![Outcome::Keep(Example::Completion { prompt, completion: completion.into() })]
+    }
+    fn user() -> Vec<Message> {
+        vec![Message::user("q")]
+    }
+
+    #[test]
+    fn preference_rows_of_every_layout_are_the_same_pair() {
+        let turn = |from: &str, value: &str| json!({"from": from, "value": value});
+        for (format, row) in [
+            (Format::Preference, json!({"prompt": "q", "chosen": "c", "rejected": "r"})),
+            (Format::Preference, json!({"prompt": [u("q")], "chosen": [a("c")], "rejected": [a("r")], "margin": null})),
+            (Format::Preference, json!({"prompt": "q", "chosen": [u("q"), a("c")], "rejected": [u("q"), a("r")]})),
+            (Format::Preference, json!({"chosen": [u("q"), a("c")], "rejected": [u("q"), a("r")], "source": "s"})),
+            (Format::Preference, json!({"chosen": "qc", "rejected": "qr"})),
+            (
+                Format::UltraFeedback,
+                json!({"prompt": "q", "prompt_id": "1", "chosen": [u("q"), a("c")], "rejected": [u("q"), a("r")],
+                       "score_chosen": 8.0, "score_rejected": 3.5}),
+            ),
+            (Format::AlpacaPreference, json!({"instruction": "q", "input": "", "chosen": "c", "rejected": "r"})),
+            (Format::AlpacaPreference, json!({"instruction": "q", "input": "", "output": ["c", "r"]})),
+            (
+                Format::ShareGptPreference,
+                json!({"conversations": [turn("human", "q")], "chosen": turn("gpt", "c"), "rejected": turn("gpt", "r")}),
+            ),
+            (Format::Lists, json!({"prompt": "q", "chosen": ["c"], "rejected": ["r"]})),
+        ] {
+            assert_eq!(read(row.clone()), (format, pair(user(), "c", "r")), "{row}");
+        }
+    }
+
+    #[test]
+    fn details_of_preference_rows() {
+        let (_, out) = read(json!({"prompt": "q", "chosen": "c", "rejected": "r", "margin": 1.5}));
+        assert!(matches!(&out[..], [Outcome::Keep(Example::Pair { margin: Some(m), .. })] if *m == 1.5));
+        let (_, out) = read(json!({"chosen": "Say it now", "rejected": "Say it then"}));
+        assert_eq!(out, pair(vec![Message::user("Say it")], " now", " then"));
+        let (_, out) = read(json!({"chosen": [u("q"), a("x"), u("y"), a("z")], "rejected": [u("q"), a("r")]}));
+        assert_eq!(out, [Outcome::Drop(Reason::SeveralTurns)]);
+        let (_, out) = read(json!({"prompt": "q", "chosen": ["c", "d"], "rejected": ["r", "s", "t"]}));
+        assert_eq!(out.len(), 6);
+        let (_, out) = read(json!({"chosen": [u("q"), a("c")], "rejected": [u("q"), a("r")],
+                                   "score_chosen": 5, "score_rejected": 5.0}));
+        assert!(matches!(&out[..], [Outcome::Tied { .. }]));
+        let history = json!({"instruction": "q", "input": "i", "system": "s", "history": [["x", "y"]], "output": "c"});
+        let turns = vec![Message::system("s"), Message::user("x"), Message::assistant("y"), Message::user("q\ni")];
+        assert_eq!(read(history), (Format::Alpaca, completion(turns, "c")));
+    }
+
+    #[test]
+    fn rows_with_a_label_say_which_side_is_better() {
+        let compared = |better| vec![Outcome::Compared { prompt: user(), a: "x".into(), b: "y".into(), better }];
+        let two = |label: Value| json!({"id": 7, "prompt": "q", "response_a": "x", "response_b": "y", "label": label});
+        assert_eq!(read(two(json!("A"))), (Format::Responses, compared(Side::A)));
+        assert_eq!(read(two(json!("B>A"))).1, compared(Side::B));
+        assert!(matches!(read(two(json!("tie (bothbad)"))).1[..], [Outcome::Tied { .. }]));
+        assert!(matches!(read(two(Value::Null)).1[..], [Outcome::Keep(Example::Unlabelled { .. })]));
+        let judgebench = json!({"pair_id": "p", "question": "q", "response_A": "x", "response_B": "y", "label": "A>B"});
+        assert_eq!(read(judgebench).1, compared(Side::A));
+        let arena = json!({"prompt": "q", "response_1": "x", "response_2": "y", "winner": "model_b"});
+        assert_eq!(read(arena).1, compared(Side::B));
+        // HelpSteer3: negative means that the first is better.
+        let steer = |p: Value| json!({"domain": "d", "context": [u("q")], "response1": "x", "response2": "y", "overall_preference": p});
+        assert_eq!(read(steer(json!(-1))), (Format::HelpSteer3, compared(Side::A)));
+        assert_eq!(read(steer(json!(3))).1, compared(Side::B));
+        assert!(matches!(read(steer(json!(0))).1[..], [Outcome::Tied { .. }]));
+        let unified = |x: f64, y: f64| json!({"conv_A": [u("q"), a("x")], "conv_B": [u("q"), a("y")], "conv_A_rating": x, "conv_B_rating": y});
+        assert_eq!(read(unified(2.0, 1.0)), (Format::UnifiedFeedback, compared(Side::A)));
+        assert_eq!(read(unified(0.0, 1.0)).1, compared(Side::B));
+        assert!(matches!(read(unified(1.0, 1.0)).1[..], [Outcome::Tied { .. }]));
+    }
+
+    #[test]
+    fn completions_judged_prompts_and_groups() {
+        let done = completion(user(), "c");
+        assert_eq!(read(json!({"prompt": "q", "completion": "c"})), (Format::PromptCompletion, done.clone()));
+        assert_eq!(read(json!({"instruction": "q", "input": "", "output": "c"})), (Format::Alpaca, done.clone()));
+        assert_eq!(read(json!({"messages": [u("q"), a("c")]})), (Format::Messages, done.clone()));
+        let turns = json!([{"from": "human", "value": "q"}, {"from": "gpt", "value": "c"}]);
+        assert_eq!(read(json!({"conversations": turns})), (Format::ShareGpt, done));
+        let rated = Outcome::Rated { prompt: user(), completion: "c".into(), good: true };
+        assert_eq!(read(json!({"prompt": "q", "completion": "c", "label": true})), (Format::Unpaired, vec![rated]));
+
+        let output = "[The Start of Assistant A's Answer]\nx[The End of Assistant A's Answer]";
+        let (format, out) = read(json!({"instruction": "[User Question]\nq\n\n", "input": "", "output": output}));
+        assert_eq!(
+            (format, out),
+            (Format::GramPretraining, completion(vec![Message::user("[User Question]\nq\n\n")], output))
+        );
+        let judge = crate::text::template::JudgeTemplate::verdict().fill("q", "x", "y");
+        let (format, out) = read(json!({"instruction": judge, "input": "", "output": "B"}));
+        assert_eq!(format, Format::GramVerdict);
+        assert_eq!(out, [Outcome::Keep(Example::Judged { prompt: judge, label: Side::B })]);
+        let (format, out) = read(json!({"id": "g", "prompt": "q", "responses": ["x", "y", "z"]}));
+        assert_eq!(format, Format::Group);
+        assert!(matches!(&out[..], [Outcome::Keep(Example::Group { responses, .. })] if responses.len() == 3));
+    }
+
+    #[test]
+    fn rows_of_another_format_are_errors_and_unknown_columns_are_listed() {
+        for (format, row) in [
+            (Format::Preference, json!({"prompt": "q", "chosen": "c"})),
+            (Format::Preference, json!({"prompt": "q", "chosen": 3, "rejected": "r"})),
+            (Format::Preference, json!({"prompt": "q", "chosen": "c", "rejected": "r", "margin": "big"})),
+            (Format::Responses, json!({"prompt": "q", "response_a": "x", "response_b": "y", "label": 1})),
+            (Format::Responses, json!({"prompt": "q", "response_a": "x", "response_b": null})),
+            (Format::Responses, json!({"prompt": "q"})),
+            (Format::GramVerdict, json!({"instruction": "q", "output": "C"})),
+            (Format::Unpaired, json!({"prompt": "q", "completion": "c", "label": "yes"})),
+            (Format::Messages, json!({"messages": [u("q")]})),
+            (Format::Group, json!({"prompt": "q", "responses": []})),
+            (Format::Alpaca, json!({"instruction": "q", "input": 3, "output": "c"})),
+            (Format::Lists, json!({"prompt": "q", "chosen": [], "rejected": ["r"]})),
+        ] {
+            assert!(format.read(row.as_object().unwrap()).is_err(), "{format} {row}");
+        }
+        let error = Format::detect(json!({"foo": 1, "bar": 2}).as_object().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("[foo, bar]") && error.contains("prompt=COLUMN"), "{error}");
+        for format in Format::ALL {
+            assert_eq!(Format::parse(format.name()).unwrap(), format);
+        }
+        assert!(Format::parse("csv").unwrap_err().to_string().contains("preference"));
+    }
+}
