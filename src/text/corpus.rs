@@ -171,3 +171,176 @@ fn measure(encoder: &Encoder, example: &Example, limits: &Limits) -> Result<std:
     }
     Ok(Ok(tokens))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::encode::{Draft, Stage};
+    use crate::text::fixture::{LLAMA, QWEN3, chat, tokenizer};
+    use crate::text::inspect::inspect;
+    use crate::text::message::Message;
+    use crate::text::source::{Place, Unit};
+    use crate::text::template::JudgeTemplate;
+    use serde_json::Value;
+
+    fn encoder(stage: Stage, template: &str) -> Encoder {
+        Encoder { chat: chat(template), template: JudgeTemplate::verdict(), stage }
+    }
+
+    fn records(examples: Vec<Example>) -> Vec<Record> {
+        let place = |number| Place { file: "t.jsonl".into(), number, unit: Unit::Line };
+        let numbered = examples.into_iter().zip(1..);
+        numbered.map(|(example, n)| Record { id: Value::Null, place: place(n), example }).collect()
+    }
+
+    fn pair(prompt: &str, chosen: &str, rejected: &str) -> Example {
+        let prompt = vec![Message::user(prompt)];
+        Example::Pair { prompt, chosen: chosen.into(), rejected: rejected.into(), margin: None }
+    }
+
+    fn corpus(stage: Stage, examples: Vec<Example>, max_tokens: usize) -> Result<Corpus> {
+        let limits = Limits { max_tokens, on_error: OnError::Fail, seed: 3 };
+        Corpus::new(encoder(stage, QWEN3), records(examples), &limits)
+    }
+
+    fn decode(ids: &[i32]) -> String {
+        tokenizer().decode(ids).unwrap()
+    }
+
+    #[test]
+    fn finetuning_shows_both_orders_with_the_right_label() {
+        let c =
+            corpus(Stage::Finetune, (0..64).map(|i| pair(&format!("q{i}"), "GOOD", "BAD")).collect(), 5000).unwrap();
+        let mut swapped = [0; 2];
+        for epoch in 0..2 {
+            for i in 0..c.len() {
+                let Item::Verdict { ids, label } = c.item(i, epoch).unwrap() else { panic!() };
+                let text = decode(&ids);
+                let (good, bad) = (text.find("GOOD").unwrap(), text.find("BAD").unwrap());
+                assert_eq!(label, if good < bad { Side::A } else { Side::B });
+                assert!(text.ends_with("#Preferred:<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"));
+                assert_eq!(c.tokens(i, epoch), ids.len());
+                swapped[epoch as usize] += usize::from(label == Side::B);
+            }
+        }
+        assert!(swapped.iter().all(|n| (16..48).contains(n)), "{swapped:?}");
+        let sides = |c: &Corpus, epoch| (0..c.len()).map(|i| c.first(i, epoch)).collect::<Vec<_>>();
+        assert_ne!(sides(&c, 0), sides(&c, 1));
+        let again =
+            corpus(Stage::Finetune, (0..64).map(|i| pair(&format!("q{i}"), "GOOD", "BAD")).collect(), 5000).unwrap();
+        assert_eq!(sides(&c, 1), sides(&again, 1));
+    }
+
+    #[test]
+    fn pretraining_learns_both_blocks_and_the_end_of_the_turn() {
+        let unlabelled = Example::Unlabelled { prompt: vec![Message::user("q")], a: "x".into(), b: "y".into() };
+        let c = corpus(Stage::Pretrain, vec![unlabelled], 5000).unwrap();
+        let Item::Tokens { ids, start } = c.item(0, 0).unwrap() else { panic!() };
+        let prompt =
+            "<|im_start|>user\n[User Question]\nq\n\n<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
+        assert_eq!(decode(&ids[..start]), prompt);
+        let (a, b) = if c.first(0, 0) == Side::A { ("x", "y") } else { ("y", "x") };
+        let blocks = format!(
+            "[The Start of Assistant A's Answer]\n{a}\n[The End of Assistant A's Answer]\n\n\
+             [The Start of Assistant B's Answer]\n{b}\n[The End of Assistant B's Answer]<|im_end|>\n"
+        );
+        assert_eq!(decode(&ids[start..]), blocks);
+    }
+
+    #[test]
+    fn sft_and_scalar() {
+        let done = Example::Completion { prompt: vec![Message::user("q")], completion: "c".into() };
+        let judged = Example::Judged { prompt: "Which?".into(), label: Side::B };
+        let c = corpus(Stage::Sft, vec![done, judged], 5000).unwrap();
+        let target = |i| match c.item(i, 0).unwrap() {
+            Item::Tokens { ids, start } => decode(&ids[start..]),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((target(0), target(1)), ("c<|im_end|>\n".into(), "B<|im_end|>\n".into()));
+
+        let limits = Limits { max_tokens: 5000, on_error: OnError::Fail, seed: 0 };
+        let margin = Example::Pair {
+            prompt: vec![Message::user("q")],
+            chosen: "c".into(),
+            rejected: "r".into(),
+            margin: Some(2.0),
+        };
+        let c = Corpus::new(encoder(Stage::Scalar, LLAMA), records(vec![margin]), &limits).unwrap();
+        let Item::Scalar { chosen, rejected, margin } = c.item(0, 5).unwrap() else { panic!() };
+        assert!(decode(&chosen).ends_with("\n\nc<|eot_id|>") && decode(&rejected).ends_with("\n\nr<|eot_id|>"));
+        assert_eq!((margin, c.tokens(0, 5)), (2.0, chosen.len() + rejected.len()));
+    }
+
+    #[test]
+    fn too_long_and_useless_examples_are_counted_never_cut() {
+        let long = "the quick brown fox ".repeat(200);
+        let done = Example::Completion { prompt: vec![Message::user("q")], completion: "c".into() };
+        let examples = vec![pair("q", "x", "y"), pair("q", &long, "y"), done.clone()];
+        let c = corpus(Stage::Finetune, examples, 600).unwrap();
+        assert_eq!(c.len(), 1);
+        assert_eq!(c.drops().to_string(), "1 too long, 1 of a kind this stage has no use for");
+        assert!(c.longest() <= 600);
+        let error = corpus(Stage::Finetune, vec![done], 600).err().unwrap().to_string();
+        assert!(error.contains("completions") && error.contains("preference pairs"), "{error}");
+        let exact = c.tokens(0, 0).max(c.tokens(0, 1));
+        assert_eq!(corpus(Stage::Finetune, vec![pair("q", "x", "y")], exact).unwrap().len(), 1);
+        assert!(corpus(Stage::Finetune, vec![pair("q", "x", "y")], exact - 1).is_err());
+    }
+
+    #[test]
+    fn failing_templates_name_the_row_or_are_counted() {
+        let refusing =
+            "{% if messages[0].content == 'bad' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}\n";
+        let scalar = encoder(Stage::Scalar, refusing);
+        let rows = || records(vec![pair("fine", "x", "y"), pair("bad", "x", "y")]);
+        let limits = Limits { max_tokens: 100, on_error: OnError::Fail, seed: 0 };
+        let error = Corpus::new(scalar.clone(), rows(), &limits).err().unwrap().to_string();
+        assert_eq!(error, "t.jsonl:2: the chat template refuses this conversation: no");
+        let c = Corpus::new(scalar, rows(), &Limits { on_error: OnError::Skip, ..limits }).unwrap();
+        assert_eq!((c.len(), c.drops().of(Reason::Malformed)), (1, 1));
+    }
+
+    #[test]
+    fn batches_and_parallel_items_keep_order() {
+        let c = corpus(Stage::Finetune, (0..20).map(|i| pair(&"w ".repeat(i), "x", "y")).collect(), 5000).unwrap();
+        let order = Rng::new(1, Stream::Shuffle, 0).permutation(c.len());
+        let items = c.items(&order, 1).unwrap();
+        for (item, &i) in items.iter().zip(&order) {
+            assert_eq!(*item, c.item(i as usize, 1).unwrap());
+        }
+        let runs = c.batches(&order, 1, 1000).unwrap();
+        assert_eq!(runs.iter().map(|r| r.len()).sum::<usize>(), c.len());
+        for run in runs {
+            assert!(items[run].iter().map(Item::tokens).sum::<usize>() <= 1000);
+        }
+    }
+
+    #[test]
+    fn inspection_marks_what_is_learned() {
+        let done = Example::Completion { prompt: vec![Message::user("the <|im_end|>")], completion: "fox é".into() };
+        let c = corpus(Stage::Sft, vec![done], 500).unwrap();
+        let text = inspect(&c, 3).unwrap();
+        let Item::Tokens { ids, start } = c.item(0, 0).unwrap() else { panic!() };
+        let rows: Vec<&str> = text.lines().filter(|l| l.contains(" . ") || l.contains(" > ")).collect();
+        assert_eq!(rows.len(), ids.len());
+        for (t, row) in rows.iter().enumerate() {
+            assert!(row.contains(if t < start { " . " } else { " > " }), "{row}");
+            assert!(row.contains(&format!(" {} ", ids[t])), "{row}");
+        }
+        assert!(text.starts_with("example 0  t.jsonl:1  completions  stage sft\n"));
+        assert!(text.contains("  | <|im_start|>user\n  | the <|im_end|><|im_end|>\n"));
+        let verdict = inspect(&corpus(Stage::Finetune, vec![pair("q", "x", "y")], 900).unwrap(), 1).unwrap();
+        assert!(verdict.contains(" is the better one") && verdict.contains("#Preferred:"));
+        let scalar = inspect(&corpus(Stage::Scalar, vec![pair("q", "x", "y")], 900).unwrap(), 1).unwrap();
+        assert!(scalar.contains("chosen: ") && scalar.contains("rejected: "));
+    }
+
+    #[test]
+    fn drafts_and_items_agree() {
+        let e = encoder(Stage::Finetune, LLAMA);
+        let draft = e.draft(&pair("q", "x", "y"), Side::B).unwrap().unwrap();
+        let Draft::Verdict(rendered, Side::B) = &draft else { panic!("{draft:?}") };
+        assert!(rendered.text.contains("Assistant A's Answer]\ny\n"));
+        assert_eq!(Item::from(draft.clone()), e.item(&pair("q", "x", "y"), Side::B).unwrap().unwrap());
+    }
+}

@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::text::example::{Example, Reason, Side};
-use crate::text::message::{Message, kind};
+use crate::text::message::Message;
+use crate::text::rows::{is_ranked_output, prompt_column, response_columns, side, texts};
 
 /// How the rows of a file are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -168,26 +169,6 @@ impl Format {
             Format::Messages => has(&["messages"]),
         }
     }
-
-    /// What a row of this format says. An error means that the row does not have this format.
-    pub fn read(self, row: &Object) -> Result<Vec<Outcome>> {
-        let one = match self {
-            Format::UnifiedFeedback => unified_feedback(row)?,
-            Format::HelpSteer3 => helpsteer3(row)?,
-            Format::Responses => responses(row)?,
-            Format::Group => group(row)?,
-            Format::ShareGptPreference => preference(row, sharegpt_prompt(row)?)?,
-            Format::AlpacaPreference => preference(&ranked(row)?, Some(alpaca_prompt(row)?))?,
-            Format::Lists => return lists(row),
-            Format::UltraFeedback | Format::Preference => preference(row, prompt(row)?)?,
-            Format::Unpaired => unpaired(row)?,
-            Format::PromptCompletion => completion(required_prompt(row)?, field(row, "completion")?)?,
-            Format::GramPretraining | Format::Alpaca => completion(alpaca_prompt(row)?, field(row, "output")?)?,
-            Format::GramVerdict => gram_verdict(row)?,
-            Format::ShareGpt | Format::Messages => conversation(sharegpt_prompt(row)?.unwrap_or_default())?,
-        };
-        Ok(vec![one])
-    }
 }
 
 impl fmt::Display for Format {
@@ -196,294 +177,149 @@ impl fmt::Display for Format {
     }
 }
 
-fn field<'a>(row: &'a Object, name: &str) -> Result<&'a Value> {
-    row.get(name).ok_or_else(|| Error::data(format!("the row has no field {name:?}")))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
 
-fn text_field<'a>(row: &'a Object, name: &str) -> Result<&'a str> {
-    let value = field(row, name)?;
-    value.as_str().ok_or_else(|| Error::data(format!("the field {name:?} is a text, not {}", kind(value))))
-}
-
-/// A field that may be absent or null.
-fn number(row: &Object, name: &str) -> Result<Option<f64>> {
-    match row.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => value
-            .as_f64()
-            .map(Some)
-            .ok_or_else(|| Error::data(format!("the field {name:?} is a number, not {}", kind(value)))),
+    fn read(row: Value) -> (Format, Vec<Outcome>) {
+        let row = row.as_object().unwrap().clone();
+        let format = Format::detect(&row).unwrap();
+        (format, format.read(&row).unwrap())
     }
-}
 
-fn prompt_column(row: &Object) -> Option<&'static str> {
-    ["prompt", "question", "messages", "conversation"].into_iter().find(|name| row.contains_key(*name))
-}
-
-fn response_columns(row: &Object) -> Option<[&'static str; 2]> {
-    let pairs = [["response_a", "response_b"], ["response_1", "response_2"], ["response_A", "response_B"]];
-    pairs.into_iter().chain([["response1", "response2"]]).find(|pair| pair.iter().all(|name| row.contains_key(*name)))
-}
-
-fn prompt(row: &Object) -> Result<Option<Vec<Message>>> {
-    match row.get("prompt") {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => Message::conversation(value).map(Some),
+    fn u(text: &str) -> Value {
+        json!({"role": "user", "content": text})
     }
-}
-
-fn required_prompt(row: &Object) -> Result<Vec<Message>> {
-    let name = prompt_column(row).ok_or_else(|| Error::data("the row has no field \"prompt\""))?;
-    Message::conversation(field(row, name)?)
-}
-
-/// LLaMA-Factory's user turn: `instruction`, and `input` on a line of its own, after `system` and `history`.
-fn alpaca_prompt(row: &Object) -> Result<Vec<Message>> {
-    let mut messages = Vec::new();
-    match row.get("system") {
-        Some(Value::String(system)) if !system.is_empty() => messages.push(Message::system(system.as_str())),
-        _ => {}
+    fn a(text: &str) -> Value {
+        json!({"role": "assistant", "content": text})
     }
-    if let Some(history) = row.get("history").and_then(Value::as_array) {
-        for turn in history {
-            match turn.as_array().map(Vec::as_slice) {
-                Some([Value::String(user), Value::String(assistant)]) => {
-                    messages.push(Message::user(user.as_str()));
-                    messages.push(Message::assistant(assistant.as_str()));
-                }
-                _ => return Err(Error::data("the field \"history\" is a list of [question, answer]")),
-            }
+    fn pair(prompt: Vec<Message>, chosen: &str, rejected: &str) -> Vec<Outcome> {
+        vec![Outcome::Keep(Example::Pair { prompt, chosen: chosen.into(), rejected: rejected.into(), margin: None })]
+    }
+    fn completion(prompt: Vec<Message>, completion: &str) -> Vec<Outcome> {
+        vec![Outcome::Keep(Example::Completion { prompt, completion: completion.into() })]
+    }
+    fn user() -> Vec<Message> {
+        vec![Message::user("q")]
+    }
+
+    #[test]
+    fn preference_rows_of_every_layout_are_the_same_pair() {
+        let turn = |from: &str, value: &str| json!({"from": from, "value": value});
+        for (format, row) in [
+            (Format::Preference, json!({"prompt": "q", "chosen": "c", "rejected": "r"})),
+            (Format::Preference, json!({"prompt": [u("q")], "chosen": [a("c")], "rejected": [a("r")], "margin": null})),
+            (Format::Preference, json!({"prompt": "q", "chosen": [u("q"), a("c")], "rejected": [u("q"), a("r")]})),
+            (Format::Preference, json!({"chosen": [u("q"), a("c")], "rejected": [u("q"), a("r")], "source": "s"})),
+            (Format::Preference, json!({"chosen": "qc", "rejected": "qr"})),
+            (
+                Format::UltraFeedback,
+                json!({"prompt": "q", "prompt_id": "1", "chosen": [u("q"), a("c")], "rejected": [u("q"), a("r")],
+                       "score_chosen": 8.0, "score_rejected": 3.5}),
+            ),
+            (Format::AlpacaPreference, json!({"instruction": "q", "input": "", "chosen": "c", "rejected": "r"})),
+            (Format::AlpacaPreference, json!({"instruction": "q", "input": "", "output": ["c", "r"]})),
+            (
+                Format::ShareGptPreference,
+                json!({"conversations": [turn("human", "q")], "chosen": turn("gpt", "c"), "rejected": turn("gpt", "r")}),
+            ),
+            (Format::Lists, json!({"prompt": "q", "chosen": ["c"], "rejected": ["r"]})),
+        ] {
+            assert_eq!(read(row.clone()), (format, pair(user(), "c", "r")), "{row}");
         }
     }
-    let instruction = text_field(row, "instruction")?;
-    match row.get("input") {
-        Some(Value::String(input)) if !input.is_empty() => {
-            messages.push(Message::user(format!("{instruction}\n{input}")))
+
+    #[test]
+    fn details_of_preference_rows() {
+        let (_, out) = read(json!({"prompt": "q", "chosen": "c", "rejected": "r", "margin": 1.5}));
+        assert!(matches!(&out[..], [Outcome::Keep(Example::Pair { margin: Some(m), .. })] if *m == 1.5));
+        let (_, out) = read(json!({"chosen": "Say it now", "rejected": "Say it then"}));
+        assert_eq!(out, pair(vec![Message::user("Say it")], " now", " then"));
+        let (_, out) = read(json!({"chosen": [u("q"), a("x"), u("y"), a("z")], "rejected": [u("q"), a("r")]}));
+        assert_eq!(out, [Outcome::Drop(Reason::SeveralTurns)]);
+        let (_, out) = read(json!({"prompt": "q", "chosen": ["c", "d"], "rejected": ["r", "s", "t"]}));
+        assert_eq!(out.len(), 6);
+        let (_, out) = read(json!({"chosen": [u("q"), a("c")], "rejected": [u("q"), a("r")],
+                                   "score_chosen": 5, "score_rejected": 5.0}));
+        assert!(matches!(&out[..], [Outcome::Tied { .. }]));
+        let history = json!({"instruction": "q", "input": "i", "system": "s", "history": [["x", "y"]], "output": "c"});
+        let turns = vec![Message::system("s"), Message::user("x"), Message::assistant("y"), Message::user("q\ni")];
+        assert_eq!(read(history), (Format::Alpaca, completion(turns, "c")));
+    }
+
+    #[test]
+    fn rows_with_a_label_say_which_side_is_better() {
+        let compared = |better| vec![Outcome::Compared { prompt: user(), a: "x".into(), b: "y".into(), better }];
+        let two = |label: Value| json!({"id": 7, "prompt": "q", "response_a": "x", "response_b": "y", "label": label});
+        assert_eq!(read(two(json!("A"))), (Format::Responses, compared(Side::A)));
+        assert_eq!(read(two(json!("B>A"))).1, compared(Side::B));
+        assert!(matches!(read(two(json!("tie (bothbad)"))).1[..], [Outcome::Tied { .. }]));
+        assert!(matches!(read(two(Value::Null)).1[..], [Outcome::Keep(Example::Unlabelled { .. })]));
+        let judgebench = json!({"pair_id": "p", "question": "q", "response_A": "x", "response_B": "y", "label": "A>B"});
+        assert_eq!(read(judgebench).1, compared(Side::A));
+        let arena = json!({"prompt": "q", "response_1": "x", "response_2": "y", "winner": "model_b"});
+        assert_eq!(read(arena).1, compared(Side::B));
+        // HelpSteer3: negative means that the first is better.
+        let steer = |p: Value| json!({"domain": "d", "context": [u("q")], "response1": "x", "response2": "y", "overall_preference": p});
+        assert_eq!(read(steer(json!(-1))), (Format::HelpSteer3, compared(Side::A)));
+        assert_eq!(read(steer(json!(3))).1, compared(Side::B));
+        assert!(matches!(read(steer(json!(0))).1[..], [Outcome::Tied { .. }]));
+        let unified = |x: f64, y: f64| json!({"conv_A": [u("q"), a("x")], "conv_B": [u("q"), a("y")], "conv_A_rating": x, "conv_B_rating": y});
+        assert_eq!(read(unified(2.0, 1.0)), (Format::UnifiedFeedback, compared(Side::A)));
+        assert_eq!(read(unified(0.0, 1.0)).1, compared(Side::B));
+        assert!(matches!(read(unified(1.0, 1.0)).1[..], [Outcome::Tied { .. }]));
+    }
+
+    #[test]
+    fn completions_judged_prompts_and_groups() {
+        let done = completion(user(), "c");
+        assert_eq!(read(json!({"prompt": "q", "completion": "c"})), (Format::PromptCompletion, done.clone()));
+        assert_eq!(read(json!({"instruction": "q", "input": "", "output": "c"})), (Format::Alpaca, done.clone()));
+        assert_eq!(read(json!({"messages": [u("q"), a("c")]})), (Format::Messages, done.clone()));
+        let turns = json!([{"from": "human", "value": "q"}, {"from": "gpt", "value": "c"}]);
+        assert_eq!(read(json!({"conversations": turns})), (Format::ShareGpt, done));
+        let rated = Outcome::Rated { prompt: user(), completion: "c".into(), good: true };
+        assert_eq!(read(json!({"prompt": "q", "completion": "c", "label": true})), (Format::Unpaired, vec![rated]));
+
+        let output = "[The Start of Assistant A's Answer]\nx[The End of Assistant A's Answer]";
+        let (format, out) = read(json!({"instruction": "[User Question]\nq\n\n", "input": "", "output": output}));
+        assert_eq!(
+            (format, out),
+            (Format::GramPretraining, completion(vec![Message::user("[User Question]\nq\n\n")], output))
+        );
+        let judge = crate::text::template::JudgeTemplate::verdict().fill("q", "x", "y");
+        let (format, out) = read(json!({"instruction": judge, "input": "", "output": "B"}));
+        assert_eq!(format, Format::GramVerdict);
+        assert_eq!(out, [Outcome::Keep(Example::Judged { prompt: judge, label: Side::B })]);
+        let (format, out) = read(json!({"id": "g", "prompt": "q", "responses": ["x", "y", "z"]}));
+        assert_eq!(format, Format::Group);
+        assert!(matches!(&out[..], [Outcome::Keep(Example::Group { responses, .. })] if responses.len() == 3));
+    }
+
+    #[test]
+    fn rows_of_another_format_are_errors_and_unknown_columns_are_listed() {
+        for (format, row) in [
+            (Format::Preference, json!({"prompt": "q", "chosen": "c"})),
+            (Format::Preference, json!({"prompt": "q", "chosen": 3, "rejected": "r"})),
+            (Format::Preference, json!({"prompt": "q", "chosen": "c", "rejected": "r", "margin": "big"})),
+            (Format::Responses, json!({"prompt": "q", "response_a": "x", "response_b": "y", "label": 1})),
+            (Format::Responses, json!({"prompt": "q", "response_a": "x", "response_b": null})),
+            (Format::Responses, json!({"prompt": "q"})),
+            (Format::GramVerdict, json!({"instruction": "q", "output": "C"})),
+            (Format::Unpaired, json!({"prompt": "q", "completion": "c", "label": "yes"})),
+            (Format::Messages, json!({"messages": [u("q")]})),
+            (Format::Group, json!({"prompt": "q", "responses": []})),
+            (Format::Alpaca, json!({"instruction": "q", "input": 3, "output": "c"})),
+            (Format::Lists, json!({"prompt": "q", "chosen": [], "rejected": ["r"]})),
+        ] {
+            assert!(format.read(row.as_object().unwrap()).is_err(), "{format} {row}");
         }
-        Some(Value::String(_)) | Some(Value::Null) | None => messages.push(Message::user(instruction)),
-        Some(other) => return Err(Error::data(format!("the field \"input\" is a text, not {}", kind(other)))),
-    }
-    Ok(messages)
-}
-
-/// The messages of `conversations` or `messages`, after `system`.
-fn sharegpt_prompt(row: &Object) -> Result<Option<Vec<Message>>> {
-    let name = if row.contains_key("conversations") { "conversations" } else { "messages" };
-    let turns = Message::conversation(field(row, name)?)?;
-    let mut messages = Vec::new();
-    match row.get("system") {
-        Some(Value::String(system)) if !system.is_empty() => messages.push(Message::system(system.as_str())),
-        _ => {}
-    }
-    messages.extend(turns);
-    Ok(Some(messages))
-}
-
-/// LLaMA-Factory's older way to write pairs: `output` is a list, the better response first.
-fn is_ranked_output(row: &Object) -> bool {
-    row.contains_key("instruction") && row.get("output").and_then(Value::as_array).is_some_and(|o| o.len() == 2)
-}
-
-fn ranked(row: &Object) -> Result<Object> {
-    let mut row = row.clone();
-    if !row.contains_key("chosen")
-        && let Some([chosen, rejected]) = row.get("output").and_then(Value::as_array).map(Vec::as_slice)
-    {
-        let (chosen, rejected) = (chosen.clone(), rejected.clone());
-        row.insert("chosen".into(), chosen);
-        row.insert("rejected".into(), rejected);
-    }
-    Ok(row)
-}
-
-/// A list of texts (of at least one).
-fn texts(value: Option<&Value>) -> Option<Vec<&str>> {
-    value?.as_array().filter(|a| !a.is_empty())?.iter().map(Value::as_str).collect()
-}
-
-/// One side of a preference: a text, one message, or a list of messages.
-fn response(value: &Value, name: &str) -> Result<Vec<Message>> {
-    match value {
-        Value::String(text) => Ok(vec![Message::assistant(text.as_str())]),
-        Value::Object(_) => Ok(vec![Message::from_json(value)?]),
-        Value::Array(_) => Message::conversation(value),
-        other => Err(Error::data(format!("the field {name:?} is a text or messages, not {}", kind(other)))),
-    }
-}
-
-/// The common beginning is the prompt where a row has none, and where its lists of messages repeat the prompt.
-fn preference(row: &Object, prompt: Option<Vec<Message>>) -> Result<Outcome> {
-    let scores = (number(row, "score_chosen")?, number(row, "score_rejected")?);
-    let tied = matches!(scores, (Some(chosen), Some(rejected)) if chosen == rejected);
-    let margin = number(row, "margin")?;
-    let (chosen, rejected) = (field(row, "chosen")?, field(row, "rejected")?);
-    if let (None, Value::String(chosen), Value::String(rejected)) = (&prompt, chosen, rejected) {
-        let (prompt, chosen, rejected) = common_text(chosen, rejected);
-        return Ok(pair(vec![Message::user(prompt)], chosen.into(), rejected.into(), margin));
-    }
-    let (mut chosen, mut rejected) = (response(chosen, "chosen")?, response(rejected, "rejected")?);
-    let shared = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
-    let whole = shared == chosen.len() && shared == rejected.len();
-    let shared = if whole { shared.saturating_sub(1) } else { shared };
-    let begins_with_prompt = chosen.len() > 1 && chosen[0].role != "assistant";
-    let prompt = match prompt {
-        Some(prompt) if !begins_with_prompt => prompt,
-        _ => {
-            rejected.drain(..shared);
-            chosen.drain(..shared).collect()
+        let error = Format::detect(json!({"foo": 1, "bar": 2}).as_object().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("[foo, bar]") && error.contains("prompt=COLUMN"), "{error}");
+        for format in Format::ALL {
+            assert_eq!(Format::parse(format.name()).unwrap(), format);
         }
-    };
-    match (single(&chosen), single(&rejected)) {
-        (Ok(a), Ok(b)) if tied => Ok(Outcome::Tied { prompt, a, b }),
-        (Ok(chosen), Ok(rejected)) => Ok(pair(prompt, chosen, rejected, margin)),
-        (Err(reason), _) | (_, Err(reason)) => Ok(Outcome::Drop(reason)),
-    }
-}
-
-fn pair(prompt: Vec<Message>, chosen: String, rejected: String, margin: Option<f64>) -> Outcome {
-    Outcome::Keep(Example::Pair { prompt, chosen, rejected, margin })
-}
-
-/// The text of the one assistant turn that a response should be.
-fn single(response: &[Message]) -> std::result::Result<String, Reason> {
-    match response {
-        [turn] if turn.role == "assistant" => turn.text().map(|t| t.into_owned()).ok_or(Reason::NotText),
-        [_] | [] => Err(Reason::NotText),
-        _ => Err(Reason::SeveralTurns),
-    }
-}
-
-/// Splits off the common beginning of two texts, without a blank before the first difference (as TRL does).
-fn common_text<'a>(a: &'a str, b: &'a str) -> (&'a str, &'a str, &'a str) {
-    let mut at =
-        a.char_indices().zip(b.chars()).find(|((_, x), y)| x != y).map_or(a.len().min(b.len()), |((i, _), _)| i);
-    if a[..at].ends_with(' ') {
-        at -= 1;
-    }
-    (&a[..at], &a[at..], &b[at..])
-}
-
-fn lists(row: &Object) -> Result<Vec<Outcome>> {
-    let prompt = required_prompt(row)?;
-    let side = |name: &str| {
-        texts(row.get(name)).ok_or_else(|| Error::data(format!("the field {name:?} is a list of at least one text")))
-    };
-    let (chosen, rejected) = (side("chosen")?, side("rejected")?);
-    let pairs = chosen.iter().flat_map(|c| rejected.iter().map(move |r| (c, r)));
-    Ok(pairs.map(|(c, r)| pair(prompt.clone(), c.to_string(), r.to_string(), None)).collect())
-}
-
-fn unified_feedback(row: &Object) -> Result<Outcome> {
-    let (a, b) = (Message::conversation(field(row, "conv_A")?)?, Message::conversation(field(row, "conv_B")?)?);
-    let (Some((last_a, prompt)), Some((last_b, other))) = (a.split_last(), b.split_last()) else {
-        return Ok(Outcome::Drop(Reason::EmptyPrompt));
-    };
-    if prompt != other {
-        return Ok(Outcome::Drop(Reason::SeveralTurns));
-    }
-    let (Ok(text_a), Ok(text_b)) = (single(std::slice::from_ref(last_a)), single(std::slice::from_ref(last_b))) else {
-        return Ok(Outcome::Drop(Reason::NotText));
-    };
-    let ratings = (number(row, "conv_A_rating")?, number(row, "conv_B_rating")?);
-    let better = match ratings {
-        (Some(x), Some(y)) if x > y => Some(Some(Side::A)),
-        (Some(x), Some(y)) if x < y => Some(Some(Side::B)),
-        (Some(_), Some(_)) => Some(None),
-        _ => None,
-    };
-    Ok(two(prompt.to_vec(), text_a, text_b, better))
-}
-
-fn helpsteer3(row: &Object) -> Result<Outcome> {
-    let prompt = Message::conversation(field(row, "context")?)?;
-    let better = number(row, "overall_preference")?.map(|p| match p {
-        p if p < 0.0 => Some(Side::A),
-        p if p > 0.0 => Some(Side::B),
-        _ => None,
-    });
-    Ok(two(prompt, text_field(row, "response1")?.into(), text_field(row, "response2")?.into(), better))
-}
-
-fn responses(row: &Object) -> Result<Outcome> {
-    let [a, b] = response_columns(row)
-        .ok_or_else(|| Error::data("the row has no pair of fields \"response_a\" and \"response_b\""))?;
-    let label = ["label", "winner", "preferred"].into_iter().find_map(|name| Some((name, row.get(name)?)));
-    let better = match label {
-        None | Some((_, Value::Null)) => None,
-        Some((_, Value::String(label))) if label.to_lowercase().starts_with("tie") || label == "A=B" => Some(None),
-        Some((name, label)) => match label.as_str().and_then(side) {
-            Some(side) => Some(Some(side)),
-            None => return Err(Error::data(format!("the field {name:?} is A, B, A>B, B>A or tie, not {label}"))),
-        },
-    };
-    Ok(two(required_prompt(row)?, text_field(row, a)?.into(), text_field(row, b)?.into(), better))
-}
-
-/// Two responses: unrated, rated as a tie, or with a better one. A tie keeps its responses, for readers without use for labels.
-fn two(prompt: Vec<Message>, a: String, b: String, better: Option<Option<Side>>) -> Outcome {
-    match better {
-        None => Outcome::Keep(Example::Unlabelled { prompt, a, b }),
-        Some(None) => Outcome::Tied { prompt, a, b },
-        Some(Some(side)) => Outcome::Compared { prompt, a, b, better: side },
-    }
-}
-
-fn side(label: &str) -> Option<Side> {
-    match label.trim() {
-        "A" | "a" | "A>B" | "A>>B" | "model_a" | "response_a" | "response_1" => Some(Side::A),
-        "B" | "b" | "B>A" | "B>>A" | "model_b" | "response_b" | "response_2" => Some(Side::B),
-        _ => None,
-    }
-}
-
-fn group(row: &Object) -> Result<Outcome> {
-    let responses = texts(row.get("responses"))
-        .ok_or_else(|| Error::data("the field \"responses\" is a list of at least one text"))?;
-    let responses = responses.into_iter().map(String::from).collect();
-    Ok(Outcome::Keep(Example::Group { prompt: required_prompt(row)?, responses }))
-}
-
-fn unpaired(row: &Object) -> Result<Outcome> {
-    let good = field(row, "label")?;
-    let good =
-        good.as_bool().ok_or_else(|| Error::data(format!("the field \"label\" is true or false, not {good}")))?;
-    Ok(match completion(required_prompt(row)?, field(row, "completion")?)? {
-        Outcome::Keep(Example::Completion { prompt, completion }) => Outcome::Rated { prompt, completion, good },
-        other => other,
-    })
-}
-
-fn completion(prompt: Vec<Message>, value: &Value) -> Result<Outcome> {
-    Ok(match single(&response(value, "completion")?) {
-        Ok(completion) => Outcome::Keep(Example::Completion { prompt, completion }),
-        Err(reason) => Outcome::Drop(reason),
-    })
-}
-
-fn gram_verdict(row: &Object) -> Result<Outcome> {
-    let output = text_field(row, "output")?;
-    let label = side(output).ok_or_else(|| Error::data(format!("the field \"output\" is A or B, not {output:?}")))?;
-    let prompt = alpaca_prompt(row)?;
-    match &prompt[..] {
-        [Message { content: Value::String(prompt), .. }] => {
-            Ok(Outcome::Keep(Example::Judged { prompt: prompt.clone(), label }))
-        }
-        _ => Err(Error::data("a judge prompt is one user turn, without system or history")),
-    }
-}
-
-fn conversation(mut messages: Vec<Message>) -> Result<Outcome> {
-    match messages.pop() {
-        Some(last) if last.role == "assistant" => Ok(match last.text() {
-            Some(text) => {
-                let completion = text.into_owned();
-                Outcome::Keep(Example::Completion { prompt: messages, completion })
-            }
-            None => Outcome::Drop(Reason::NotText),
-        }),
-        Some(last) => {
-            Err(Error::data(format!("the conversation ends with a turn of {:?}, not of the assistant", last.role)))
-        }
-        None => Ok(Outcome::Drop(Reason::EmptyPrompt)),
+        assert!(Format::parse("csv").unwrap_err().to_string().contains("preference"));
     }
 }

@@ -65,3 +65,32 @@ fn refusal(tokenizer: &Tokenizer, name: &str, before: &[i32], with: &[i32]) -> E
          verdicts cannot be read with this tokenizer and chat template"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::fixture::{LLAMA, QWEN3, WORDS, chat, tokenizer};
+
+    #[test]
+    fn labels_are_one_token_each_after_the_rendered_prompt() {
+        for template in [LLAMA, QWEN3] {
+            for judge in [JudgeTemplate::verdict(), JudgeTemplate::rationale()] {
+                let labels = Labels::resolve(&chat(template), &judge).unwrap();
+                let want = ["A", "B"].map(|l| tokenizer().single_token(l).unwrap().unwrap());
+                assert_eq!([labels.a, labels.b], want);
+            }
+        }
+    }
+
+    #[test]
+    fn labels_that_split_merge_or_coincide_are_refused() {
+        let tokenizer = tokenizer();
+        let message = |text: &str, names| Labels::after(&tokenizer, text, &[], names).unwrap_err().to_string();
+        let split = message("x\n", ["A", "Zq"]);
+        assert!(split.contains("\"Zq\"") && split.contains("adds 2 tokens: \"Z\" \"q\""), "{split}");
+        assert!(WORDS.contains("the "));
+        let merged = message("x th", ["e", "B"]);
+        assert!(merged.contains("merges with the prompt") && merged.contains("becomes"), "{merged}");
+        assert!(message("x", ["A", "A"]).contains("same token"));
+    }
+}

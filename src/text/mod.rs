@@ -4,6 +4,7 @@
 //! [`template`] writes a judge prompt, [`chat`] renders it the way the model expects and encodes it with a [`tokenizer`],
 //! [`encode`] says what is to be learned, [`corpus`] holds the examples of a run and [`pack`] lays them end to end.
 
+mod added;
 pub mod bpe;
 pub mod chat;
 pub mod corpus;
@@ -11,6 +12,8 @@ pub mod dataset;
 pub mod encode;
 pub mod example;
 pub mod files;
+#[cfg(test)]
+mod fixture;
 pub mod format;
 pub mod inspect;
 pub mod jinja;
@@ -21,6 +24,7 @@ pub mod pack;
 mod parquet;
 mod provenance;
 pub mod registry;
+mod rows;
 pub mod source;
 pub mod template;
 pub mod tokenizer;

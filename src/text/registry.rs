@@ -196,3 +196,61 @@ fn distance(a: &str, b: &str) -> usize {
     }
     row[b.len()]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn map(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn columns_are_renamed_and_missing_ones_named() {
+        let columns = Columns::parse(&["prompt=question", "chosen=good"]).unwrap();
+        let row = columns.apply(map(json!({"question": "q", "good": "g", "prompt": "old"}))).unwrap();
+        assert_eq!(Value::Object(row), json!({"prompt": "q", "chosen": "g"}));
+        let swapped = Columns::parse(&["a=b", "b=a"]).unwrap().apply(map(json!({"a": 1, "b": 2}))).unwrap();
+        assert_eq!((&swapped["a"], &swapped["b"]), (&json!(2), &json!(1)));
+        let error = columns.apply(map(json!({"good": "g"}))).unwrap_err().to_string();
+        assert!(error.contains("\"question\""), "{error}");
+        for wrong in ["prompt", "=x", "prompt="] {
+            assert!(Columns::parse(&[wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_of_registered_datasets() {
+        assert_eq!(split("d/dataset_info.json:x"), Some(("d/dataset_info.json", "x")));
+        for other in ["d/dataset_info.json", "d/other.json:x", "dataset_info.json:"] {
+            assert_eq!(split(other), None);
+        }
+    }
+
+    #[test]
+    fn tags_make_messages_usual() {
+        let entry = json!({"file_name": "x.json", "formatting": "sharegpt",
+            "columns": {"messages": "chat", "chosen": "chosen"},
+            "tags": {"role_tag": "who", "content_tag": "what", "user_tag": "U", "assistant_tag": "A"}});
+        let entry = resolve(&entry, Path::new("d")).unwrap();
+        assert_eq!(entry.file, "d/x.json");
+        let row = json!({"chat": [{"who": "U", "what": "q"}], "chosen": {"who": "A", "what": "a"}});
+        let row = entry.columns.apply(map(row)).unwrap();
+        assert_eq!(row["conversations"], json!([{"from": "human", "value": "q"}]));
+        assert_eq!(row["chosen"], json!({"from": "gpt", "value": "a"}));
+    }
+
+    #[test]
+    fn entries_that_cannot_be_read_are_explained() {
+        let message = |entry: Value| resolve(&entry, Path::new(".")).unwrap_err().to_string();
+        assert!(message(json!({"hf_hub_url": "a/b"})).contains("hf_hub_url is \"a/b\""));
+        assert!(message(json!({})).contains("no file_name"));
+        assert!(message(json!({"file_name": "x", "formatting": "odd"})).contains("odd"));
+        assert!(message(json!({"file_name": "x", "columns": {"kto_tag": "label"}})).contains("kto_tag"));
+        assert!(message(json!({"file_name": "x", "tags": {"t": "label"}})).contains("\"t\""));
+        assert_eq!(distance("kitten", "sitting"), 3);
+        let known = ["alpha".to_string(), "beta".to_string()];
+        assert_eq!(nearest("betta", known.iter()).unwrap(), "beta");
+    }
+}
