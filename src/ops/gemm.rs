@@ -90,7 +90,7 @@ pub fn bias_bwd(dev: &Device, db: View, dy: View) {
     disjoint("bias_bwd", db, &[dy]);
     match dev {
         Device::Cpu(pool) => {
-            by_dtype!(dy.dtype(), E => by_dtype!(db.dtype(), O => pool.ranges(n, COLS, |cols| vectorize(|| {
+            by_dtype!(dy.dtype(), E => by_dtype!(db.dtype(), O => pool.ranges(n, COLS, |cols| vectorize(#[inline(always)] || {
                 let (db, dy) = (db.reshape(1, n).cols_in(cols.clone()), dy.cols_in(cols));
                 let mut sums = [<E as Elem>::Acc::ZERO; COLS];
                 for (sum, db) in sums.iter_mut().zip(db.row::<O>(0)) {

@@ -69,7 +69,7 @@ pub fn forward<E: Elem<Acc = f32>>(
     let flash = Flash { kernel, packed };
     flash.each_job(
         pool,
-        |seq, block, g| by_width!(kernel, W => vectorize(|| flash.forward::<E, W>(o, lse, [q, k, v], seq, block, g))),
+        |seq, block, g| by_width!(kernel, W => flash.forward::<E, W>(o, lse, [q, k, v], seq, block, g)),
     );
 }
 
@@ -78,22 +78,26 @@ pub fn backward<E: Elem<Acc = f32>>(pool: &Pool, kernel: Kernel, out: [View; 4],
     let ([dq, dk, dv, delta], [d_o, o, lse, q, k, v]) = (out, saved);
     let (flash, heads) = (Flash { kernel, packed }, packed.heads);
     pool.each(q.rows(), 16, |i| {
-        vectorize(|| {
-            let (d_o, o) = (d_o.row::<E>(i), o.row::<E>(i));
-            for (h, delta) in delta.row_mut::<f32>(i).iter_mut().enumerate() {
-                let (d_o, o) = (&d_o[heads.columns(h)], &o[heads.columns(h)]);
-                *delta = sum_by(heads.size, |c| d_o[c].get() * o[c].get());
-            }
-        })
+        vectorize(
+            #[inline(always)]
+            || {
+                let (d_o, o) = (d_o.row::<E>(i), o.row::<E>(i));
+                for (h, delta) in delta.row_mut::<f32>(i).iter_mut().enumerate() {
+                    let (d_o, o) = (&d_o[heads.columns(h)], &o[heads.columns(h)]);
+                    *delta = sum_by(heads.size, |c| d_o[c].get() * o[c].get());
+                }
+            },
+        )
     });
     let saved = Saved { d_o, lse, delta, q, k, v };
     flash.each_job(
         pool,
-        |seq, block, g| by_width!(kernel, W => vectorize(|| flash.query_gradient::<E, W>(dq, &saved, seq, block, g))),
+        |seq, block, g| by_width!(kernel, W => flash.query_gradient::<E, W>(dq, &saved, seq, block, g)),
     );
-    flash.each_job(pool, |seq, block, g| {
-        by_width!(kernel, W => vectorize(|| flash.key_gradients::<E, W>([dk, dv], &saved, seq, block, g)))
-    });
+    flash.each_job(
+        pool,
+        |seq, block, g| by_width!(kernel, W => flash.key_gradients::<E, W>([dk, dv], &saved, seq, block, g)),
+    );
 }
 
 struct Flash<'a> {
@@ -299,48 +303,63 @@ impl Flash<'_> {
             count * W,
         ];
         Scratch::lend(&SCRATCH, sizes.iter().sum(), |memory| {
-            let [queries, keys, values, scores, sums, tops, totals] = carve(memory, sizes);
-            for (panel, to) in
-                panels(group.clone(), block.clone(), W).zip(queries.chunks_exact_mut(self.columns_floats()))
-            {
-                self.pack_columns::<E>(window(q, &seq, heads, panel.head), &panel, self.packed.scale as f32, to);
-            }
-            tops.fill(f32::NEG_INFINITY);
-            totals.fill(0.0);
-            for first in (0..block.end).step_by(BLOCK) {
-                let theirs = first..(first + BLOCK).min(block.end);
-                self.pack_rows::<E>(k, theirs.clone(), 1.0, keys);
-                self.pack_summed::<E>(v, theirs.clone(), values);
-                let state = queries.chunks_exact(self.columns_floats()).zip(sums.chunks_exact_mut(sum_floats));
-                let state = state.zip(tops.as_chunks_mut::<W>().0.iter_mut().zip(totals.as_chunks_mut::<W>().0));
-                for (panel, ((queries, sums), (top, total))) in panels(group.clone(), block.clone(), W).zip(state) {
-                    let seen = theirs.len().min(panel.last() + 1 - first);
-                    self.cross(keys, theirs.len(), 0..seen, queries, scores);
-                    let rows = &mut scores.as_chunks_mut::<W>().0[..seen];
-                    let shrink = online_softmax(rows, first, panel.first, top, total);
-                    let start = if first == 0 { Start::Zero } else { Start::Load };
-                    if start == Start::Load {
-                        for (sums, shrink) in sums.chunks_exact_mut(self.sum_cols()).zip(shrink).take(panel.count) {
-                            scale(sums, shrink);
+            vectorize(
+                #[inline(always)]
+                || {
+                    let [queries, keys, values, scores, sums, tops, totals] = carve(memory, sizes);
+                    for (panel, to) in
+                        panels(group.clone(), block.clone(), W).zip(queries.chunks_exact_mut(self.columns_floats()))
+                    {
+                        self.pack_columns::<E>(
+                            window(q, &seq, heads, panel.head),
+                            &panel,
+                            self.packed.scale as f32,
+                            to,
+                        );
+                    }
+                    tops.fill(f32::NEG_INFINITY);
+                    totals.fill(0.0);
+                    for first in (0..block.end).step_by(BLOCK) {
+                        let theirs = first..(first + BLOCK).min(block.end);
+                        self.pack_rows::<E>(k, theirs.clone(), 1.0, keys);
+                        self.pack_summed::<E>(v, theirs.clone(), values);
+                        let state = queries.chunks_exact(self.columns_floats()).zip(sums.chunks_exact_mut(sum_floats));
+                        let state =
+                            state.zip(tops.as_chunks_mut::<W>().0.iter_mut().zip(totals.as_chunks_mut::<W>().0));
+                        for (panel, ((queries, sums), (top, total))) in
+                            panels(group.clone(), block.clone(), W).zip(state)
+                        {
+                            let seen = theirs.len().min(panel.last() + 1 - first);
+                            self.cross(keys, theirs.len(), 0..seen, queries, scores);
+                            let rows = &mut scores.as_chunks_mut::<W>().0[..seen];
+                            let shrink = online_softmax(rows, first, panel.first, top, total);
+                            let start = if first == 0 { Start::Zero } else { Start::Load };
+                            if start == Start::Load {
+                                for (sums, shrink) in
+                                    sums.chunks_exact_mut(self.sum_cols()).zip(shrink).take(panel.count)
+                                {
+                                    scale(sums, shrink);
+                                }
+                            }
+                            let visible = |tile: &Range<usize>| 0..seen.min(panel.first + tile.end - first);
+                            self.accumulate(sums, panel.count, scores, values, start, visible);
                         }
                     }
-                    let visible = |tile: &Range<usize>| 0..seen.min(panel.first + tile.end - first);
-                    self.accumulate(sums, panel.count, scores, values, start, visible);
-                }
-            }
-            let state = sums.chunks_exact(sum_floats).zip(tops.chunks_exact(W).zip(totals.chunks_exact(W)));
-            for (panel, (sums, (top, total))) in panels(group, block, W).zip(state) {
-                let o = window(o, &seq, heads, panel.head);
-                for c in 0..panel.count {
-                    let sums = &sums[c * self.sum_cols()..];
-                    for (o, sum) in o.row_mut::<E>(panel.first + c).iter_mut().zip(sums) {
-                        // Adding zero makes a negative zero, which masked keys may have flipped, positive.
-                        *o = E::put(sum / total[c] + 0.0);
+                    let state = sums.chunks_exact(sum_floats).zip(tops.chunks_exact(W).zip(totals.chunks_exact(W)));
+                    for (panel, (sums, (top, total))) in panels(group, block, W).zip(state) {
+                        let o = window(o, &seq, heads, panel.head);
+                        for c in 0..panel.count {
+                            let sums = &sums[c * self.sum_cols()..];
+                            for (o, sum) in o.row_mut::<E>(panel.first + c).iter_mut().zip(sums) {
+                                // Adding zero makes a negative zero, which masked keys may have flipped, positive.
+                                *o = E::put(sum / total[c] + 0.0);
+                            }
+                            let lse = lse.rows_in(seq.clone()).cols_in(panel.head..panel.head + 1);
+                            lse.row_mut::<f32>(panel.first + c)[0] = top[c] + total[c].ln();
+                        }
                     }
-                    let lse = lse.rows_in(seq.clone()).cols_in(panel.head..panel.head + 1);
-                    lse.row_mut::<f32>(panel.first + c)[0] = top[c] + total[c].ln();
-                }
-            }
+                },
+            )
         });
     }
 
@@ -369,42 +388,47 @@ impl Flash<'_> {
             count * sum_floats,
         ];
         Scratch::lend(&SCRATCH, sizes.iter().sum(), |memory| {
-            let [queries, d_outs, keys, values, right, scores, d_scores, sums] = carve(memory, sizes);
-            let places = queries.chunks_exact_mut(columns).zip(d_outs.chunks_exact_mut(columns));
-            for (panel, (query, d_out)) in panels(group.clone(), block.clone(), W).zip(places) {
-                self.pack_columns::<E>(window(saved.q, &seq, heads, panel.head), &panel, factor, query);
-                self.pack_columns::<E>(window(saved.d_o, &seq, heads, panel.head), &panel, 1.0, d_out);
-            }
-            for first in (0..block.end).step_by(BLOCK) {
-                let theirs = first..(first + BLOCK).min(block.end);
-                self.pack_rows::<E>(k, theirs.clone(), 1.0, keys);
-                self.pack_rows::<E>(v, theirs.clone(), 1.0, values);
-                self.pack_summed::<E>(k, theirs.clone(), right);
-                let state = queries.chunks_exact(columns).zip(d_outs.chunks_exact(columns));
-                let state = state.zip(sums.chunks_exact_mut(sum_floats));
-                for (panel, ((query, d_out), sums)) in panels(group.clone(), block.clone(), W).zip(state) {
-                    let seen = theirs.len().min(panel.last() + 1 - first);
-                    self.cross(keys, theirs.len(), 0..seen, query, scores);
-                    self.cross(values, theirs.len(), 0..seen, d_out, d_scores);
-                    let lse = gather::<W>(saved.lse, &seq, &panel);
-                    let delta = gather::<W>(saved.delta, &seq, &panel);
-                    let (scores_of, d_scores_of) = (scores.as_chunks_mut::<W>().0, d_scores.as_chunks::<W>().0);
-                    for (j, (s, dp)) in scores_of.iter_mut().zip(d_scores_of).take(seen).enumerate() {
-                        // Lanes before `hidden` hold queries that come before key j.
-                        let hidden = (first + j).saturating_sub(panel.first);
-                        for c in 0..W {
-                            let p = exp(s[c] - lse[c]);
-                            s[c] = if c < hidden { 0.0 } else { p * (dp[c] - delta[c]) };
+            vectorize(
+                #[inline(always)]
+                || {
+                    let [queries, d_outs, keys, values, right, scores, d_scores, sums] = carve(memory, sizes);
+                    let places = queries.chunks_exact_mut(columns).zip(d_outs.chunks_exact_mut(columns));
+                    for (panel, (query, d_out)) in panels(group.clone(), block.clone(), W).zip(places) {
+                        self.pack_columns::<E>(window(saved.q, &seq, heads, panel.head), &panel, factor, query);
+                        self.pack_columns::<E>(window(saved.d_o, &seq, heads, panel.head), &panel, 1.0, d_out);
+                    }
+                    for first in (0..block.end).step_by(BLOCK) {
+                        let theirs = first..(first + BLOCK).min(block.end);
+                        self.pack_rows::<E>(k, theirs.clone(), 1.0, keys);
+                        self.pack_rows::<E>(v, theirs.clone(), 1.0, values);
+                        self.pack_summed::<E>(k, theirs.clone(), right);
+                        let state = queries.chunks_exact(columns).zip(d_outs.chunks_exact(columns));
+                        let state = state.zip(sums.chunks_exact_mut(sum_floats));
+                        for (panel, ((query, d_out), sums)) in panels(group.clone(), block.clone(), W).zip(state) {
+                            let seen = theirs.len().min(panel.last() + 1 - first);
+                            self.cross(keys, theirs.len(), 0..seen, query, scores);
+                            self.cross(values, theirs.len(), 0..seen, d_out, d_scores);
+                            let lse = gather::<W>(saved.lse, &seq, &panel);
+                            let delta = gather::<W>(saved.delta, &seq, &panel);
+                            let (scores_of, d_scores_of) = (scores.as_chunks_mut::<W>().0, d_scores.as_chunks::<W>().0);
+                            for (j, (s, dp)) in scores_of.iter_mut().zip(d_scores_of).take(seen).enumerate() {
+                                // Lanes before `hidden` hold queries that come before key j.
+                                let hidden = (first + j).saturating_sub(panel.first);
+                                for c in 0..W {
+                                    let p = exp(s[c] - lse[c]);
+                                    s[c] = if c < hidden { 0.0 } else { p * (dp[c] - delta[c]) };
+                                }
+                            }
+                            let start = if first == 0 { Start::Zero } else { Start::Load };
+                            let visible = |tile: &Range<usize>| 0..seen.min(panel.first + tile.end - first);
+                            self.accumulate(sums, panel.count, scores, right, start, visible);
                         }
                     }
-                    let start = if first == 0 { Start::Zero } else { Start::Load };
-                    let visible = |tile: &Range<usize>| 0..seen.min(panel.first + tile.end - first);
-                    self.accumulate(sums, panel.count, scores, right, start, visible);
-                }
-            }
-            for (panel, sums) in panels(group, block, W).zip(sums.chunks_exact(sum_floats)) {
-                self.store::<E>(window(dq, &seq, heads, panel.head), &panel, sums, factor);
-            }
+                    for (panel, sums) in panels(group, block, W).zip(sums.chunks_exact(sum_floats)) {
+                        self.store::<E>(window(dq, &seq, heads, panel.head), &panel, sums, factor);
+                    }
+                },
+            )
         });
     }
 
@@ -433,52 +457,61 @@ impl Flash<'_> {
             count * sum_floats,
         ];
         Scratch::lend(&SCRATCH, sizes.iter().sum(), |memory| {
-            let [keys, values, queries, d_outs, right_q, right_do, probs, d_scores, to_k, to_v] = carve(memory, sizes);
-            to_k.fill(0.0);
-            to_v.fill(0.0);
-            let places = keys.chunks_exact_mut(columns).zip(values.chunks_exact_mut(columns));
-            for (panel, (key, value)) in panels(g..g + 1, block.clone(), W).zip(places) {
-                self.pack_columns::<E>(window(saved.k, &seq, heads, g), &panel, 1.0, key);
-                self.pack_columns::<E>(window(saved.v, &seq, heads, g), &panel, 1.0, value);
-            }
-            let blocks =
-                self.group(g).flat_map(|h| (block.start..seq.len()).step_by(BLOCK).map(move |first| (h, first)));
-            for (head, first) in blocks {
-                let theirs = first..(first + BLOCK).min(seq.len());
-                let (q, d_o) = (window(saved.q, &seq, heads, head), window(saved.d_o, &seq, heads, head));
-                self.pack_rows::<E>(q, theirs.clone(), factor, queries);
-                self.pack_rows::<E>(d_o, theirs.clone(), 1.0, d_outs);
-                self.pack_summed::<E>(q, theirs.clone(), right_q);
-                self.pack_summed::<E>(d_o, theirs.clone(), right_do);
-                let state = keys.chunks_exact(columns).zip(values.chunks_exact(columns));
-                let state = state.zip(to_k.chunks_exact_mut(sum_floats).zip(to_v.chunks_exact_mut(sum_floats)));
-                for (panel, ((key, value), (to_k, to_v))) in panels(g..g + 1, block.clone(), W).zip(state) {
-                    // The first query of the block that sees a key of the panel.
-                    let from = panel.first.saturating_sub(first);
-                    self.cross(queries, theirs.len(), from..theirs.len(), key, probs);
-                    self.cross(d_outs, theirs.len(), from..theirs.len(), value, d_scores);
-                    let (probs_of, d_scores_of) = (probs.as_chunks_mut::<W>().0, d_scores.as_chunks_mut::<W>().0);
-                    for i in from..theirs.len() {
-                        let lse = saved.lse.row::<f32>(seq.start + first + i)[head];
-                        let delta = saved.delta.row::<f32>(seq.start + first + i)[head];
-                        // Lanes from `seen` on hold keys that come after query i.
-                        let seen = first + i + 1 - panel.first;
-                        for (c, (p, ds)) in probs_of[i].iter_mut().zip(&mut d_scores_of[i]).enumerate() {
-                            *p = if c < seen { exp(*p - lse) } else { 0.0 };
-                            *ds = if c < seen { *p * (*ds - delta) } else { 0.0 };
+            vectorize(
+                #[inline(always)]
+                || {
+                    let [keys, values, queries, d_outs, right_q, right_do, probs, d_scores, to_k, to_v] =
+                        carve(memory, sizes);
+                    to_k.fill(0.0);
+                    to_v.fill(0.0);
+                    let places = keys.chunks_exact_mut(columns).zip(values.chunks_exact_mut(columns));
+                    for (panel, (key, value)) in panels(g..g + 1, block.clone(), W).zip(places) {
+                        self.pack_columns::<E>(window(saved.k, &seq, heads, g), &panel, 1.0, key);
+                        self.pack_columns::<E>(window(saved.v, &seq, heads, g), &panel, 1.0, value);
+                    }
+                    let blocks = self
+                        .group(g)
+                        .flat_map(|h| (block.start..seq.len()).step_by(BLOCK).map(move |first| (h, first)));
+                    for (head, first) in blocks {
+                        let theirs = first..(first + BLOCK).min(seq.len());
+                        let (q, d_o) = (window(saved.q, &seq, heads, head), window(saved.d_o, &seq, heads, head));
+                        self.pack_rows::<E>(q, theirs.clone(), factor, queries);
+                        self.pack_rows::<E>(d_o, theirs.clone(), 1.0, d_outs);
+                        self.pack_summed::<E>(q, theirs.clone(), right_q);
+                        self.pack_summed::<E>(d_o, theirs.clone(), right_do);
+                        let state = keys.chunks_exact(columns).zip(values.chunks_exact(columns));
+                        let state = state.zip(to_k.chunks_exact_mut(sum_floats).zip(to_v.chunks_exact_mut(sum_floats)));
+                        for (panel, ((key, value), (to_k, to_v))) in panels(g..g + 1, block.clone(), W).zip(state) {
+                            // The first query of the block that sees a key of the panel.
+                            let from = panel.first.saturating_sub(first);
+                            self.cross(queries, theirs.len(), from..theirs.len(), key, probs);
+                            self.cross(d_outs, theirs.len(), from..theirs.len(), value, d_scores);
+                            let (probs_of, d_scores_of) =
+                                (probs.as_chunks_mut::<W>().0, d_scores.as_chunks_mut::<W>().0);
+                            for i in from..theirs.len() {
+                                let lse = saved.lse.row::<f32>(seq.start + first + i)[head];
+                                let delta = saved.delta.row::<f32>(seq.start + first + i)[head];
+                                // Lanes from `seen` on hold keys that come after query i.
+                                let seen = first + i + 1 - panel.first;
+                                for (c, (p, ds)) in probs_of[i].iter_mut().zip(&mut d_scores_of[i]).enumerate() {
+                                    *p = if c < seen { exp(*p - lse) } else { 0.0 };
+                                    *ds = if c < seen { *p * (*ds - delta) } else { 0.0 };
+                                }
+                            }
+                            let seeing = |tile: &Range<usize>| {
+                                from.max((panel.first + tile.start).saturating_sub(first))..theirs.len()
+                            };
+                            self.accumulate(to_v, panel.count, probs, right_do, Start::Load, seeing);
+                            self.accumulate(to_k, panel.count, d_scores, right_q, Start::Load, seeing);
                         }
                     }
-                    let seeing =
-                        |tile: &Range<usize>| from.max((panel.first + tile.start).saturating_sub(first))..theirs.len();
-                    self.accumulate(to_v, panel.count, probs, right_do, Start::Load, seeing);
-                    self.accumulate(to_k, panel.count, d_scores, right_q, Start::Load, seeing);
-                }
-            }
-            let sums = to_k.chunks_exact(sum_floats).zip(to_v.chunks_exact(sum_floats));
-            for (panel, (to_k, to_v)) in panels(g..g + 1, block, W).zip(sums) {
-                self.store::<E>(window(dk, &seq, heads, g), &panel, to_k, factor);
-                self.store::<E>(window(dv, &seq, heads, g), &panel, to_v, 1.0);
-            }
+                    let sums = to_k.chunks_exact(sum_floats).zip(to_v.chunks_exact(sum_floats));
+                    for (panel, (to_k, to_v)) in panels(g..g + 1, block, W).zip(sums) {
+                        self.store::<E>(window(dk, &seq, heads, g), &panel, to_k, factor);
+                        self.store::<E>(window(dv, &seq, heads, g), &panel, to_v, 1.0);
+                    }
+                },
+            )
         });
     }
 

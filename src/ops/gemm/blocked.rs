@@ -147,7 +147,10 @@ impl<E: Elem<Acc = f32>> Product<'_, E> {
     /// Some row panels, packed at `left`, times some column panels.
     fn job<O: Elem<Acc = f32>>(&self, panels: Range<usize>, columns: Range<usize>, left: *const f32) {
         if self.rows <= self.kernel.stream_rows() && self.right.along == Along::Summed {
-            return vectorize(|| self.stream::<O>(columns, left));
+            return vectorize(
+                #[inline(always)]
+                || self.stream::<O>(columns, left),
+            );
         }
         let rows = self.rows_of(panels.clone()).len();
         let group = if panels.len() < GROUP { 1 } else { GROUP };
@@ -155,22 +158,25 @@ impl<E: Elem<Acc = f32>> Product<'_, E> {
         let (right, partial) = (DEPTH * width * group + MAX_LANES, rows * group * width);
         Scratch::lend(&RIGHT, right + partial, |memory| {
             let (right, partial) = memory.split_at_mut(right);
-            vectorize(|| {
-                let mut first = columns.start;
-                while first < columns.end {
-                    let group = first..(first + group).min(columns.end);
-                    let mut l = 0;
-                    loop {
-                        let block = l..(l + DEPTH).min(self.depth);
-                        self.block::<O>(panels.clone(), group.clone(), block.clone(), left, right, partial);
-                        l = block.end;
-                        if l == self.depth {
-                            break;
+            vectorize(
+                #[inline(always)]
+                || {
+                    let mut first = columns.start;
+                    while first < columns.end {
+                        let group = first..(first + group).min(columns.end);
+                        let mut l = 0;
+                        loop {
+                            let block = l..(l + DEPTH).min(self.depth);
+                            self.block::<O>(panels.clone(), group.clone(), block.clone(), left, right, partial);
+                            l = block.end;
+                            if l == self.depth {
+                                break;
+                            }
                         }
+                        first = group.end;
                     }
-                    first = group.end;
-                }
-            })
+                },
+            )
         });
     }
 
