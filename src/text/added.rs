@@ -37,11 +37,17 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    pub fn add(&mut self, token: Added) {
-        let Some(&first) = token.pattern.as_bytes().first() else { return };
-        let bucket = self.by_byte.entry(first).or_default();
-        bucket.push(token);
-        bucket.sort_by(|a, b| b.pattern.len().cmp(&a.pattern.len()).then(a.id.cmp(&b.id)));
+    pub fn new(tokens: Vec<Added>) -> Matcher {
+        let mut by_byte: BTreeMap<u8, Vec<Added>> = BTreeMap::new();
+        for token in tokens {
+            if let Some(&first) = token.pattern.as_bytes().first() {
+                by_byte.entry(first).or_default().push(token);
+            }
+        }
+        for bucket in by_byte.values_mut() {
+            bucket.sort_by(|a, b| b.pattern.len().cmp(&a.pattern.len()).then(a.id.cmp(&b.id)));
+        }
+        Matcher { by_byte }
     }
 
     /// Splits off the added tokens found in `s`, leftmost and longest first.

@@ -480,7 +480,7 @@ mod tests {
             which in 0usize..3,
         ) {
             let chat = chat([LLAMA, QWEN3, crate::text::bpe::CHAT_TEMPLATE][which]);
-            let role = |i: usize| if i % 2 == 0 { "user" } else { "assistant" };
+            let role = |i: usize| if i.is_multiple_of(2) { "user" } else { "assistant" };
             let messages: Vec<Message> = contents.iter().enumerate().map(|(i, c)| Message::new(role(i), c.as_str())).collect();
             let harmless: Vec<Message> = contents.iter().enumerate().map(|(i, _)| Message::new(role(i), "x")).collect();
             for ending in [Ending::Open, Ending::Closed] {

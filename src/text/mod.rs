@@ -1,6 +1,6 @@
 //! Floor 3: text. Strings in, token ids out; nothing here knows a device or a model.
 //!
-//! The way of an example: [`source`] reads rows out of files, [`dataset`] turns rows of any known [`format`] into examples,
+//! The way of an example: [`source`] reads rows out of files, [`dataset`] turns rows of any known [format](mod@format) into examples,
 //! [`template`] writes a judge prompt, [`chat`] renders it the way the model expects and encodes it with a [`tokenizer`],
 //! [`encode`] says what is to be learned, [`corpus`] holds the examples of a run and [`pack`] lays them end to end.
 

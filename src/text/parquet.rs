@@ -90,3 +90,99 @@ mod columns {
         }
     }
 }
+
+#[cfg(all(test, feature = "parquet"))]
+mod tests {
+    use super::*;
+    use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+    use parquet::data_type::{ByteArray, ByteArrayType, DoubleType};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+    use serde_json::{Value, json};
+    use std::sync::Arc;
+
+    const SCHEMA: &str = "message row {
+        optional binary prompt (UTF8);
+        optional group chosen (LIST) { repeated group list { optional group element {
+            optional binary role (UTF8); optional binary content (UTF8); } } }
+        optional double score;
+    }";
+
+    /// Three rows: two turns; an empty list and no score; no list and no prompt.
+    fn write(path: &Path, compression: Compression) {
+        let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
+        let properties = Arc::new(WriterProperties::builder().set_compression(compression).build());
+        let file = std::fs::File::create(path).unwrap();
+        let mut writer = SerializedFileWriter::new(file, schema, properties).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let texts = |t: &[&str]| t.iter().map(|t| ByteArray::from(*t)).collect::<Vec<_>>();
+        for (values, definition, repetition) in [
+            (texts(&["q", "p"]), vec![1, 1, 0], None),
+            (texts(&["user", "assistant"]), vec![4, 4, 1, 0], Some(vec![0, 1, 0, 0])),
+            (texts(&["é", "c"]), vec![4, 4, 1, 0], Some(vec![0, 1, 0, 0])),
+        ] {
+            let mut column = group.next_column().unwrap().unwrap();
+            column.typed::<ByteArrayType>().write_batch(&values, Some(&definition), repetition.as_deref()).unwrap();
+            column.close().unwrap();
+        }
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<DoubleType>().write_batch(&[1.5, 2.0], Some(&[1, 0, 1]), None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+    }
+
+    fn read(path: &Path) -> (Vec<Value>, Option<String>) {
+        let (mut values, mut broken) = (Vec::new(), None);
+        match rows(path) {
+            Err(e) => broken = Some(e.to_string()),
+            Ok(rows) => {
+                for step in rows {
+                    match step {
+                        Step::Value(number, value) => {
+                            values.push(value);
+                            assert_eq!(number, values.len() as u64);
+                        }
+                        Step::Bad(_, e) | Step::Broken(_, e) => broken = Some(e),
+                    }
+                }
+            }
+        }
+        (values, broken)
+    }
+
+    #[test]
+    fn nested_rows_in_every_compression() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.parquet");
+        for compression in [
+            Compression::UNCOMPRESSED,
+            Compression::SNAPPY,
+            Compression::ZSTD(ZstdLevel::default()),
+            Compression::GZIP(GzipLevel::default()),
+        ] {
+            write(&path, compression);
+            let turns = json!([{"role": "user", "content": "é"}, {"role": "assistant", "content": "c"}]);
+            let want = vec![
+                json!({"prompt": "q", "chosen": turns, "score": 1.5}),
+                json!({"prompt": "p", "chosen": [], "score": null}),
+                json!({"prompt": null, "chosen": null, "score": 2.0}),
+            ];
+            assert_eq!(read(&path), (want, None), "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.parquet");
+        write(&path, Compression::UNCOMPRESSED);
+        let bytes = std::fs::read(&path).unwrap();
+        for keep in [4, 40, bytes.len() / 2, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..keep]).unwrap();
+            let (_, broken) = read(&path);
+            assert!(broken.as_deref().is_some_and(|e| e.contains("damaged or cut off")), "{keep} {broken:?}");
+        }
+    }
+}

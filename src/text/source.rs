@@ -341,7 +341,7 @@ mod tests {
     fn bad_rows_are_named_or_counted() {
         let dir = TempDir::new().unwrap();
         let path = write(&dir, "x.jsonl", b"{\"a\": 1}\n{\"a\": \n[1]\n\xff{}\n{\"a\": 2}\n");
-        let (good, bad, _) = read(&[path.clone()], OnError::Fail);
+        let (good, bad, _) = read(std::slice::from_ref(&path), OnError::Fail);
         assert_eq!(good.len(), 1);
         assert!(bad.len() == 1 && bad[0].contains("x.jsonl:2:"), "{bad:?}");
         let (good, bad, skipped) = read(&[path], OnError::Skip);

@@ -65,7 +65,7 @@ impl Tokenizer {
         let mut marked: Vec<String> = named.values().cloned().collect();
         marked.extend(declared_specials(&config));
         mark(&mut inner, &marked)?;
-        let (mut raw, mut normalized) = (Matcher::default(), Matcher::default());
+        let (mut raw, mut normalized) = (Vec::new(), Vec::new());
         let (mut special, mut ordinary) = (Vec::new(), Vec::new());
         let mut vocab_size = inner.get_model().get_vocab_size();
         let added: BTreeMap<u32, _> = inner.get_added_tokens_decoder().into_iter().collect();
@@ -74,8 +74,8 @@ impl Tokenizer {
             let is_special = token.special || marked.contains(&token.content);
             if is_special { &mut special } else { &mut ordinary }.push(token.content.clone());
             let pattern = if token.normalized { normalize(&inner, &token.content)? } else { token.content.clone() };
-            let matcher = if token.normalized { &mut normalized } else { &mut raw };
-            matcher.add(Added {
+            let list = if token.normalized { &mut normalized } else { &mut raw };
+            list.push(Added {
                 id,
                 pattern,
                 special: is_special,
@@ -84,6 +84,7 @@ impl Tokenizer {
                 rstrip: token.rstrip,
             });
         }
+        let (raw, normalized) = (Matcher::new(raw), Matcher::new(normalized));
         special.sort();
         ordinary.sort();
         let mut tokenizer =
@@ -438,7 +439,7 @@ mod tests {
             pieces.iter().filter(|p| p.id == end).map(|p| p.bytes.start).collect::<Vec<_>>()
         };
         assert_eq!(ends(&[]), [1, 12, 23]);
-        assert_eq!(ends(&[12..22]), [1, 23]);
+        assert_eq!(ends(std::slice::from_ref(&(12..22))), [1, 23]);
         // One byte is enough to spoil a token, from either side, and neighbours do not suffer.
         assert_eq!(ends(&[1..2, 21..22]), [23]);
         assert_eq!(ends(&[0..1, 11..12, 22..23]), [1, 12, 23]);
