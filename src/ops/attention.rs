@@ -21,7 +21,7 @@
 //! A row's bits depend on its own sequence up to it (backward: on its own sequence) and on nothing else: not on the
 //! other sequences of the batch, on later tokens (forward), or on the number of threads.
 //!
-//! f64 runs the oracle, plain loops; f32 and bf16 run [`flash`]. Probabilities stay in f32 between the two products.
+//! f64 runs the oracle, plain loops; f32 and bf16 run `attention/flash.rs`. Probabilities stay in f32 between the two products.
 
 mod flash;
 

@@ -14,8 +14,8 @@
 //! Inputs have one type; the output has it too, or its statistics' type (f32 gradients of bf16 weights). Views may have
 //! row strides. The output overlaps no input, but `residual` may be `y` itself.
 //!
-//! f64 runs the oracle, plain loops; f32 and bf16 run register tiles ([`kernel`]) over packed operands ([`pack`]) in
-//! cache blocks ([`blocked`]), which give the oracle's bits.
+//! f64 runs the oracle, plain loops; f32 and bf16 run register tiles (`gemm/kernel.rs`) over packed operands
+//! (`gemm/pack.rs`) in cache blocks (`gemm/blocked.rs`), which give the oracle's bits.
 
 pub(super) mod kernel;
 pub(super) mod pack;
