@@ -24,7 +24,7 @@ pub fn run(args: Args) -> Result<()> {
     let dev = args.place.open()?;
     demo::prepare(&args.out)?;
     let mut settings = Settings { seed: args.seed, ..Settings::default() };
-    if let Ok(t) = std::env::var("DEMO_TUNE") { let v: Vec<f64> = t.split(",").map(|x| x.parse().unwrap()).collect(); settings.pretrain.steps = v[0] as usize; settings.pretrain.lr = v[1]; settings.finetune.steps = v[2] as usize; settings.finetune.lr = v[3]; settings.labelled = v[4] as usize; }
+    if let Ok(t) = std::env::var("DEMO_TUNE") { let v: Vec<f64> = t.split(",").map(|x| x.parse().unwrap()).collect(); settings.pretrain.steps = v[0] as usize; settings.pretrain.lr = v[1]; settings.finetune.steps = v[2] as usize; settings.finetune.lr = v[3]; settings.labelled = v[4] as usize; settings.layers = v[5] as usize; }
     let outcome = demo::run(&dev, settings, &args.out, &mut |line| println!("{line}"))?;
     let json = serde_json::to_string_pretty(&outcome.to_json()).expect("numbers and texts print");
     write_file(args.out.join("demo.json"), json.as_bytes())?;

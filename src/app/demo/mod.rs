@@ -46,6 +46,7 @@ use world::{Item, World};
 pub struct Settings {
     pub seed: u64,
     pub vocab: usize,
+    pub layers: usize,
     pub unlabelled: usize,
     pub labelled: usize,
     pub held_out: usize,
@@ -66,6 +67,7 @@ impl Default for Settings {
         Settings {
             seed: 1,
             vocab: 1024,
+            layers: 4,
             unlabelled: 6000,
             labelled: 500,
             held_out: 400,
@@ -271,7 +273,7 @@ impl<'d> Bench<'d> {
         let sizes = Sizes {
             vocab: Some(tokenizer.vocab_size().next_multiple_of(16)),
             width: Some(64),
-            layers: Some(4),
+            layers: Some(settings.layers),
             heads: Some(4),
             kv_heads: Some(4),
             head_size: Some(16),
