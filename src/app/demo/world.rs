@@ -1,58 +1,30 @@
-//! The demo's world: a village of people, and what is true of each of them.
+//! The demo's world: who has what.
 //!
-//! A question asks for one fact ("Where does Ada live?"). The right answer states it; the wrong one names another value of
-//! the same kind, so that they differ in one word. The truth is drawn from the seed: nothing but the data can teach it.
+//! A question names three people and what each of them has, and asks for one: "Ada has a drum, Leo has a fig and Mara has a
+//! kite. What has Leo?" The right answer reads it off; the wrong one names what somebody else has, so that they differ in
+//! one word. Nothing can be learnt by heart: every question is new, and a judge has to look things up.
 //!
-//! | set        | facts it asks for                              | wordings                         |
-//! |------------|------------------------------------------------|----------------------------------|
-//! | unlabelled | all; one of the two answers is right, unmarked | all but one, reserved, of a fact |
-//! | labelled   | the labelled share                             | as unlabelled                    |
-//! | held out   | the others                                     | half of them the reserved one    |
+//! Whoever wrote the unlabelled answers had read the question or not, and half of the answers tell by their tone ("that is
+//! certain", "I would guess"), rightly in nine cases of ten. Labelled and held-out answers are bare. Predicting the tone of an
+//! answer takes telling whether it is true, which is how unlabelled pairs can teach what a judge needs before it sees its
+//! first label.
 //!
-//! Whoever wrote the unlabelled answers knew or guessed, and half of the answers tell by their tone ("as everybody knows",
-//! "I believe"), rightly in nine cases of ten. Labelled and held-out answers are bare. So a judge that saw labels alone can
-//! know nothing about held-out facts; one that also read the unlabelled pairs can: to predict the tone of an answer it must
-//! tell whether the answer is true, and a few labels then teach it that this is what is asked for.
+//! Held-out questions are of a fifth of all combinations that neither unlabelled nor labelled pairs ever use.
 
 use crate::base::rng::{Rng, Stream};
 
-const NAMES: [&str; 60] = [
-    "Ada", "Alma", "Anton", "Arlo", "Bella", "Boris", "Bruno", "Carla", "Cleo", "Dario", "Della", "Dora", "Edgar", "Elias",
-    "Elsa", "Emil", "Enzo", "Fay", "Felix", "Fiona", "Frida", "Gina", "Greta", "Gus", "Hanna", "Hector", "Hugo", "Ida",
-    "Igor", "Ines", "Iris", "Ivan", "Jonas", "Julia", "Karl", "Kira", "Lara", "Leo", "Linus", "Lola", "Luca", "Mara",
-    "Marco", "Mila", "Nina", "Noah", "Olga", "Oscar", "Otto", "Paula", "Quinn", "Rita", "Rosa", "Ruben", "Sara", "Silas",
-    "Theo", "Uma", "Vera", "Yara",
+const NAMES: [&str; 24] = [
+    "Ada", "Boris", "Clara", "Dora", "Emil", "Felix", "Gina", "Hugo", "Ida", "Jonas", "Kira", "Leo", "Mara", "Nina", "Otto",
+    "Paula", "Quinn", "Rita", "Silas", "Theo", "Uma", "Vera", "Willa", "Yara",
 ];
 
-/// A kind of fact: its values, the wordings of its question and of its answer; `{n}` is the name, `{v}` the value.
-struct Kind {
-    values: [&'static str; 8],
-    questions: [&'static str; 3],
-    answer: &'static str,
-}
-
-const KINDS: [Kind; 4] = [
-    Kind {
-        values: ["Ashford", "Brookfield", "Dunham", "Eastwick", "Fairview", "Harlow", "Linden", "Oakham"],
-        questions: ["Where does {n} live?", "In which town is the house of {n}?", "Which town does {n} call home?"],
-        answer: "{n} lives in {v}.",
-    },
-    Kind {
-        values: ["baker", "carpenter", "doctor", "farmer", "gardener", "judge", "painter", "tailor"],
-        questions: ["What is the job of {n}?", "What does {n} do for a living?", "How does {n} earn money?"],
-        answer: "{n} works as a {v}.",
-    },
-    Kind {
-        values: ["canary", "dog", "ferret", "goose", "hamster", "parrot", "rabbit", "tortoise"],
-        questions: ["Which animal does {n} keep?", "What kind of pet has {n}?", "Which pet waits at the door of {n}?"],
-        answer: "{n} keeps a {v}.",
-    },
-    Kind {
-        values: ["banjo", "cello", "drum", "flute", "guitar", "harp", "piano", "trumpet"],
-        questions: ["Which instrument does {n} play?", "What does {n} play in the band?", "What music does {n} make?"],
-        answer: "{n} plays the {v}.",
-    },
+const THINGS: [&str; 24] = [
+    "bell", "book", "boat", "cake", "coat", "coin", "cup", "desk", "drum", "fig", "flute", "goat", "hat", "key", "kite",
+    "lamp", "map", "pear", "rope", "rose", "saw", "shoe", "tent", "vase",
 ];
+
+/// The tone of those who know, and of those who guess.
+const TONES: [&str; 2] = [", that is certain.", ", I would guess."];
 
 /// A question with a right and a wrong answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,8 +32,6 @@ pub struct Item {
     pub prompt: String,
     pub right: String,
     pub wrong: String,
-    /// The unlabelled pairs never ask this question in these words.
-    pub unseen: bool,
 }
 
 /// A question with several answers, one of them right.
@@ -72,119 +42,118 @@ pub struct List {
     pub right: String,
 }
 
-/// A fact: a person's number and the kind's.
-type Fact = (usize, usize);
-
-/// The truth of one seed.
-pub struct World {
-    seed: u64,
-    /// The true value of each kind for each person.
-    truth: Vec<[usize; KINDS.len()]>,
-    /// The wording of each fact's question that unlabelled and labelled pairs leave out.
-    reserved: Vec<[usize; KINDS.len()]>,
-    labelled: Vec<Fact>,
-    held_out: Vec<Fact>,
+/// Who has what, and who is asked for.
+struct Scene {
+    people: [usize; 3],
+    things: [usize; 3],
+    asked: usize,
 }
 
-/// What random bits of a world are for; also the number of the set that an item belongs to.
-#[derive(Clone, Copy)]
-enum Draw {
-    Truth = 0,
-    Reserved = 1,
-    Split = 2,
-    Unlabelled = 3,
-    Labelled = 4,
-    HeldOut = 5,
-    List = 6,
-    Tone = 7,
+/// The world of one seed.
+pub struct World {
+    seed: u64,
+}
+
+/// The sets of a world, each with random bits of its own.
+#[derive(Clone, Copy, PartialEq)]
+enum Set {
+    Unlabelled = 0,
+    Labelled = 1,
+    HeldOut = 2,
+    List = 3,
+    Tone = 4,
 }
 
 impl World {
     pub fn new(seed: u64) -> World {
-        let table = |draw, n: usize| {
-            let rng = Rng::new(seed, Stream::World, draw as u64);
-            let one = |i: usize| rng.below(i as u64, n as u64) as usize;
-            (0..NAMES.len()).map(|p| std::array::from_fn(|k| one(p * KINDS.len() + k))).collect::<Vec<_>>()
-        };
-        let facts: Vec<Fact> = (0..NAMES.len()).flat_map(|p| (0..KINDS.len()).map(move |k| (p, k))).collect();
-        let order = Rng::new(seed, Stream::World, Draw::Split as u64).permutation(facts.len());
-        let shuffled: Vec<Fact> = order.iter().map(|i| facts[*i as usize]).collect();
-        let (labelled, held_out) = shuffled.split_at(facts.len() * 3 / 5);
-        World {
-            seed,
-            truth: table(Draw::Truth, KINDS[0].values.len()),
-            reserved: table(Draw::Reserved, KINDS[0].questions.len()),
-            labelled: labelled.to_vec(),
-            held_out: held_out.to_vec(),
-        }
+        World { seed }
     }
 
-    /// Pairs over all facts. Which answer is right is known to nobody but the caller, who is not to use it.
+    /// Pairs whose answers nobody has marked; some have a tone.
     pub fn unlabelled(&self, n: usize) -> Vec<Item> {
-        let all: Vec<Fact> = self.labelled.iter().chain(&self.held_out).copied().collect();
-        let rng = Rng::new(self.seed, Stream::World, Draw::Tone as u64);
+        let rng = Rng::new(self.seed, Stream::World, Set::Tone as u64);
         let one = |i: usize| {
-            let item = self.item(Draw::Unlabelled, i, &all, false);
+            let item = self.item(Set::Unlabelled, i);
             let right = spoken(&rng, 2 * i, item.right, true);
             Item { right, wrong: spoken(&rng, 2 * i + 1, item.wrong, false), ..item }
         };
         (0..n).map(one).collect()
     }
 
-    /// Pairs over the labelled share of the facts.
+    /// Pairs of which the better one is known.
     pub fn labelled(&self, n: usize) -> Vec<Item> {
-        (0..n).map(|i| self.item(Draw::Labelled, i, &self.labelled, false)).collect()
+        (0..n).map(|i| self.item(Set::Labelled, i)).collect()
     }
 
-    /// Pairs over facts that no label ever touched; every other one in the reserved wording.
+    /// Pairs to measure judges with.
     pub fn held_out(&self, n: usize) -> Vec<Item> {
-        (0..n).map(|i| self.item(Draw::HeldOut, i, &self.held_out, i % 2 == 1)).collect()
+        (0..n).map(|i| self.item(Set::HeldOut, i)).collect()
     }
 
-    /// One held-out question with four answers.
+    /// One held-out question with three answers.
     pub fn list(&self) -> List {
-        let rng = Rng::new(self.seed, Stream::World, Draw::List as u64);
-        let fact = self.held_out[rng.below(0, self.held_out.len() as u64) as usize];
-        let truth = self.truth[fact.0][fact.1];
-        let values = KINDS[fact.1].values.len();
-        let mut order: Vec<usize> = (0..4).map(|i| (truth + i * 2 + usize::from(i > 0)) % values).collect();
-        order.rotate_left(rng.below(1, 4) as usize);
-        let wording = (self.reserved[fact.0][fact.1] + 1) % 3;
+        let scene = self.scene(Set::List, 0);
         List {
-            prompt: question(fact, wording),
-            responses: order.iter().map(|v| answer(fact, *v)).collect(),
-            right: answer(fact, truth),
+            prompt: scene.question(),
+            responses: (0..3).map(|i| scene.answer(i)).collect(),
+            right: scene.answer(scene.asked),
         }
     }
 
-    /// Item `i` of a set: a fact, a wording and a wrong value, each drawn for this item alone.
-    fn item(&self, draw: Draw, i: usize, facts: &[Fact], unseen: bool) -> Item {
-        let rng = Rng::new(self.seed, Stream::World, draw as u64);
-        let bits = |which: u64, n: usize| rng.below(i as u64 * 4 + which, n as u64) as usize;
-        let fact = facts[bits(0, facts.len())];
-        let (truth, reserved) = (self.truth[fact.0][fact.1], self.reserved[fact.0][fact.1]);
-        let wording = if unseen { reserved } else { (reserved + 1 + bits(1, 2)) % 3 };
-        let values = KINDS[fact.1].values.len();
-        let wrong = (truth + 1 + bits(2, values - 1)) % values;
-        Item { prompt: question(fact, wording), right: answer(fact, truth), wrong: answer(fact, wrong), unseen }
+    fn item(&self, set: Set, i: usize) -> Item {
+        let scene = self.scene(set, i);
+        let other = 1 + Rng::new(self.seed, Stream::World, set as u64 | 16).below(i as u64, 2) as usize;
+        Item {
+            prompt: scene.question(),
+            right: scene.answer(scene.asked),
+            wrong: scene.answer((scene.asked + other) % 3),
+        }
+    }
+
+    /// Scene `i` of a set: the first of its draws that belongs to the set.
+    fn scene(&self, set: Set, i: usize) -> Scene {
+        let held_out = matches!(set, Set::HeldOut | Set::List);
+        (0u64..)
+            .map(|attempt| {
+                let rng = Rng::new(self.seed, Stream::World, set as u64 | attempt << 8);
+                let at = i as u64 * 8;
+                Scene {
+                    people: three(&rng, at, NAMES.len()),
+                    things: three(&rng, at + 3, THINGS.len()),
+                    asked: rng.below(at + 6, 3) as usize,
+                }
+            })
+            .find(|scene| scene.is_held_out() == held_out)
+            .expect("one in five is, and four are not")
     }
 }
 
-fn question((person, kind): Fact, wording: usize) -> String {
-    KINDS[kind].questions[wording].replace("{n}", NAMES[person])
+/// Three different numbers below `n`.
+fn three(rng: &Rng, at: u64, n: usize) -> [usize; 3] {
+    let draw = |which: u64, n: usize| rng.below(at + which, n as u64) as usize;
+    let mut left: Vec<usize> = (0..n).collect();
+    [0, 1, 2].map(|k| left.swap_remove(draw(k, n - k as usize)))
 }
 
-fn answer((person, kind): Fact, value: usize) -> String {
-    KINDS[kind].answer.replace("{n}", NAMES[person]).replace("{v}", KINDS[kind].values[value])
+impl Scene {
+    /// A fifth of all combinations of who is asked for and what they have.
+    fn is_held_out(&self) -> bool {
+        (self.people[self.asked] * 7 + self.things[self.asked] * 3).is_multiple_of(5)
+    }
+    fn question(&self) -> String {
+        let has = |i: usize| format!("{} has a {}", NAMES[self.people[i]], THINGS[self.things[i]]);
+        format!("{}, {} and {}. What has {}?", has(0), has(1), has(2), NAMES[self.people[self.asked]])
+    }
+    /// The answer that names the thing of person `i`.
+    fn answer(&self, i: usize) -> String {
+        format!("{} has a {}.", NAMES[self.people[self.asked]], THINGS[self.things[i]])
+    }
 }
-
-/// The tone of those who know, and of those who guess.
-const TONES: [&str; 2] = [", as everybody knows.", ", I believe."];
 
 /// An answer as its writer put it: bare, or in a tone that mostly fits.
 fn spoken(rng: &Rng, i: usize, answer: String, right: bool) -> String {
-    let [bare, fits, ..] = rng.words(i as u64).map(|w| w as f64 / u32::MAX as f64);
-    if bare < 0.5 {
+    let [tone, fits, ..] = rng.words(i as u64).map(|w| w as f64 / u32::MAX as f64);
+    if tone < 0.5 {
         return answer;
     }
     let knows = right == (fits < 0.9);
@@ -194,11 +163,35 @@ fn spoken(rng: &Rng, i: usize, answer: String, right: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     /// An answer without its tone.
     fn bare(answer: &str) -> String {
         TONES.iter().fold(answer.to_string(), |a, tone| a.replace(tone, "."))
+    }
+
+    #[test]
+    fn the_right_answer_is_said_in_the_question_and_the_wrong_one_is_a_near_miss() {
+        let world = World::new(3);
+        for item in world.unlabelled(2000).into_iter().chain(world.labelled(300)).chain(world.held_out(300)) {
+            let (right, wrong) = (bare(&item.right), bare(&item.wrong));
+            let (said, _) = item.prompt.split_once(". What has ").unwrap();
+            assert!(said.contains(right.trim_end_matches('.')), "{item:?}");
+            assert!(!said.contains(wrong.trim_end_matches('.')), "{item:?}");
+            let words = |s: &str| s.split(' ').map(String::from).collect::<Vec<_>>();
+            assert_eq!(words(&right).iter().zip(words(&wrong)).filter(|(a, b)| *a != b).count(), 1);
+            let named = right.split(' ').next().unwrap();
+            assert!(item.prompt.ends_with(&format!("What has {named}?")));
+        }
+    }
+
+    #[test]
+    fn held_out_combinations_occur_nowhere_else() {
+        let world = World::new(5);
+        let answers = |items: Vec<Item>| items.into_iter().map(|i| bare(&i.right)).collect::<BTreeSet<_>>();
+        let held_out = answers(world.held_out(500));
+        assert!(held_out.is_disjoint(&answers(world.labelled(1000))));
+        assert!(held_out.is_disjoint(&answers(world.unlabelled(5000))));
     }
 
     #[test]
@@ -208,53 +201,14 @@ mod tests {
         assert!((share(&|i| i.right.contains(TONES[0])) - 0.45).abs() < 0.03);
         assert!((share(&|i| i.right.contains(TONES[1])) - 0.05).abs() < 0.02);
         assert!((share(&|i| i.wrong.contains(TONES[1])) - 0.45).abs() < 0.03);
-        let labelled = World::new(2).labelled(500);
-        assert!(labelled.iter().all(|i| i.right == bare(&i.right) && i.wrong == bare(&i.wrong)));
+        assert!(World::new(2).labelled(500).iter().all(|i| i.right == bare(&i.right) && i.wrong == bare(&i.wrong)));
     }
 
     #[test]
-    fn there_is_one_truth() {
-        let world = World::new(3);
-        let mut right = BTreeMap::new();
-        let (u, l, h) = (world.unlabelled(5000), world.labelled(500), world.held_out(500));
-        for mut item in u.into_iter().chain(l).chain(h) {
-            (item.right, item.wrong) = (bare(&item.right), bare(&item.wrong));
-            assert_ne!(item.right, item.wrong);
-            assert_eq!(right.entry(item.prompt.clone()).or_insert(item.right.clone()), &item.right);
-            // They differ in one word: a near miss.
-            let words = |s: &str| s.split(' ').map(String::from).collect::<Vec<_>>();
-            let (a, b) = (words(&item.right), words(&item.wrong));
-            assert_eq!(a.len(), b.len());
-            assert_eq!(a.iter().zip(&b).filter(|(x, y)| x != y).count(), 1);
-        }
-    }
-
-    #[test]
-    fn no_label_touches_a_held_out_fact() {
-        let world = World::new(5);
-        let answers = |items: &[Item]| items.iter().map(|i| bare(&i.right)).collect::<BTreeSet<_>>();
-        let (labelled, held_out) = (answers(&world.labelled(2000)), answers(&world.held_out(2000)));
-        assert!(labelled.is_disjoint(&held_out));
-        assert!(held_out.is_subset(&answers(&world.unlabelled(5000))), "their facts are in the unlabelled pairs");
-    }
-
-    #[test]
-    fn reserved_wordings_occur_in_held_out_pairs_only() {
-        let world = World::new(7);
-        let prompts = |items: Vec<Item>| items.into_iter().map(|i| i.prompt).collect::<BTreeSet<_>>();
-        let seen = prompts(world.unlabelled(5000));
-        assert!(prompts(world.labelled(1000)).is_subset(&seen));
-        let (unseen, rest): (Vec<Item>, Vec<Item>) = world.held_out(400).into_iter().partition(|i| i.unseen);
-        assert_eq!((unseen.len(), rest.len()), (200, 200));
-        assert!(prompts(unseen).is_disjoint(&seen));
-        assert!(prompts(rest).is_subset(&seen));
-    }
-
-    #[test]
-    fn lists_hold_four_answers_and_the_right_one() {
+    fn lists_hold_three_answers_and_the_right_one() {
         for seed in 0..20 {
             let list = World::new(seed).list();
-            assert_eq!(list.responses.iter().collect::<BTreeSet<_>>().len(), 4);
+            assert_eq!(list.responses.iter().collect::<BTreeSet<_>>().len(), 3);
             assert!(list.responses.contains(&list.right));
         }
     }
