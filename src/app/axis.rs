@@ -226,8 +226,8 @@ mod tests {
         let steps = |low: f64, high: f64| labels(Scale::whole([low, high].into_iter(), 0.0, 1.0), Unit::Count);
         assert_eq!(steps(1.0, 4.0), ["0", "1", "2", "3", "4"]);
         assert_eq!(steps(900.0, 1000.0), ["900", "925", "950", "975", "1,000"]);
-        assert_eq!(steps(7.0, 7.0), ["0", "2", "4", "6"]);
-        assert_eq!(steps(10.0, 1000.0), ["0", "200", "400", "600", "800", "1,000"]);
+        assert_eq!(steps(7.0, 7.0), ["7", "8"]);
+        assert_eq!(steps(10.0, 1000.0), ["0", "250", "500", "750", "1,000"]);
     }
 
     #[test]

@@ -134,12 +134,10 @@ pub fn atomic_dir(path: impl AsRef<Path>, build: impl FnOnce(&Path) -> Result<()
 /// Removes a directory so that no crash leaves half of it under its name.
 pub fn remove_dir(path: &Path) -> Result<()> {
     let failed = |e| Error::io("remove", path, e);
-    let lock = File::open(path).map_err(failed)?;
-    // Locked before it has a temporary's name, so that a sweep elsewhere does not race this one.
-    lock_file(&lock).map_err(failed)?;
     let doomed = temporary_name(path, BUILDING);
     fs::rename(path, &doomed).map_err(failed)?;
-    fs::remove_dir_all(&doomed).map_err(failed)
+    // A sweep elsewhere may be at it too.
+    remove_if_present(&doomed).map_err(failed)
 }
 
 /// Clears `dir` of temporaries that no living process is building, and gives back its name to a directory whose
@@ -241,7 +239,8 @@ enum Lock {
     Unsupported,
 }
 
-/// An exclusive `flock`, released when the file is closed or its process ends.
+/// An exclusive `flock`, released when the file is closed or its process ends. A process that another thread is just
+/// starting shares it for a moment, so `Taken` of a lock that was ours proves nothing.
 fn try_lock(file: &File) -> io::Result<Lock> {
     // SAFETY: a system call on a descriptor that `file` keeps open.
     match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
@@ -256,14 +255,6 @@ fn try_lock(file: &File) -> io::Result<Lock> {
                 _ => Err(error),
             }
         }
-    }
-}
-
-/// Waits for nothing: what we are about to remove or replace must not be under construction.
-fn lock_file(file: &File) -> io::Result<()> {
-    match try_lock(file)? {
-        Lock::Taken => Err(io::Error::other("another process is working on it")),
-        Lock::Held | Lock::Unsupported => Ok(()),
     }
 }
 
@@ -302,7 +293,8 @@ fn install(temporary: &Path, target: &Path) -> io::Result<()> {
 
 fn install_in_two_steps(temporary: &Path, target: &Path) -> io::Result<()> {
     let lock = File::open(target)?;
-    lock_file(&lock)?;
+    // Against a sweep between the two steps. Where somebody else has the lock, a sweep does not get it either.
+    try_lock(&lock)?;
     let old = temporary_name(target, REPLACED);
     fs::rename(target, &old)?;
     if let Err(e) = fs::rename(temporary, target) {
@@ -459,6 +451,9 @@ mod tests {
         atomic_dir(&path, |tmp| build(tmp, b"two", 6)).unwrap();
         assert_eq!(read(), (b"two".to_vec(), b"two".to_vec()));
         assert_eq!(names(&root.path().join("deep")), ["dir"]);
+        // A lock that a process in the making shares for a moment must not be in the way.
+        let shared = File::open(&path).unwrap();
+        assert_eq!(try_lock(&shared).unwrap(), Lock::Held);
         remove_dir(&path).unwrap();
         assert!(names(&root.path().join("deep")).is_empty());
     }
