@@ -7,7 +7,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use gramophone::base::dtype::{Dtype, Elem, bf16};
 use gramophone::base::rng::{Rng, Stream};
 use gramophone::device::{Arena, Device, Init, Layout, View};
-use gramophone::ops::attention::{Heads, attention_bwd, attention_fwd};
+use gramophone::ops::Heads;
+use gramophone::ops::attention::{attention_bwd, attention_fwd};
 use gramophone::ops::gemm::{Into, gemm_nn, gemm_nt, gemm_tn};
 use std::time::Duration;
 

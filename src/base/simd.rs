@@ -53,7 +53,8 @@ fn detected() -> Level {
     Level::Baseline
 }
 
-/// Runs `f` compiled for this machine's instruction set. Mark `f`'s callees `#[inline(always)]`.
+/// Runs `f` compiled for this machine's instruction set. Mark `f` itself (`vectorize(#[inline(always)] || ..)`) and what it
+/// calls `#[inline(always)]`: a large body that is not inlined here is compiled for the baseline, and is many times slower.
 #[inline]
 pub fn vectorize<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]

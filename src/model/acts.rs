@@ -153,12 +153,7 @@ impl Acts {
         let arena = Arena::new("activations", &t.layout)?;
         let (cos, sin) = crate::ops::rope::rope_angles(
             c.rope_theta,
-            c.rope_scaling.map(|s| crate::ops::rope::Llama3Scaling {
-                factor: s.factor,
-                low_freq_factor: s.low_freq_factor,
-                high_freq_factor: s.high_freq_factor,
-                original_max_positions: s.original_max_positions,
-            }),
+            c.rope_scaling,
             c.heads.size,
             capacity.positions,
         );

@@ -20,7 +20,7 @@ pub mod preset;
 mod rope;
 mod supported;
 
-pub use rope::Llama3Scaling;
+pub use crate::ops::rope::Llama3Scaling;
 
 use crate::base::dtype::Dtype;
 use crate::error::{Error, Result};

@@ -50,7 +50,7 @@ impl<'a> Head<'a> {
         let (targets, weights) = (a.list(&self.acts.inputs.targets), a.list(&self.acts.inputs.weights));
         let dw = grads.at(self.vocab_slot());
         xent_step(self.dev, nll, lse, dh, dw, hidden, self.vocab(), targets, weights, self.acts.at(&h.logits));
-        self.into_stream(grads);
+        self.back_to_stream(grads);
     }
 
     /// The two logits of the candidate labels into `acts.head.verdict`.
@@ -78,7 +78,7 @@ impl<'a> Head<'a> {
         let h = &self.acts.head;
         let (dz, hidden) = (self.top(&h.d_verdict), self.top(&h.hidden));
         verdict_bwd(self.dev, self.d_hidden(), grads.at(self.vocab_slot()), dz, hidden, self.vocab(), labels);
-        self.into_stream(grads);
+        self.back_to_stream(grads);
     }
 
     /// The scalar rewards into `acts.head.score`.
@@ -104,7 +104,7 @@ impl<'a> Head<'a> {
         let (ds, slot) = (self.top(&h.d_score), self.score_slot());
         gemm_tn(self.dev, grads.at(slot), ds, self.top(&h.hidden), Into::Add);
         gemm_nn(self.dev, self.d_hidden(), ds, self.model.at(slot), Into::Store);
-        self.into_stream(grads);
+        self.back_to_stream(grads);
     }
 
     /// Vocabulary logits of all rows (at most [`LOGIT_ROWS`](super::acts::LOGIT_ROWS)) for sampling.
@@ -115,7 +115,7 @@ impl<'a> Head<'a> {
     }
 
     /// Through the final norm, and scattered to the rows it came from.
-    fn into_stream(&self, grads: &Arena) {
+    fn back_to_stream(&self, grads: &Arena) {
         let h = &self.acts.head;
         let d_x = self.top(h.d_x.as_ref().expect("activations made for training"));
         self.dev.zero(d_x);

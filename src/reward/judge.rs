@@ -16,7 +16,6 @@ use crate::text::chat::{Chat, Ending};
 use crate::text::labels::Labels;
 use crate::text::message::{Message, transcript};
 use crate::text::template::JudgeTemplate;
-use std::collections::BTreeMap;
 
 /// Which response is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,17 +174,12 @@ impl<'m> Judge<'m> {
     /// # Errors
     /// As [`Judge::judge`].
     pub fn rank(&mut self, prompt: &[Message], responses: &[String], method: Method) -> Result<Ranking> {
-        // Each ordered prompt is rendered once, however often the method asks.
-        let mut encoded: BTreeMap<(usize, usize), EncodedPair> = BTreeMap::new();
         rank(responses.len(), method, |pairs| {
-            for (i, j) in pairs {
-                if !encoded.contains_key(&(*i, *j)) {
-                    let pair =
-                        Pair { prompt: prompt.to_vec(), a: responses[*i].clone(), b: responses[*j].clone() };
-                    encoded.insert((*i, *j), self.prompts.pair(&pair)?);
-                }
-            }
-            let batch: Vec<EncodedPair> = pairs.iter().map(|p| encoded[p].clone()).collect();
+            let encode = |(i, j): &(usize, usize)| {
+                let pair = Pair { prompt: prompt.to_vec(), a: responses[*i].clone(), b: responses[*j].clone() };
+                self.prompts.pair(&pair)
+            };
+            let batch = pairs.iter().map(encode).collect::<Result<Vec<EncodedPair>>>()?;
             Ok(self.judge(&batch)?.iter().map(|j| j.p_a).collect())
         })
     }

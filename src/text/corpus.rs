@@ -199,7 +199,7 @@ mod tests {
     }
 
     fn corpus(stage: Stage, examples: Vec<Example>, max_tokens: usize) -> Result<Corpus> {
-        let limits = Limits { max_tokens, on_error: OnError::Fail, seed: 3 };
+        let limits = Limits { max_tokens, on_error: OnError::Fail, orders: Orders::Drawn, seed: 3 };
         Corpus::new(encoder(stage, QWEN3), records(examples), &limits)
     }
 
@@ -258,7 +258,7 @@ mod tests {
         };
         assert_eq!((target(0), target(1)), ("c<|im_end|>\n".into(), "B<|im_end|>\n".into()));
 
-        let limits = Limits { max_tokens: 5000, on_error: OnError::Fail, seed: 0 };
+        let limits = Limits { max_tokens: 5000, on_error: OnError::Fail, orders: Orders::Drawn, seed: 0 };
         let margin = Example::Pair {
             prompt: vec![Message::user("q")],
             chosen: "c".into(),
@@ -293,7 +293,7 @@ mod tests {
             "{% if messages[0].content == 'bad' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}\n";
         let scalar = encoder(Stage::Scalar, refusing);
         let rows = || records(vec![pair("fine", "x", "y"), pair("bad", "x", "y")]);
-        let limits = Limits { max_tokens: 100, on_error: OnError::Fail, seed: 0 };
+        let limits = Limits { max_tokens: 100, on_error: OnError::Fail, orders: Orders::Drawn, seed: 0 };
         let error = Corpus::new(scalar.clone(), rows(), &limits).err().unwrap().to_string();
         assert_eq!(error, "t.jsonl:2: the chat template refuses this conversation: no");
         let c = Corpus::new(scalar, rows(), &Limits { on_error: OnError::Skip, ..limits }).unwrap();

@@ -15,6 +15,7 @@ mod rows;
 mod runtime;
 mod train;
 
+use crate::app::signals::report_file_size_limit;
 use crate::error::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -54,7 +55,7 @@ pub fn main() -> ExitCode {
         // clap's own exit codes: 0 for help and version, 2 for usage.
         Err(e) => e.exit(),
     };
-    match run(cli.verb) {
+    match report_file_size_limit().and_then(|()| run(cli.verb)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("gramophone: {e}");

@@ -3,18 +3,8 @@
 
 use super::keys::Keys;
 use crate::error::Result;
+use crate::ops::rope::Llama3Scaling;
 use serde_json::{Map, Value, json};
-
-/// Llama 3's stretched frequencies: long wavelengths are divided by `factor`, short ones kept, those between blended.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Llama3Scaling {
-    pub factor: f64,
-    /// Wavelengths above `original_max_positions / low_freq_factor` are divided by `factor`.
-    pub low_freq_factor: f64,
-    /// Wavelengths below `original_max_positions / high_freq_factor` are kept. Greater than `low_freq_factor`.
-    pub high_freq_factor: f64,
-    pub original_max_positions: usize,
-}
 
 /// What a config says about rotary positions.
 pub(super) struct Rope {
