@@ -1,2 +1,7 @@
 //! The one integration binary.
 mod architecture;
+mod fixture;
+mod golden;
+mod golden_text;
+mod invariance;
+mod tolerance;
