@@ -28,7 +28,8 @@ pub fn backward(dev: &Device, model: &Model, grads: &Arena, acts: &Acts, extent:
         b.attention(i);
     }
     let ids = acts.at(&acts.inputs.ids).cols_in(0..extent.tokens);
-    embed_bwd(dev, grads.at(&model.params.embed), b.pass.at(&scratch.dx), ids);
+    // transformers gives its embedding the padding token as `padding_idx`: looking it up trains nothing.
+    embed_bwd(dev, grads.at(&model.params.embed), b.pass.at(&scratch.dx), ids, model.config.pad);
 }
 
 struct Back<'a> {

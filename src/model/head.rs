@@ -125,7 +125,7 @@ impl<'a> Head<'a> {
         let scratch = self.acts.backward.as_ref().expect("activations made for training");
         let dx = self.acts.at(&scratch.dx).top(self.extent.tokens);
         self.dev.zero(dx);
-        embed_bwd(self.dev, dx, d_x, self.list(&self.acts.inputs.rows));
+        embed_bwd(self.dev, dx, d_x, self.list(&self.acts.inputs.rows), None);
     }
 
     fn d_hidden(&self) -> View<'a> {

@@ -6,7 +6,8 @@
 //! ```
 //! Shapes: `table`, `dtable` `[V, D]`; `y`, `dy` `[T, D]`; `ids` `[T]` of i32, each in `0..V`, repeats allowed. The forward
 //! copies bits. The backward adds in ascending order of `t`, in the accumulator type, and rounds each sum to the type of
-//! `dtable`, which may be that of `dy` or its statistics' type (f32 gradients of bf16 weights).
+//! `dtable`, which may be that of `dy` or its statistics' type (f32 gradients of bf16 weights). It leaves out the tokens
+//! whose id is `padding`, as `torch.nn.Embedding` does with its `padding_idx`.
 
 use super::indices;
 use crate::base::dtype::{Elem, Real};
@@ -40,8 +41,8 @@ pub fn embed_fwd(dev: &Device, y: View, table: View, ids: View) {
     }
 }
 
-/// `dtable[ids[t]] += dy[t]`, in ascending order of `t`.
-pub fn embed_bwd(dev: &Device, dtable: View, dy: View, ids: View) {
+/// `dtable[ids[t]] += dy[t]`, in ascending order of `t`, but where `ids[t]` is `padding`.
+pub fn embed_bwd(dev: &Device, dtable: View, dy: View, ids: View, padding: Option<i32>) {
     let [t, d] = dy.shape();
     assert!(
         dtable.cols() == d && ids.len() == t,
@@ -56,7 +57,7 @@ pub fn embed_bwd(dev: &Device, dtable: View, dy: View, ids: View) {
         Device::Cpu(pool) => by_dtype!(dy.dtype(), E => by_dtype!(dtable.dtype(), G => {
             pool.ranges(d, COLS, |cols| vectorize(#[inline(always)] || {
                 let (dtable, dy) = (dtable.cols_in(cols.clone()), dy.cols_in(cols));
-                for (i, id) in ids.iter().enumerate() {
+                for (i, id) in ids.iter().enumerate().filter(|(_, id)| Some(**id) != padding) {
                     add::<E, G>(dtable.row_mut(*id as usize), dy.row(i));
                 }
             }))
@@ -88,7 +89,7 @@ mod tests {
 
     fn backward<E: Elem, G: Elem>(threads: usize, dtable: &mut [G], dy: &mut [E]) {
         let mut ids = IDS;
-        embed_bwd(&Device::cpu(threads), matrix(dtable, 5), matrix(dy, 6), View::of(&mut ids));
+        embed_bwd(&Device::cpu(threads), matrix(dtable, 5), matrix(dy, 6), View::of(&mut ids), None);
     }
 
     #[test]
@@ -102,6 +103,18 @@ mod tests {
             backward(1, &mut dtable, &mut dy);
             assert!(dtable.iter().zip(&once).all(|(twice, once)| (twice - 2.0 * once).abs() < 1e-12));
         }
+    }
+
+    #[test]
+    fn padding_gets_no_gradient_and_other_rows_keep_theirs() {
+        let (d, mut ids) = (7, IDS);
+        let mut dy = normals(2, 6 * d);
+        let (mut all, mut padded) = (vec![0.0; 5 * d], vec![0.0; 5 * d]);
+        backward(1, &mut all, &mut dy);
+        embed_bwd(&Device::cpu(1), matrix(&mut padded, 5), matrix(&mut dy, 6), View::of(&mut ids), Some(3));
+        assert!(all[3 * d..4 * d].iter().all(|g| *g != 0.0));
+        all[3 * d..4 * d].fill(0.0);
+        assert_eq!(all, padded);
     }
 
     #[test]
