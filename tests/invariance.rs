@@ -107,8 +107,8 @@ fn generation_depends_on_the_request_alone() {
 #[test]
 fn training_gives_the_same_bits_with_any_number_of_threads() {
     for stage in Stage::ALL {
-        let one = train(stage, Device::cpu(1), 600, Keep::Costly, 20);
-        let two = train(stage, Device::cpu(2), 600, Keep::Costly, 20);
+        let one = train(stage, Device::cpu(1), 500, Keep::Costly, 20);
+        let two = train(stage, Device::cpu(2), 500, Keep::Costly, 20);
         assert_eq!(one, two, "{stage:?}");
         assert!(one.losses[19] < one.losses[0], "{stage:?} learns: {:?}", one.losses);
     }
@@ -117,9 +117,9 @@ fn training_gives_the_same_bits_with_any_number_of_threads() {
 #[test]
 fn training_gives_the_same_bits_whatever_is_kept() {
     for stage in Stage::ALL {
-        let all = train(stage, Device::cpu(2), 600, Keep::All, 3);
-        assert_eq!(all, train(stage, Device::cpu(2), 600, Keep::Costly, 3), "{stage:?}");
-        assert_eq!(all, train(stage, Device::cpu(2), 600, Keep::Doors, 3), "{stage:?}");
+        let all = train(stage, Device::cpu(2), 500, Keep::All, 3);
+        assert_eq!(all, train(stage, Device::cpu(2), 500, Keep::Costly, 3), "{stage:?}");
+        assert_eq!(all, train(stage, Device::cpu(2), 500, Keep::Doors, 3), "{stage:?}");
     }
 }
 
@@ -127,9 +127,9 @@ fn training_gives_the_same_bits_whatever_is_kept() {
 fn the_cut_of_a_step_changes_its_loss_by_rounding_alone() {
     agree("losses with other micro-batches", |check| {
         for stage in Stage::ALL {
-            let whole = train(stage, Device::cpu(2), 4000, Keep::Costly, 10).losses;
-            for micro_tokens in [400, 900] {
-                let cut = train(stage, Device::cpu(2), micro_tokens, Keep::Costly, 10).losses;
+            let whole = train(stage, Device::cpu(2), 4000, Keep::Costly, 6).losses;
+            for micro_tokens in [300, 700] {
+                let cut = train(stage, Device::cpu(2), micro_tokens, Keep::Costly, 6).losses;
                 for (k, (cut, whole)) in cut.iter().zip(&whole).enumerate() {
                     let place = format!("{stage:?}, micro-batches of {micro_tokens}, step {k}");
                     check.value(REGROUPED, place, *cut, *whole);
@@ -231,7 +231,7 @@ impl Stage {
 
     /// A step's examples; steps go round three batches.
     fn examples(self, step: usize) -> Vec<Example> {
-        let texts = texts(20, 10 + step as u64 % 3);
+        let texts = texts(14, 10 + step as u64 % 3);
         let longer = texts.into_iter().filter(|t| t.len() > 1).collect::<Vec<_>>();
         let example = |sequences: Vec<Vec<i32>>, target| Example { sequences, target, margin: 0.0 };
         match self {
