@@ -38,12 +38,27 @@ BATCHES = [[1, 2], [2, 3], [3, 1]]  # Step s of the AdamW run trains on BATCHES[
 ALPHA = 0.1  # Label smoothing as torch counts it; epsilon = ALPHA / 2.
 
 LLAMA3_ROPE = {
-    # A small original length, so that within 64 positions some wavelengths are kept, one is blended and some are scaled.
-    "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 128,
+    # A small original length, so that of the few wavelengths some are kept, one is blended and some are scaled.
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
     "rope_type": "llama3",
 }
-SHAPE = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-SMALL = {"hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+SMALL = {
+    "hidden_size": 12,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 
 
 @dataclass
@@ -66,30 +81,105 @@ class Case:
 
 
 CASES = [
-    Case("llama", "llama", "llama3", SHAPE | {"rms_norm_eps": 1e-5, "tie_word_embeddings": False}, full=True,
-         extra={"rope": LLAMA3_ROPE | {"rope_theta": 10000.0}}),
-    Case("qwen2", "qwen2", "qwen2", SHAPE | {"rms_norm_eps": 1e-6, "tie_word_embeddings": True,
-         "use_sliding_window": False, "sliding_window": 16, "max_window_layers": 2}, full=True, old_keys=True, spare_vocab=5,
-         extra={"rope": {"rope_theta": 1000000.0}}),
-    Case("qwen3", "qwen3", "qwen3", SHAPE | {"head_dim": 12, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
-         "attention_bias": False}, full=True, template_file=True, spare_vocab=3,
-         extra={"rope": {"rope_theta": 1000000.0, "rope_type": "default"}}),
+    Case(
+        "llama",
+        "llama",
+        "llama3",
+        SHAPE | {"rms_norm_eps": 1e-5, "tie_word_embeddings": False},
+        full=True,
+        extra={"rope": LLAMA3_ROPE | {"rope_theta": 10000.0}},
+    ),
+    Case(
+        "qwen2",
+        "qwen2",
+        "qwen2",
+        SHAPE
+        | {
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": True,
+            "use_sliding_window": False,
+            "sliding_window": 16,
+            "max_window_layers": 2,
+        },
+        full=True,
+        old_keys=True,
+        spare_vocab=5,
+        extra={"rope": {"rope_theta": 1000000.0}},
+    ),
+    Case(
+        "qwen3",
+        "qwen3",
+        "qwen3",
+        SHAPE | {"head_dim": 12, "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "attention_bias": False},
+        full=True,
+        template_file=True,
+        spare_vocab=3,
+        extra={"rope": {"rope_theta": 1000000.0, "rope_type": "default"}},
+    ),
     # Tied, old keys, f32 storage, and the head written although it is the embedding.
-    Case("llama_tied", "llama", "llama3", SMALL | {"rms_norm_eps": 1e-5, "tie_word_embeddings": True}, old_keys=True,
-         storage=torch.float32, write_tied_head=True, extra={"rope": LLAMA3_ROPE | {"rope_theta": 500000.0}}),
+    Case(
+        "llama_tied",
+        "llama",
+        "llama3",
+        SMALL | {"rms_norm_eps": 1e-5, "tie_word_embeddings": True},
+        old_keys=True,
+        storage=torch.float32,
+        write_tied_head=True,
+        extra={"rope": LLAMA3_ROPE | {"rope_theta": 500000.0}},
+    ),
     # Every bias there is, an explicit head size, two shards with an index, no grouping of heads.
-    Case("llama_bias", "llama", "llama3", SMALL | {"head_dim": 12, "num_key_value_heads": 2, "attention_bias": True,
-         "mlp_bias": True, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}, shards=2,
-         extra={"rope": {"rope_theta": 10000.0, "rope_type": "default"}}),
+    Case(
+        "llama_bias",
+        "llama",
+        "llama3",
+        SMALL
+        | {
+            "head_dim": 12,
+            "num_key_value_heads": 2,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": False,
+        },
+        shards=2,
+        extra={"rope": {"rope_theta": 10000.0, "rope_type": "default"}},
+    ),
     # Sizes that no vector width divides: three heads on one key head, biases beside qk-norm, an untied head.
-    Case("qwen3_odd", "qwen3", "qwen3", {"hidden_size": 13, "intermediate_size": 19, "num_hidden_layers": 2,
-         "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 10, "attention_bias": True, "rms_norm_eps": 1e-5,
-         "tie_word_embeddings": False}, old_keys=True, extra={"rope": {"rope_theta": 10000.0}}),
+    Case(
+        "qwen3_odd",
+        "qwen3",
+        "qwen3",
+        {
+            "hidden_size": 13,
+            "intermediate_size": 19,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 10,
+            "attention_bias": True,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": False,
+        },
+        old_keys=True,
+        extra={"rope": {"rope_theta": 10000.0}},
+    ),
     # The pad token is the end-of-turn token: the scored position is the last one that is not it.
-    Case("llama_scalar", "llama", "llama3", SMALL | {"rms_norm_eps": 1e-5, "tie_word_embeddings": False}, scalar=True,
-         extra={"rope": LLAMA3_ROPE | {"rope_theta": 10000.0}, "pad": "<|eot_id|>"}),
-    Case("qwen3_scalar", "qwen3", "qwen3", SMALL | {"head_dim": 10, "rms_norm_eps": 1e-6, "tie_word_embeddings": True},
-         scalar=True, extra={"rope": {"rope_theta": 10000.0, "rope_type": "default"}}),
+    Case(
+        "llama_scalar",
+        "llama",
+        "llama3",
+        SMALL | {"rms_norm_eps": 1e-5, "tie_word_embeddings": False},
+        scalar=True,
+        extra={"rope": LLAMA3_ROPE | {"rope_theta": 10000.0}, "pad": "<|eot_id|>"},
+    ),
+    Case(
+        "qwen3_scalar",
+        "qwen3",
+        "qwen3",
+        SMALL | {"head_dim": 10, "rms_norm_eps": 1e-6, "tie_word_embeddings": True},
+        scalar=True,
+        extra={"rope": {"rope_theta": 10000.0, "rope_type": "default"}},
+    ),
 ]
 ARCHITECTURE = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
@@ -125,7 +215,11 @@ def write_config(case, root, tokenizer):
     """config.json and generation_config.json, in the keys of transformers 4 (`old_keys`) or 5."""
     ids = tokenizer.token_to_id
     llama = case.style == "llama3"
-    eos = [ids("<|end_of_text|>"), ids("<|eom_id|>"), ids("<|eot_id|>")] if llama else [ids("<|im_end|>"), ids("<|endoftext|>")]
+    eos = (
+        [ids("<|end_of_text|>"), ids("<|eom_id|>"), ids("<|eot_id|>")]
+        if llama
+        else [ids("<|im_end|>"), ids("<|endoftext|>")]
+    )
     pad = ids(case.extra.get("pad", "<|finetune_right_pad_id|>" if llama else "<|endoftext|>"))
     head = "ForSequenceClassification" if case.scalar else "ForCausalLM"
     rope = dict(case.extra["rope"])
@@ -147,8 +241,14 @@ def write_config(case, root, tokenizer):
     else:
         config |= {"rope_parameters": rope, "dtype": dtype}
     write_json(root / "config.json", config)
-    generation = {"bos_token_id": config["bos_token_id"], "eos_token_id": eos, "pad_token_id": pad, "do_sample": True,
-                  "temperature": 0.6, "top_p": 0.9}
+    generation = {
+        "bos_token_id": config["bos_token_id"],
+        "eos_token_id": eos,
+        "pad_token_id": pad,
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_p": 0.9,
+    }
     write_json(root / "generation_config.json", generation)
 
 
@@ -184,7 +284,7 @@ def write_weights(case, root, seed):
         return
     names, weight_map = sorted(state), {}
     for shard in range(case.shards):
-        part = names[shard::case.shards]
+        part = names[shard :: case.shards]
         file = f"model-{shard + 1:05}-of-{case.shards:05}.safetensors"
         save_file({n: state[n] for n in part}, root / file, metadata)
         weight_map |= dict.fromkeys(part, file)
@@ -291,10 +391,15 @@ def gradients(record, group, model, loss):
 
 
 OPTIMIZER = {
-    "optimizer": "torch.optim.AdamW", "lr": 1e-2, "betas": [0.9, 0.999], "eps": 1e-8,
-    "weight_decay": 0.1, "decayed": "parameters with two dimensions (embeddings and heads included)", "clip": 1.0,
-    "clip_formula": "g *= min(1, clip / (grad_norm + 1e-6)); grad_norm over all parameters, as recorded, is before clipping",
-    "lr_formula": "step s = 0, 1, ...: lr * s/warmup if s < warmup, else lr * 0.5 * (1 + cos(pi * (s-warmup)/(total-warmup)))",
+    "optimizer": "torch.optim.AdamW",
+    "lr": 1e-2,
+    "betas": [0.9, 0.999],
+    "eps": 1e-8,
+    "weight_decay": 0.1,
+    "decayed": "parameters with two dimensions (embeddings and heads included)",
+    "clip": 1.0,
+    "clip_formula": "g *= min(1, clip / (grad_norm + 1e-6)); grad_norm is over all parameters, before clipping",
+    "lr_formula": "step s from 0: lr * s/warmup if s < warmup, else lr * (1 + cos(pi * (s-warmup)/(total-warmup))) / 2",
 }
 
 
@@ -330,7 +435,10 @@ def training(record, group, case, root, loss_of, batches, total, warmup):
     deviation = max(abs(a["loss"] - b["loss"]) / max(1, abs(b["loss"])) for a, b in zip(steps, precise))
     assert deviation < 5e-6, f"{case.name}: this seed makes a run that amplifies rounding, {deviation:.1e}"
     return OPTIMIZER | {
-        "total": total, "warmup": warmup, "f64_deviation": deviation, "steps": steps,
+        "total": total,
+        "warmup": warmup,
+        "f64_deviation": deviation,
+        "steps": steps,
         "parameters": record.digest(f"final.{group}", model.named_parameters()),
     }
 
@@ -362,10 +470,18 @@ def greedy(model, ids, new=20):
             top = logits_of(model, out)[-1].topk(2)
             gap = min(gap, (top.values[0] - top.values[1]).item())
             out.append(top.indices[0].item())
-        cached = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=new,
-                                do_sample=False, temperature=None, top_p=None, eos_token_id=-1, pad_token_id=0)
+        cached = model.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids)),
+            max_new_tokens=new,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            eos_token_id=-1,
+            pad_token_id=0,
+        )
     assert cached[0].tolist() == out, "generate() disagrees with a full forward pass per token"
-    return {"prompt": ids, "new": out[len(ids):], "gap": gap}
+    return {"prompt": ids, "new": out[len(ids) :], "gap": gap}
 
 
 def record_verdicts(model, tokenizer, labels, pairs):
@@ -438,16 +554,26 @@ def record_lm(case, root, tokenizer, seed, record):
     examples = [{"ids": ids, "spans": spans} for ids, spans in zip(sequences, SPANS)]
     labels = [tokenizer.convert_tokens_to_ids(t) for t in "AB"]
     verdicts = record_verdicts(model, tokenizer, labels, text.PAIRS if case.full else text.PAIRS[:1])
-    rows = [{"verdict": i, "order": order, "label": label, "ids": verdicts[i][order]["ids"]}
-            for i, order, label in ([(0, "ab", "A"), (1, "ba", "A"), (2, "ba", "B")] if case.full else [(0, "ab", "A"), (0, "ba", "A")])]
+    rows = [
+        {"verdict": i, "order": order, "label": label, "ids": verdicts[i][order]["ids"]}
+        for i, order, label in (
+            [(0, "ab", "A"), (1, "ba", "A"), (2, "ba", "B")] if case.full else [(0, "ab", "A"), (0, "ba", "A")]
+        )
+    ]
     record.json |= {
         "labels": {"A": labels[0], "B": labels[1]},
         "sequences": examples,
         "logits": record_logits(record, model, sequences, case.full),
         "lm": {"batch": [1, 2, 3]} | gradients(record, "lm", model, lm_loss(model, examples[1:])),
-        "gram": {"alpha": ALPHA, "epsilon": ALPHA / 2, "rows": [{k: row[k] for k in ("verdict", "order", "label")} for row in rows]}
+        "gram": {
+            "alpha": ALPHA,
+            "epsilon": ALPHA / 2,
+            "rows": [{k: row[k] for k in ("verdict", "order", "label")} for row in rows],
+        }
         | gradients(record, "gram", model, gram_loss(model, rows, labels)),
-        "adamw": training(record, "adamw", case, root, lambda m, batch: lm_loss(m, [examples[i] for i in batch]), BATCHES, 10, 3),
+        "adamw": training(
+            record, "adamw", case, root, lambda m, batch: lm_loss(m, [examples[i] for i in batch]), BATCHES, 10, 3
+        ),
         "greedy": [greedy(model, ids) for ids in (sequences[1], sequences[2], verdicts[0]["ab"]["ids"])],
         "judge_prompt": text.JUDGE_PROMPT,
         "verdicts": verdicts,
@@ -467,8 +593,16 @@ def record_scalar(case, root, tokenizer, record):
             value = reward(model, ids).item()
         scored = max(t for t, token in enumerate(ids) if token != pad)
         assert abs(model.score(hidden[scored]).item() - value) < 1e-6
-        entries.append({"conversation": name, "text": rendered, "ids": ids, "scored_position": scored, "reward": value,
-                        "reward_at_last": model.score(hidden[-1]).item()})
+        entries.append(
+            {
+                "conversation": name,
+                "text": rendered,
+                "ids": ids,
+                "scored_position": scored,
+                "reward": value,
+                "reward_at_last": model.score(hidden[-1]).item(),
+            }
+        )
     width = max(len(e["ids"]) for e in entries)
     padded = torch.tensor([e["ids"] + [pad] * (width - len(e["ids"])) for e in entries])
     mask = torch.tensor([[1] * len(e["ids"]) + [0] * (width - len(e["ids"])) for e in entries])
@@ -483,7 +617,8 @@ def record_scalar(case, root, tokenizer, record):
     record.json |= {
         "pad_token_id": pad,
         "rewards": entries,
-        "bradley_terry": {"pairs": pairs, "batch": [0, 1]} | gradients(record, "bradley_terry", model, loss_of(model, [0, 1])),
+        "bradley_terry": {"pairs": pairs, "batch": [0, 1]}
+        | gradients(record, "bradley_terry", model, loss_of(model, [0, 1])),
         "adamw": training(record, "adamw", case, root, loss_of, batches, 5, 2),
     }
 

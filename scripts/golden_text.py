@@ -222,7 +222,10 @@ CONVERSATIONS = {
     "unicode": turns("Größe, naïve, Ελλάδα, Москва, 東京の天気, مرحبا, हिन्दी", "¡Señor! ½ ≠ ²"),
     "decomposed": turns("Cafe\u0301 and A\u030angstro\u0308m"),
     "emoji": turns("👍🏽 👩‍👩‍👧‍👦 🇩🇪 ❤️ ok"),
-    "code": turns("def f(x):\n\treturn {'a': [x for x in range(3)]}  # {{ x }} {% if y %} {# z #}\n", "```c\nif (a<b && c>d) { }\r\n```"),
+    "code": turns(
+        "def f(x):\n\treturn {'a': [x for x in range(3)]}  # {{ x }} {% if y %} {# z #}\n",
+        "```c\nif (a<b && c>d) { }\r\n```",
+    ),
     "spaces": turns("  two before, three after   ", "\n\nlines around\n\n", "   "),
     "empty": turns("", "", "Still there?"),
     "html": turns("<b>\"quoted\" & 'single'</b> \\n \\ / \u2028 end"),
@@ -232,12 +235,24 @@ CONVERSATIONS = {
     "tools_twice": turns("Both?", "Looking.") + [{"role": "tool", "content": "x\ty"}, {"role": "tool", "content": "é"}],
     "misplaced_system": turns("Hi") + [{"role": "system", "content": "late"}],
     "special_qwen": turns("Say <|im_end|>\n<|im_start|>assistant\nA<|endoftext|>", system="<think> is a word here"),
-    "special_llama": turns("<|begin_of_text|>Say <|eot_id|><|start_header_id|>system<|end_header_id|>\n\nA", "<|eom_id|>"),
+    "special_llama": turns(
+        "<|begin_of_text|>Say <|eot_id|><|start_header_id|>system<|end_header_id|>\n\nA", "<|eom_id|>"
+    ),
 }
 
-TOOLS = [{"name": "add", "description": "a + b < c & 'd' é", "parameters": {"b": {"type": "number"}, "a": [1, 2.5, True, None]}}]
+TOOLS = [
+    {
+        "name": "add",
+        "description": "a + b < c & 'd' é",
+        "parameters": {"b": {"type": "number"}, "a": [1, 2.5, True, None]},
+    }
+]
 CALL = turns("Add 1 and 2") + [
-    {"role": "assistant", "content": "", "tool_calls": [{"name": "add", "arguments": {"b": 2, "a": 1, "note": "é <x>"}}]}
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"name": "add", "arguments": {"b": 2, "a": 1, "note": "é <x>"}}],
+    }
 ]
 
 # Pairs for verdicts: question, first answer, second answer.

@@ -3,17 +3,15 @@
 
     python benches/peers/cpu_judge.py --work target/peers --threads 2 [--margins FILE]
 
-Three ways: batches of 8 in the order of arrival, the same sorted by length (the least padding), and one prompt at a time
-(no padding at all, small products). Padding is on the left. The figure to beat is the best of the three.
+Three ways: batches of 8 in the order of arrival, the same sorted by length (the least padding), and one prompt at a
+time (no padding at all, small products). Padding is on the left. The figure to beat is the best of the three.
 """
 
 import json
-import statistics
-import time
 from pathlib import Path
 
 import torch
-from measure import arguments, load_model, read_lines, report
+from measure import Timer, arguments, load_model, read_lines, report
 
 
 def batches_of(prompts, order, size):
@@ -42,12 +40,14 @@ def main():
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--pairs", type=int, help="only the first N")
+    parser.add_argument("--way", choices=["arrival", "sorted", "single"], help="only this one: its own peak memory")
     parser.add_argument("--margins", type=Path, help="write the margins here, for comparing engines")
     args = parser.parse_args()
     model = load_model(args).eval()
     pairs = read_lines(args.work / "judge.jsonl")[: args.pairs]
     labels = json.loads((args.work / "labels.json").read_text())
     prompts = [pair[order] for pair in pairs for order in ("ab", "ba")]
+    tokens = sum(map(len, prompts))
     arrival = list(range(len(prompts)))
     by_length = sorted(arrival, key=lambda i: len(prompts[i]))
     ways = {
@@ -55,33 +55,37 @@ def main():
         "sorted": batches_of(prompts, by_length, args.batch),
         "single": batches_of(prompts, arrival, 1),
     }
+    ways = {args.way: ways[args.way]} if args.way else ways
     results, margins = {}, {}
     with torch.inference_mode():
         for way, batches in ways.items():
             score(model, prompts, batches[-2:], labels)  # Warm-up.
-            seconds = []
+            timer = Timer()
             for _ in range(args.repeats):
-                start = time.perf_counter()
-                margins[way] = score(model, prompts, batches, labels)
-                seconds.append(time.perf_counter() - start)
-            middle = statistics.median(seconds)
-            results[way] = {
-                "pairs_per_s": round(len(pairs) / middle, 3),
-                "best_pairs_per_s": round(len(pairs) / min(seconds), 3),
-                "tokens_per_s": round(sum(map(len, prompts)) / middle, 1),
-                "seconds": [round(s, 3) for s in seconds],
-                "padding": round(sum(len(b) * max(len(prompts[i]) for i in b) for b in batches) / sum(map(len, prompts)) - 1, 3),
-            }
-    apart = max(abs(a - b) for way in ways for a, b in zip(margins[way], margins["single"]))
+                with timer:
+                    margins[way] = score(model, prompts, batches, labels)
+            computed = sum(len(batch) * max(len(prompts[i]) for i in batch) for batch in batches)
+            results[way] = timer.rates("pairs", len(pairs)) | {"padding": round(computed / tokens - 1, 3)}
+    first = next(iter(margins.values()))
+    apart = max(abs(a - b) for other in margins.values() for a, b in zip(other, first))
     if args.margins:
-        rows = [{"id": p["id"], "margin_ab": m[0], "margin_ba": m[1]} for p, m in zip(pairs, zip(*[iter(margins["single"])] * 2))]
+        ab, ba = first[::2], first[1::2]
+        rows = [{"id": p["id"], "margin_ab": x, "margin_ba": y} for p, x, y in zip(pairs, ab, ba)]
         args.margins.write_text("".join(json.dumps(row) + "\n" for row in rows))
     best = max(results, key=lambda way: results[way]["pairs_per_s"])
-    report(args, {
-        "work": "judge", "pairs": len(pairs), "tokens": sum(map(len, prompts)), "batch": args.batch,
-        "best": best, "pairs_per_s": results[best]["pairs_per_s"], "ways": results,
-        "margins_differ_between_ways_by": apart,
-    })
+    report(
+        args,
+        {
+            "work": "judge",
+            "pairs": len(pairs),
+            "tokens": tokens,
+            "batch": args.batch,
+            "best": best,
+            "pairs_per_s": results[best]["pairs_per_s"],
+            "ways": results,
+            "margins_differ_between_ways_by": apart,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -7,11 +7,8 @@ Each step is forward, next-token loss over every position, backward, clip to nor
 batch * length over the median step time after the warm-up steps; the losses let engines be compared for sameness.
 """
 
-import statistics
-import time
-
 import torch
-from measure import arguments, load_model, read_lines, report
+from measure import Timer, arguments, load_model, read_lines, report
 
 
 def main():
@@ -23,27 +20,26 @@ def main():
     model = load_model(args).train()
     rows = [row["ids"] for row in read_lines(args.work / "train.jsonl")]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1, fused=True)
-    seconds, losses, tokens = [], [], args.batch * len(rows[0])
+    losses, warm, timer = [], Timer(), Timer()
     for step in range(args.warmup + args.steps):
         batch = [rows[(step * args.batch + i) % len(rows)] for i in range(args.batch)]
-        start = time.perf_counter()
-        ids = torch.tensor(batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(round(loss.item(), 6))
-        if step >= args.warmup:
-            seconds.append(time.perf_counter() - start)
-    report(args, {
-        "work": "train",
-        "batch": [args.batch, len(rows[0])],
-        "tokens_per_s": round(tokens / statistics.median(seconds), 1),
-        "best_tokens_per_s": round(tokens / min(seconds), 1),
-        "step_s": [round(s, 4) for s in seconds],
-        "losses": losses,
-    })
+        with warm if step < args.warmup else timer:
+            ids = torch.tensor(batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(round(loss.item(), 6))
+    report(
+        args,
+        {
+            "work": "train",
+            "batch": [args.batch, len(rows[0])],
+            "losses": losses,
+        }
+        | timer.rates("tokens", args.batch * len(rows[0])),
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import argparse
 import json
 import platform
 import resource
+import statistics
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -35,8 +37,37 @@ def read_lines(path):
 
 def processor():
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     return names[0] if names else platform.processor()
+
+
+class Timer:
+    """Times repetitions: wall time, and the processor time of all threads, which other programs disturb less."""
+
+    def __init__(self):
+        self.wall, self.cpu = [], []
+
+    def __enter__(self):
+        self.start = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_):
+        self.wall.append(time.perf_counter() - self.start[0])
+        self.cpu.append(time.process_time() - self.start[1])
+
+    def rates(self, name, amount):
+        """`amount` per second: the median, the best, and per second of processor time (with one thread, the rate of
+        an idle machine; with more, threads that spin while they wait count as well)."""
+        middle, cpu = statistics.median(self.wall), statistics.median(self.cpu)
+        return {
+            f"{name}_per_s": round(amount / middle, 3),
+            f"best_{name}_per_s": round(amount / min(self.wall), 3),
+            f"{name}_per_cpu_s": round(amount / cpu, 3),
+            "seconds": [round(s, 3) for s in self.wall],
+        }
 
 
 def report(args, result):

@@ -1,4 +1,9 @@
-//! Floor 6: programs over the engine. The command line is in `cli`.
+//! Floor 6: what people touch: the command line, reports, signals.
 
+mod axis;
+mod chart;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod report;
+#[cfg(feature = "cli")]
+pub mod signals;

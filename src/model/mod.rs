@@ -7,6 +7,7 @@ pub mod acts;
 pub mod backward;
 pub mod cache;
 pub mod config;
+pub mod cost;
 pub mod forward;
 pub mod head;
 pub mod params;

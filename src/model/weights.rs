@@ -8,7 +8,7 @@ mod safetensors;
 mod save;
 
 pub use checkpoint::{Checkpoint, convert};
-pub use save::{copy_sidecars, save, save_sharded};
+pub use save::{copy_sidecars, save, save_sharded, save_tensors};
 
 use crate::base::dtype::{Elem, Real};
 use crate::base::par::Pool;
@@ -49,6 +49,14 @@ pub fn open_owned(dir: &Path, layout: &Layout, missing: Missing) -> Result<(Aren
     Checkpoint::open(dir)?.read(layout, missing)
 }
 
+/// What [`save_tensors`] wrote, as a writable arena.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_tensors(path: &Path, layout: &Layout) -> Result<Arena> {
+    Checkpoint::file(path)?.read(layout, Missing::Refuse).map(|(arena, _)| arena)
+}
+
 /// Random weights by each slot's [`Init`]. They depend on the seed, the slot's index and the element alone, and are
 /// drawn in f32: another storage type holds the same numbers, rounded.
 ///
@@ -63,24 +71,38 @@ pub fn init(layout: &Layout, seed: u64) -> Result<Arena> {
     Ok(arena)
 }
 
-/// Elements drawn by one thread at a time.
+/// Elements drawn by one thread at a time; a multiple of four.
 const PIECE: usize = 1 << 14;
 
 /// Draws one tensor.
 fn draw(pool: &Pool, arena: &Arena, slot: &Slot, seed: u64) {
     let rng = Rng::new(seed, Stream::Init, slot.index as u64);
-    let element = |i: usize| match slot.init {
-        Init::Zeros => 0.0,
-        Init::Ones => 1.0,
-        Init::Normal(std) => (rng.normal(i as u64) * std as f64) as f32,
+    let four = |group: usize| match slot.init {
+        Init::Zeros => [0.0; 4],
+        Init::Ones => [1.0; 4],
+        Init::Normal(std) => normals(rng.words(group as u64)).map(|x| (x * std as f64) as f32),
     };
     let row = arena.at(slot).reshape(1, slot.len());
     by_dtype!(row.dtype(), T => pool.ranges(slot.len(), PIECE, |range| {
-        let first = range.start;
-        for (i, x) in row.cols_in(range).row_mut::<T>(0).iter_mut().enumerate() {
-            *x = T::put(<T as Elem>::Acc::of(element(first + i) as f64));
+        let first = range.start / 4;
+        for (i, xs) in row.cols_in(range).row_mut::<T>(0).chunks_mut(4).enumerate() {
+            for (x, drawn) in xs.iter_mut().zip(four(first + i)) {
+                *x = T::put(<T as Elem>::Acc::of(drawn as f64));
+            }
         }
     }));
+}
+
+/// Four standard normals from four words: Box and Muller's transform keeps both coordinates of a random point.
+fn normals(words: [u32; 4]) -> [f64; 4] {
+    let uniform = |word: u32| (word as f64 + 0.5) / 4_294_967_296.0;
+    let point = |a: u32, b: u32| {
+        let radius = (-2.0 * uniform(a).ln()).sqrt();
+        let (sin, cos) = (std::f64::consts::TAU * uniform(b)).sin_cos();
+        (radius * cos, radius * sin)
+    };
+    let ((a, b), (c, d)) = (point(words[0], words[1]), point(words[2], words[3]));
+    [a, b, c, d]
 }
 
 #[cfg(test)]

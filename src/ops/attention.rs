@@ -20,9 +20,15 @@
 //!
 //! A row's bits depend on its own sequence up to it (backward: on its own sequence) and on nothing else: not on the
 //! other sequences of the batch, on later tokens (forward), or on the number of threads.
+//!
+//! f64 runs the oracle, plain loops; f32 and bf16 run [`flash`]. Probabilities stay in f32 between the two products.
 
-use crate::base::dtype::{Elem, Real};
+mod flash;
+
+use super::gemm::kernel::Kernel;
+use crate::base::dtype::{Dtype, Elem, Real, bf16};
 use crate::base::par::Pool;
+use crate::base::simd::level;
 use crate::by_dtype;
 use super::Heads;
 use crate::device::{Device, View, disjoint};
@@ -60,7 +66,11 @@ pub fn attention_fwd(
     match dev {
         Device::Cpu(pool) => {
             let packed = Packed { starts: offsets("attention_fwd", starts, q.rows()), heads, scale };
-            by_dtype!(q.dtype(), E => fwd_oracle::<E>(pool, o, lse, q, k, v, &packed))
+            match q.dtype() {
+                Dtype::F32 => flash::forward::<f32>(pool, Kernel::at(level()), o, lse, q, k, v, &packed),
+                Dtype::Bf16 => flash::forward::<bf16>(pool, Kernel::at(level()), o, lse, q, k, v, &packed),
+                other => by_dtype!(other, E => fwd_oracle::<E>(pool, o, lse, q, k, v, &packed)),
+            }
         }
     }
 }
@@ -97,7 +107,12 @@ pub fn attention_bwd(
     match dev {
         Device::Cpu(pool) => {
             let packed = Packed { starts: offsets("attention_bwd", starts, q.rows()), heads, scale };
-            by_dtype!(q.dtype(), E => bwd_oracle::<E>(pool, [dq, dk, dv, delta], [d_o, o, lse, q, k, v], &packed))
+            let (out, saved) = ([dq, dk, dv, delta], [d_o, o, lse, q, k, v]);
+            match q.dtype() {
+                Dtype::F32 => flash::backward::<f32>(pool, Kernel::at(level()), out, saved, &packed),
+                Dtype::Bf16 => flash::backward::<bf16>(pool, Kernel::at(level()), out, saved, &packed),
+                other => by_dtype!(other, E => bwd_oracle::<E>(pool, out, saved, &packed)),
+            }
         }
     }
 }
@@ -220,82 +235,4 @@ fn store<E: Elem>(to: &mut [E], from: &[E::Acc]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::check::{dot, gradient, normals};
-
-    /// One buffer `[T, (H+2G) K]` seen as q, k and v.
-    fn windows<'a, E: Elem>(qkv: &'a mut [E], heads: Heads) -> [View<'a>; 3] {
-        let (q, kv) = (heads.query * heads.size, heads.kv * heads.size);
-        let view = View::of(qkv);
-        let view = view.reshape(view.len() / (q + 2 * kv), q + 2 * kv);
-        [view.cols_in(0..q), view.cols_in(q..q + kv), view.cols_in(q + kv..q + 2 * kv)]
-    }
-
-    fn forward(dev: &Device, qkv: &[f64], starts: &[i32], heads: Heads, scale: f64) -> (Vec<f64>, Vec<f64>) {
-        let (mut qkv, mut starts) = (qkv.to_vec(), starts.to_vec());
-        let [q, k, v] = windows(&mut qkv, heads);
-        let t = q.rows();
-        let (mut o, mut lse) = (vec![0.0; q.len()], vec![0.0; t * heads.query]);
-        let out = View::of(&mut o).reshape(t, q.cols());
-        let stat = View::of(&mut lse).reshape(t, heads.query);
-        attention_fwd(dev, out, stat, q, k, v, View::of(&mut starts), heads, scale);
-        (o, lse)
-    }
-
-    fn backward(dev: &Device, d_o: &[f64], qkv: &[f64], starts: &[i32], heads: Heads, scale: f64) -> Vec<f64> {
-        let (mut o, mut lse) = forward(dev, qkv, starts, heads, scale);
-        let (mut qkv, mut starts, mut d_o) = (qkv.to_vec(), starts.to_vec(), d_o.to_vec());
-        let (mut d_qkv, mut delta) = (vec![f64::NAN; qkv.len()], vec![f64::NAN; lse.len()]);
-        let [q, k, v] = windows(&mut qkv, heads);
-        let [dq, dk, dv] = windows(&mut d_qkv, heads);
-        let t = q.rows();
-        attention_bwd(
-            dev,
-            dq,
-            dk,
-            dv,
-            View::of(&mut delta).reshape(t, heads.query),
-            View::of(&mut d_o).reshape(t, q.cols()),
-            View::of(&mut o).reshape(t, q.cols()),
-            View::of(&mut lse).reshape(t, heads.query),
-            q,
-            k,
-            v,
-            View::of(&mut starts),
-            heads,
-            scale,
-        );
-        d_qkv
-    }
-
-    #[test]
-    fn backward_is_the_derivative() {
-        let dev = Device::cpu(2);
-        let cases: [(usize, usize, usize, &[i32]); 3] =
-            [(1, 1, 1, &[0, 1]), (4, 2, 3, &[0, 3, 3, 4, 9]), (3, 1, 8, &[0, 5, 7])];
-        for (query, kv, size, starts) in cases {
-            let heads = Heads { query, kv, size };
-            let t = *starts.last().unwrap() as usize;
-            let qkv = normals(1, t * (query + 2 * kv) * size);
-            let d_o = normals(2, t * query * size);
-            let analytic = backward(&dev, &d_o, &qkv, starts, heads, 0.7);
-            gradient("dqkv", &qkv, &analytic, |x| dot(&forward(&dev, x, starts, heads, 0.7).0, &d_o));
-        }
-    }
-
-    #[test]
-    fn one_key_gives_its_value_and_equal_keys_give_the_mean() {
-        let heads = Heads { query: 1, kv: 1, size: 2 };
-        let qkv = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0.5, 0.5, 3.0, 4.0, 7.0, -6.0]].concat();
-        let (o, lse) = forward(&Device::cpu(1), &qkv, &[0, 2], heads, 0.5);
-        assert_eq!(o, [5.0, 6.0, 6.0, 0.0]);
-        assert_eq!(lse, [5.5, 1.75 + 2f64.ln()]);
-    }
-
-    #[test]
-    #[should_panic(expected = "attention_fwd: the sequences must cover the 3 rows in order")]
-    fn offsets_must_cover_the_rows() {
-        forward(&Device::cpu(1), &[0.0; 9], &[0, 2], Heads { query: 1, kv: 1, size: 1 }, 1.0);
-    }
-}
+mod tests;

@@ -61,6 +61,8 @@ pub struct Completed {
     /// `ids[..start]` are the prompt as [`Ending::Open`] renders it; `ids[start..]` is what the model is to write, the end of
     /// its turn included.
     pub start: usize,
+    /// Where a token would have spanned the end of the prompt and was cut: a byte position of `text`.
+    pub cut: Option<usize>,
 }
 
 impl Chat {
@@ -137,10 +139,11 @@ impl Chat {
         }
         let ids = self.tokenizer.ids(&text, Parse::Except(&hidden))?;
         if ids.starts_with(&open.ids) {
-            return Ok(Completed { text, ids, hidden, start: open.ids.len() });
+            return Ok(Completed { text, ids, hidden, start: open.ids.len(), cut: None });
         }
         // A token would span the end of the prompt. A model that generates has the prompt's ids, so they stand.
-        let pieces = self.tokenizer.pieces(&text, Parse::Except(&hidden), &[open.text.len()])?;
+        let cut = open.text.len();
+        let pieces = self.tokenizer.pieces(&text, Parse::Except(&hidden), &[cut])?;
         let ids: Vec<i32> = pieces.iter().map(|p| p.id).collect();
         if !ids.starts_with(&open.ids) {
             return Err(Error::data(
@@ -148,7 +151,7 @@ impl Chat {
                  it cannot be trained on consistently",
             ));
         }
-        Ok(Completed { text, ids, hidden, start: open.ids.len() })
+        Ok(Completed { text, ids, hidden, start: open.ids.len(), cut: Some(cut) })
     }
 
     /// The tokens of a rendering with the bytes they stand for, for people to look at.

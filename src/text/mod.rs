@@ -1,18 +1,26 @@
 //! Floor 3: text. Strings in, token ids out; nothing here knows a device or a model.
 //!
-//! The way of an example: [`source`] reads rows out of files, [`dataset`] turns rows of any known format into examples,
+//! The way of an example: [`source`] reads rows out of files, [`dataset`] turns rows of any known [`format`] into examples,
 //! [`template`] writes a judge prompt, [`chat`] renders it the way the model expects and encodes it with a [`tokenizer`],
-//! and [`pack`] makes token sequences with their targets.
+//! [`encode`] says what is to be learned, [`corpus`] holds the examples of a run and [`pack`] lays them end to end.
 
 pub mod bpe;
 pub mod chat;
+pub mod corpus;
+pub mod dataset;
+pub mod encode;
+pub mod example;
 pub mod files;
+pub mod format;
+pub mod inspect;
 pub mod jinja;
 mod jsonl;
 pub mod labels;
 pub mod message;
+pub mod pack;
 mod parquet;
-pub mod provenance;
+mod provenance;
+pub mod registry;
 pub mod source;
 pub mod template;
 pub mod tokenizer;

@@ -21,7 +21,7 @@ mod given;
 mod key;
 mod setting;
 
-pub use explain::reference;
+pub use explain::{Row, reference};
 pub use key::{Key, Origin};
 pub use setting::Span;
 

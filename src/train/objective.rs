@@ -5,6 +5,11 @@
 //! `1 / rows of the step`. With [`Reduction::GramCompat`] each micro-batch is its own mean and the micro-batches are
 //! summed, as the reference implementation of GRAM does (its loss function bypasses the division by the accumulation).
 
+use crate::error::Result;
+use crate::text::encode::Item;
+use crate::text::pack::batches;
+use std::ops::Range;
+
 /// How losses of one step are combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
@@ -14,39 +19,26 @@ pub enum Reduction {
     GramCompat,
 }
 
-/// What the loss of one sequence (or pair of sequences) is.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Target {
-    /// Next-token loss on the tokens from `from` on (G1, rationales, proofs): position `from - 1` predicts token `from`.
-    Continuation { from: usize },
-    /// The two-candidate loss at the last position: candidate `label` is right (G2).
-    Verdict { label: u8 },
-    /// Next-token losses at the last position towards several ids with their weights: the full-vocabulary form of G2.
-    Distribution { ids: [i32; 2], weights: [f32; 2] },
-    /// The reward at the last position is the chosen (or rejected) one of pair `pair` within the example.
-    Reward,
+/// What verdict items are trained on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// The label tokens A and B.
+    pub labels: [i32; 2],
+    /// Epsilon: half of the alpha that PyTorch calls `label_smoothing`.
+    pub smoothing: f32,
+    pub over: Over,
+    pub reduction: Reduction,
+    /// The padding token, which a scalar reward does not read ([`Config::scored`](crate::model::config::Config::scored)).
+    pub pad: Option<i32>,
 }
 
-/// One training example: one sequence, or two (chosen, rejected) for a scalar reward.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Example {
-    pub sequences: Vec<Vec<i32>>,
-    pub target: Target,
-    /// Bradley-Terry margin.
-    pub margin: f32,
-}
-
-impl Example {
-    pub fn tokens(&self) -> usize {
-        self.sequences.iter().map(Vec::len).sum()
-    }
-    /// Rows that carry a loss.
-    fn rows(&self) -> usize {
-        match &self.target {
-            Target::Continuation { from } => self.sequences[0].len() - from,
-            Target::Verdict { .. } | Target::Distribution { .. } | Target::Reward => 1,
-        }
-    }
+/// What the two-candidate loss is normalised over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// The two labels (GRAM's released code): the two-row head.
+    Candidates,
+    /// The vocabulary: `-(1 - eps) log p(right) - eps log p(wrong)`, two weighted targets of the language-model head.
+    Vocabulary,
 }
 
 /// Targets of one head, for the rows of one micro-batch.
@@ -88,125 +80,127 @@ pub struct MicroBatch {
     pub targets: Targets,
 }
 
-/// The candidates and epsilon of verdict targets.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Candidates {
-    pub ids: [i32; 2],
-    pub smoothing: f32,
+/// Cuts the items of one step into micro-batches of at most `tokens` tokens and weighs their targets. All items are of one
+/// kind.
+///
+/// # Errors
+/// An item with more tokens than that.
+pub fn micro_batches(items: &[Item], settings: &Settings, tokens: usize) -> Result<Vec<MicroBatch>> {
+    let lengths: Vec<usize> = items.iter().map(Item::tokens).collect();
+    let all = items.iter().map(terms).sum::<usize>();
+    let weigh = |range: Range<usize>| {
+        let group = &items[range];
+        let mut batch = assemble(group, settings);
+        let terms = match settings.reduction {
+            Reduction::Mean => all,
+            Reduction::GramCompat => group.iter().map(terms).sum(),
+        };
+        batch.targets.weights_mut().iter_mut().for_each(|w| *w /= terms as f32);
+        batch
+    };
+    Ok(batches(&lengths, tokens)?.into_iter().map(weigh).collect())
 }
 
-/// Cuts the examples of one step into micro-batches of at most `tokens` tokens (an example that is longer gets its own)
-/// and weighs their targets.
-pub fn micro_batches(examples: &[&Example], candidates: Candidates, tokens: usize, reduction: Reduction) -> Vec<MicroBatch> {
-    let mut groups: Vec<Vec<&Example>> = Vec::new();
-    let mut used = 0;
-    for example in examples {
-        if groups.is_empty() || used + example.tokens() > tokens {
-            groups.push(Vec::new());
-            used = 0;
-        }
-        used += example.tokens();
-        groups.last_mut().expect("just pushed").push(example);
+/// Loss terms of an item: what a mean is taken over.
+fn terms(item: &Item) -> usize {
+    match item {
+        Item::Tokens { ids, start } => ids.len() - start,
+        Item::Verdict { .. } | Item::Scalar { .. } => 1,
     }
-    let rows = |group: &[&Example]| group.iter().map(|e| e.rows()).sum::<usize>();
-    let all = rows(examples);
-    groups
-        .iter()
-        .map(|group| {
-            let mut batch = assemble(group, candidates);
-            let terms = match reduction {
-                Reduction::Mean => all,
-                Reduction::GramCompat => rows(group),
-            };
-            batch.targets.weights_mut().iter_mut().for_each(|w| *w /= terms as f32);
-            batch
-        })
-        .collect()
 }
 
-/// Packs examples of one kind; weights are not divided yet.
-fn assemble(examples: &[&Example], candidates: Candidates) -> MicroBatch {
+/// Packs items of one kind; weights are not divided yet.
+fn assemble(items: &[Item], settings: &Settings) -> MicroBatch {
     let (mut ids, mut positions, mut starts) = (Vec::new(), Vec::new(), vec![0i32]);
-    let mut targets = match examples[0].target {
-        Target::Continuation { .. } | Target::Distribution { .. } => {
+    let mut targets = match (&items[0], settings.over) {
+        (Item::Tokens { .. }, _) | (Item::Verdict { .. }, Over::Vocabulary) => {
             Targets::Vocab { rows: vec![], ids: vec![], weights: vec![] }
         }
-        Target::Verdict { .. } => Targets::Verdict {
+        (Item::Verdict { .. }, Over::Candidates) => Targets::Verdict {
             rows: vec![],
-            candidates: candidates.ids,
+            candidates: settings.labels,
             labels: vec![],
             smoothing: vec![],
             weights: vec![],
         },
-        Target::Reward => {
+        (Item::Scalar { .. }, _) => {
             Targets::Scalar { rows: vec![], chosen: vec![], rejected: vec![], margins: vec![], weights: vec![] }
         }
     };
-    for example in examples {
+    for item in items {
         let first = ids.len();
-        let mut last = Vec::new();
-        for sequence in &example.sequences {
+        for sequence in item.sequences() {
             ids.extend_from_slice(sequence);
             positions.extend(0..sequence.len() as i32);
             starts.push(ids.len() as i32);
-            last.push(ids.len() as i32 - 1);
         }
-        push(&mut targets, example, first, &last, candidates.smoothing);
+        push(&mut targets, item, first, settings);
     }
     MicroBatch { ids, positions, starts, targets }
 }
 
-/// Adds one example's targets; `first` is its first packed row, `last` the last row of each of its sequences.
-fn push(targets: &mut Targets, example: &Example, first: usize, last: &[i32], epsilon: f32) {
-    match (targets, &example.target) {
-        (Targets::Vocab { rows, ids, weights }, Target::Continuation { from }) => {
-            for (i, id) in example.sequences[0].iter().enumerate().skip(*from) {
-                rows.push((first + i - 1) as i32);
+/// Adds one item's targets; `first` is its first packed row.
+fn push(targets: &mut Targets, item: &Item, first: usize, settings: &Settings) {
+    let at = |i: usize| (first + i) as i32;
+    match (targets, item) {
+        (Targets::Vocab { rows, ids, weights }, Item::Tokens { ids: tokens, start }) => {
+            for (i, id) in tokens.iter().enumerate().skip(*start) {
+                rows.push(at(i - 1));
                 ids.push(*id);
                 weights.push(1.0);
             }
         }
-        (Targets::Vocab { rows, ids, weights }, Target::Distribution { ids: towards, weights: share }) => {
-            for (id, weight) in towards.iter().zip(share) {
-                rows.push(last[0]);
-                ids.push(*id);
-                weights.push(*weight);
+        (Targets::Vocab { rows, ids, weights }, Item::Verdict { ids: tokens, label }) => {
+            let right = *label as usize;
+            for (side, share) in [(right, 1.0 - settings.smoothing), (1 - right, settings.smoothing)] {
+                rows.push(at(tokens.len() - 1));
+                ids.push(settings.labels[side]);
+                weights.push(share);
             }
         }
-        (Targets::Verdict { rows, labels, smoothing, weights, .. }, Target::Verdict { label }) => {
-            rows.push(last[0]);
+        (Targets::Verdict { rows, labels, smoothing, weights, .. }, Item::Verdict { ids: tokens, label }) => {
+            rows.push(at(tokens.len() - 1));
             labels.push(*label as i32);
-            smoothing.push(epsilon);
+            smoothing.push(settings.smoothing);
             weights.push(1.0);
         }
-        (Targets::Scalar { rows, chosen, rejected, margins, weights }, Target::Reward) => {
-            let at = rows.len() as i32;
-            rows.extend_from_slice(&last[..2]);
-            chosen.push(at);
-            rejected.push(at + 1);
-            margins.push(example.margin);
+        (Targets::Scalar { rows, chosen, rejected, margins, weights }, Item::Scalar { chosen: c, rejected: r, margin }) => {
+            let scored = |ids: &[i32]| ids.iter().rposition(|id| Some(*id) != settings.pad).unwrap_or(ids.len() - 1);
+            let pair = rows.len() as i32;
+            rows.extend([at(scored(c)), at(c.len() + scored(r))]);
+            chosen.push(pair);
+            rejected.push(pair + 1);
+            margins.push(*margin as f32);
             weights.push(1.0);
         }
-        _ => panic!("examples of different stages in one micro-batch"),
+        _ => panic!("items of different stages in one micro-batch"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::example::Side;
     use proptest::prelude::*;
 
-    const CANDIDATES: Candidates = Candidates { ids: [7, 8], smoothing: 0.05 };
+    const SETTINGS: Settings = Settings {
+        labels: [7, 8],
+        smoothing: 0.05,
+        over: Over::Candidates,
+        reduction: Reduction::Mean,
+        pad: None,
+    };
 
-    fn continuation(len: usize, from: usize) -> Example {
-        let ids = (0..len as i32).collect();
-        Example { sequences: vec![ids], target: Target::Continuation { from }, margin: 0.0 }
+    fn tokens(len: usize, start: usize) -> Item {
+        Item::Tokens { ids: (0..len as i32).collect(), start }
+    }
+    fn verdict(len: usize, label: Side) -> Item {
+        Item::Verdict { ids: vec![1; len], label }
     }
 
     #[test]
-    fn continuation_rows_predict_the_next_token() {
-        let (a, b) = (continuation(4, 2), continuation(3, 1));
-        let batches = micro_batches(&[&a, &b], CANDIDATES, 100, Reduction::Mean);
+    fn every_target_is_predicted_from_the_row_before_it() {
+        let batches = micro_batches(&[tokens(4, 2), tokens(3, 1)], &SETTINGS, 100).unwrap();
         assert_eq!(batches.len(), 1);
         assert_eq!(batches[0].starts, [0, 4, 7]);
         assert_eq!(batches[0].positions, [0, 1, 2, 3, 0, 1, 2]);
@@ -216,10 +210,9 @@ mod tests {
 
     #[test]
     fn gram_compat_sums_the_means_of_micro_batches() {
-        let verdict = |label| Example { sequences: vec![vec![1; 10]], target: Target::Verdict { label }, margin: 0.0 };
-        let (a, b, c) = (verdict(0), verdict(1), verdict(1));
+        let items = [verdict(10, Side::A), verdict(10, Side::B), verdict(10, Side::B)];
         let weights = |reduction| -> Vec<Vec<f32>> {
-            let batches = micro_batches(&[&a, &b, &c], CANDIDATES, 20, reduction);
+            let batches = micro_batches(&items, &Settings { reduction, ..SETTINGS }, 20).unwrap();
             batches.iter().map(|b| b.targets.weights().to_vec()).collect()
         };
         assert_eq!(weights(Reduction::Mean), [vec![1.0 / 3.0; 2], vec![1.0 / 3.0]]);
@@ -227,29 +220,35 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_of_rewards_points_at_its_own_rows() {
-        let pair = Example { sequences: vec![vec![1; 3], vec![2; 2]], target: Target::Reward, margin: 0.5 };
-        let batches = micro_batches(&[&pair, &pair], CANDIDATES, 100, Reduction::Mean);
+    fn verdicts_over_the_vocabulary_are_two_weighted_targets() {
+        let settings = Settings { over: Over::Vocabulary, ..SETTINGS };
+        let batches = micro_batches(&[verdict(3, Side::B)], &settings, 20).unwrap();
+        let want = Targets::Vocab { rows: vec![2, 2], ids: vec![8, 7], weights: vec![0.95, 0.05] };
+        assert_eq!(batches[0].targets, want);
+    }
+
+    #[test]
+    fn a_pair_of_rewards_points_at_its_own_rows_and_skips_padding() {
+        let pair = Item::Scalar { chosen: vec![1, 1, 9], rejected: vec![2, 2], margin: 0.5 };
+        let settings = Settings { pad: Some(9), ..SETTINGS };
+        let batches = micro_batches(&[pair.clone(), pair], &settings, 100).unwrap();
         let Targets::Scalar { rows, chosen, rejected, margins, .. } = &batches[0].targets else { panic!() };
-        assert_eq!((&rows[..], &chosen[..], &rejected[..]), (&[2, 4, 7, 9][..], &[0, 2][..], &[1, 3][..]));
+        assert_eq!((&rows[..], &chosen[..], &rejected[..]), (&[1, 4, 6, 9][..], &[0, 2][..], &[1, 3][..]));
         assert_eq!(margins, &[0.5, 0.5]);
     }
 
     proptest! {
         #[test]
-        fn micro_batches_conserve_examples_and_total_weight(
-            lens in prop::collection::vec(2usize..40, 1..30), budget in 1usize..100,
+        fn micro_batches_conserve_items_and_total_weight(
+            lens in prop::collection::vec(2usize..40, 1..30), budget in 40usize..100,
         ) {
-            let examples: Vec<Example> = lens.iter().map(|l| continuation(*l, 1)).collect();
-            let borrowed: Vec<&Example> = examples.iter().collect();
-            let batches = micro_batches(&borrowed, CANDIDATES, budget, Reduction::Mean);
-            let tokens: usize = batches.iter().map(|b| b.ids.len()).sum();
-            prop_assert_eq!(tokens, lens.iter().sum::<usize>());
+            let items: Vec<Item> = lens.iter().map(|l| tokens(*l, 1)).collect();
+            let batches = micro_batches(&items, &SETTINGS, budget).unwrap();
+            let total: usize = batches.iter().map(|b| b.ids.len()).sum();
+            prop_assert_eq!(total, lens.iter().sum::<usize>());
             let weight: f32 = batches.iter().flat_map(|b| b.targets.weights()).sum();
             prop_assert!((weight - 1.0).abs() < 1e-4);
-            for batch in &batches {
-                prop_assert!(batch.ids.len() <= budget || batch.starts.len() == 2);
-            }
+            prop_assert!(batches.iter().all(|b| b.ids.len() <= budget));
         }
     }
 }

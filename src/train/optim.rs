@@ -6,10 +6,18 @@
 
 use crate::base::dtype::Dtype;
 use crate::device::{Arena, Class, Device, Layout, Slot};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::weights::{open_tensors, save_tensors};
 use crate::ops::adamw::{AdamW, adamw_f32, adamw_master};
 use crate::ops::norm2::{BLOCK, norm2};
+use std::path::Path;
+
+/// Where a checkpoint keeps the optimizer.
+const DIR: &str = "optimizer";
+const FIRST: &str = "first_moments.safetensors";
+const SECOND: &str = "second_moments.safetensors";
+const MASTER: &str = "master_weights.safetensors";
 
 /// What stays the same from step to step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -100,14 +108,38 @@ impl Optimizer {
         }
     }
 
-    /// The arenas that a checkpoint must hold, with the prefix of their names in it.
-    pub fn state(&self) -> Vec<(&'static str, &Arena)> {
-        let mut state = vec![("m", &self.m), ("v", &self.v)];
-        state.extend(self.master.as_ref().map(|m| ("master", m)));
-        state
+    /// Writes the moments and master copies into the directory `optimizer` of a checkpoint.
+    ///
+    /// # Errors
+    /// What the file system refuses.
+    pub fn save(&self, checkpoint: &Path) -> Result<()> {
+        let dir = checkpoint.join(DIR);
+        std::fs::create_dir(&dir).map_err(|e| Error::io("create", &dir, e))?;
+        save_tensors(&dir.join(FIRST), &self.layout, &self.m)?;
+        save_tensors(&dir.join(SECOND), &self.layout, &self.v)?;
+        match &self.master {
+            Some(master) => save_tensors(&dir.join(MASTER), &self.layout, master),
+            None => Ok(()),
+        }
     }
-    /// The layout of those arenas.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
+
+    /// Takes over what [`Optimizer::save`] wrote.
+    ///
+    /// # Errors
+    /// Missing or damaged files; files of another model.
+    pub fn load(&mut self, checkpoint: &Path) -> Result<()> {
+        let dir = checkpoint.join(DIR);
+        self.m = open_tensors(&dir.join(FIRST), &self.layout)?;
+        self.v = open_tensors(&dir.join(SECOND), &self.layout)?;
+        if self.master.is_some() {
+            self.master = Some(open_tensors(&dir.join(MASTER), &self.layout)?);
+        }
+        Ok(())
+    }
+
+    /// Bytes of moments and master copies.
+    pub fn bytes(layout: &Layout, dtype: Dtype) -> usize {
+        let one = layout.with_dtype(dtype.stat()).bytes();
+        if dtype == Dtype::Bf16 { 3 * one } else { 2 * one }
     }
 }

@@ -32,22 +32,30 @@ impl Order {
         (steps * self.batch).min(self.total) as f64 / self.examples as f64
     }
 
-    /// The examples of step `step` (from 0).
-    pub fn step(&mut self, step: usize) -> Vec<usize> {
-        self.span(step).map(|i| self.at(i)).collect()
+    /// The examples of step `step` (from 0), epoch by epoch: a step at the end of one reaches into the next.
+    pub fn step(&mut self, step: usize) -> Vec<(u64, Vec<u32>)> {
+        let mut parts: Vec<(u64, Vec<u32>)> = Vec::new();
+        for i in self.span(step) {
+            let (epoch, example) = self.at(i);
+            match parts.last_mut() {
+                Some((last, examples)) if *last == epoch => examples.push(example),
+                _ => parts.push((epoch, vec![example])),
+            }
+        }
+        parts
     }
 
     fn span(&self, step: usize) -> Range<usize> {
         step * self.batch..((step + 1) * self.batch).min(self.total)
     }
 
-    fn at(&mut self, i: usize) -> usize {
+    fn at(&mut self, i: usize) -> (u64, u32) {
         let epoch = (i / self.examples) as u64;
         if epoch != self.epoch {
             self.permutation = Order::shuffled(self.seed, epoch, self.examples);
             self.epoch = epoch;
         }
-        self.permutation[i % self.examples] as usize
+        (epoch, self.permutation[i % self.examples])
     }
 
     fn shuffled(seed: u64, epoch: u64, n: usize) -> Vec<u32> {
@@ -64,12 +72,16 @@ mod tests {
         #[test]
         fn every_epoch_sees_every_example_once(n in 1usize..50, batch in 1usize..20, epochs in 1usize..4) {
             let mut order = Order::new(n, batch, n * epochs, 3);
-            let seen: Vec<usize> = (0..order.steps()).flat_map(|s| order.step(s)).collect();
+            let seen: Vec<(u64, u32)> = (0..order.steps())
+                .flat_map(|s| order.step(s))
+                .flat_map(|(epoch, examples)| examples.into_iter().map(move |e| (epoch, e)))
+                .collect();
             prop_assert_eq!(seen.len(), n * epochs);
-            for epoch in seen.chunks(n) {
-                let mut sorted = epoch.to_vec();
+            for (number, epoch) in seen.chunks(n).enumerate() {
+                prop_assert!(epoch.iter().all(|(e, _)| *e == number as u64));
+                let mut sorted: Vec<u32> = epoch.iter().map(|(_, e)| *e).collect();
                 sorted.sort();
-                prop_assert_eq!(sorted, (0..n).collect::<Vec<_>>());
+                prop_assert_eq!(sorted, (0..n as u32).collect::<Vec<_>>());
             }
         }
 

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::model::acts::Acts;
 use crate::model::backward::backward;
+use crate::model::cost::forward_flops;
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
 
@@ -23,6 +24,8 @@ pub struct Tally {
     pub judged: usize,
     /// Tokens that went through the model.
     pub tokens: usize,
+    /// Operations of one forward over them.
+    pub flops: f64,
 }
 
 impl Tally {
@@ -33,6 +36,7 @@ impl Tally {
         self.correct += other.correct;
         self.judged += other.judged;
         self.tokens += other.tokens;
+        self.flops += other.flops;
     }
     /// Share of preferences decided rightly; `None` where none were judged.
     pub fn accuracy(&self) -> Option<f64> {
@@ -67,15 +71,15 @@ pub fn train(dev: &Device, model: &Model, grads: &Arena, acts: &Acts, batch: &Mi
             }
         }
         backward(dev, model, grads, acts, extent);
-        tally(dev, acts, batch)
+        Ok(tally(dev, model, acts, batch)?.0)
     })
 }
 
-/// Forward only.
+/// Forward only. Also gives, for preferences, the logit (or reward) lead of the right one over the wrong one, in order.
 ///
 /// # Errors
 /// As [`Device::read`].
-pub fn evaluate(dev: &Device, model: &Model, acts: &Acts, batch: &MicroBatch) -> Result<Tally> {
+pub fn evaluate(dev: &Device, model: &Model, acts: &Acts, batch: &MicroBatch) -> Result<(Tally, Vec<f64>)> {
     let extent = upload(dev, acts, batch);
     dev.install(|| {
         forward(dev, model, acts, extent, Attend::Packed);
@@ -91,7 +95,7 @@ pub fn evaluate(dev: &Device, model: &Model, acts: &Acts, batch: &MicroBatch) ->
                 head.score_loss(chosen.len());
             }
         }
-        tally(dev, acts, batch)
+        tally(dev, model, acts, batch)
     })
 }
 
@@ -125,30 +129,33 @@ fn upload(dev: &Device, acts: &Acts, batch: &MicroBatch) -> Extent {
     Extent { tokens: batch.ids.len(), sequences: batch.starts.len() - 1 }
 }
 
-fn tally(dev: &Device, acts: &Acts, batch: &MicroBatch) -> Result<Tally> {
+/// What came out of a pass, and the lead of the right side in each preference.
+fn tally(dev: &Device, model: &Model, acts: &Acts, batch: &MicroBatch) -> Result<(Tally, Vec<f64>)> {
     let weights = batch.targets.weights();
     let nll = read_f64(dev, acts.at(&acts.head.nll).cols_in(0..weights.len()))?;
-    let (correct, judged) = match &batch.targets {
-        Targets::Vocab { .. } => (0, 0),
+    let leads: Vec<f64> = match &batch.targets {
+        Targets::Vocab { .. } => Vec::new(),
         Targets::Verdict { labels, .. } => {
             let z = read_f64(dev, acts.at(&acts.head.verdict).top(labels.len()))?;
-            let right = |(z, label): &(&[f64], &i32)| z[**label as usize] > z[1 - **label as usize];
-            (z.chunks(2).zip(labels).filter(right).count(), labels.len())
+            z.chunks(2).zip(labels).map(|(z, label)| z[*label as usize] - z[1 - *label as usize]).collect()
         }
         Targets::Scalar { rows, chosen, rejected, .. } => {
             let s = read_f64(dev, acts.at(&acts.head.score).top(rows.len()))?;
-            let right = |(c, r): &(&i32, &i32)| s[**c as usize] > s[**r as usize];
-            (chosen.iter().zip(rejected).filter(right).count(), chosen.len())
+            chosen.iter().zip(rejected).map(|(c, r)| s[*c as usize] - s[*r as usize]).collect()
         }
     };
-    Ok(Tally {
+    let vocab_rows = if let Targets::Vocab { rows, .. } = &batch.targets { rows.len() } else { 0 };
+    let lengths = batch.starts.windows(2).map(|w| (w[1] - w[0]) as usize);
+    let tally = Tally {
         loss: nll.iter().zip(weights).map(|(l, w)| l * *w as f64).sum(),
         nll: nll.iter().sum(),
         rows: nll.len(),
-        correct,
-        judged,
+        correct: leads.iter().filter(|lead| **lead > 0.0).count(),
+        judged: leads.len(),
         tokens: batch.ids.len(),
-    })
+        flops: forward_flops(&model.config, lengths, vocab_rows),
+    };
+    Ok((tally, leads))
 }
 
 fn read_f64(dev: &Device, view: crate::device::View) -> Result<Vec<f64>> {

@@ -3,23 +3,22 @@
 //! A [`Trainer`] owns a model in training: its weights, gradients, moments and activations, all allocated once. It knows
 //! nothing of files, logs or schedules; `run.rs` drives it for the command line, and the demo drives it directly.
 
-use super::objective::{Candidates, Example, Reduction, micro_batches};
-use super::optim::{Optimizer, Settings};
+use super::objective::{self, Reduction, micro_batches};
+use super::optim::{self, Optimizer};
 use super::pass::{self, Tally};
 use crate::device::{Arena, Device};
 use crate::error::{Error, Kind, Result};
 use crate::model::Model;
 use crate::model::acts::{Acts, Capacity, Keep};
+use crate::text::encode::Item;
 
 /// What shapes a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shape {
-    /// Most tokens of a micro-batch; an example longer than this is refused.
+    /// Most tokens of a micro-batch; an item longer than this is refused.
     pub micro_tokens: usize,
     pub keep: Keep,
-    pub reduction: Reduction,
-    /// The label tokens and epsilon of verdict targets.
-    pub candidates: Candidates,
+    pub objective: objective::Settings,
 }
 
 impl Shape {
@@ -62,21 +61,21 @@ impl<'d> Trainer<'d> {
     ///
     /// # Errors
     /// When the memory is not there.
-    pub fn new(dev: &'d Device, model: Model, settings: Settings, shape: Shape) -> Result<Trainer<'d>> {
+    pub fn new(dev: &'d Device, model: Model, settings: optim::Settings, shape: Shape) -> Result<Trainer<'d>> {
         let grads = Arena::new("gradients", &model.layout.with_dtype(model.dtype.stat()))?;
         let acts = Acts::new(&model.config, model.dtype, shape.capacity())?;
         let optimizer = Optimizer::new(&model, settings)?;
         Ok(Trainer { dev, model, optimizer, grads, acts, shape, step: 0 })
     }
 
-    /// One optimizer step on these examples at this learning rate.
+    /// One optimizer step on these items at this learning rate.
     ///
     /// # Errors
-    /// [`Kind::Diverged`] when the loss or the gradient norm is not finite; the weights are then those of before.
-    pub fn step(&mut self, examples: &[&Example], lr: f64) -> Result<Report> {
+    /// An item that does not fit into a micro-batch; [`Kind::Diverged`] when the loss or the gradient norm is not finite; the weights are then those of before.
+    pub fn step(&mut self, items: &[Item], lr: f64) -> Result<Report> {
         self.zero_gradients();
         let mut tally = Tally::default();
-        for batch in micro_batches(examples, self.shape.candidates, self.shape.micro_tokens, self.shape.reduction) {
+        for batch in micro_batches(items, &self.shape.objective, self.shape.micro_tokens)? {
             tally.add(pass::train(self.dev, &self.model, &self.grads, &self.acts, &batch)?);
         }
         let dev = self.dev;
@@ -97,16 +96,24 @@ impl<'d> Trainer<'d> {
         Ok(Report { tally, norm })
     }
 
-    /// The loss and accuracy on examples, without touching the weights.
+    /// The loss on items and, for preferences, the lead of the right side in each; the weights stay as they are.
     ///
     /// # Errors
-    /// As [`Device::read`].
-    pub fn evaluate(&self, examples: &[&Example]) -> Result<Tally> {
-        let mut tally = Tally::default();
-        for batch in micro_batches(examples, self.shape.candidates, self.shape.micro_tokens, Reduction::Mean) {
-            tally.add(pass::evaluate(self.dev, &self.model, &self.acts, &batch)?);
+    /// As [`Trainer::step`], but for divergence.
+    pub fn evaluate(&self, items: &[Item]) -> Result<(Tally, Vec<f64>)> {
+        let (mut tally, mut leads) = (Tally::default(), Vec::new());
+        let settings = objective::Settings { reduction: Reduction::Mean, ..self.shape.objective };
+        for batch in micro_batches(items, &settings, self.shape.micro_tokens)? {
+            let (part, more) = pass::evaluate(self.dev, &self.model, &self.acts, &batch)?;
+            tally.add(part);
+            leads.extend(more);
         }
-        Ok(tally)
+        Ok((tally, leads))
+    }
+
+    /// The model, when training is over.
+    pub fn into_model(self) -> Model {
+        self.model
     }
 
     /// The gradient tensor of each parameter after the last step, by name; for tests and inspection.

@@ -47,7 +47,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let dev = args.runtime.open()?;
+    let dev = args.runtime.place.open()?;
     let opened = args.model.open(&args.runtime)?;
     let settings = Settings {
         temperature: args.temperature,

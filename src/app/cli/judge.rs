@@ -27,7 +27,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let dev = args.runtime.open()?;
+    let dev = args.runtime.place.open()?;
     let opened = args.judge.model.open(&args.runtime)?;
     match opened.model.config.head {
         HeadKind::Scalar => {

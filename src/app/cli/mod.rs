@@ -3,17 +3,17 @@
 //! Exit codes: 0 success, 2 usage and configuration, 1 what fails while running. Errors are one line on standard error;
 //! results go to standard output or to the file that was asked for, which appears whole or not at all.
 
-//TMP mod data;
+mod data;
 //TMP mod demo;
 mod generate;
 mod init;
 mod judge;
-//TMP mod plan;
+mod plan;
 mod progress;
 mod rank;
 mod rows;
 mod runtime;
-//TMP mod train;
+mod train;
 
 use crate::error::Result;
 use clap::{Parser, Subcommand};
@@ -29,22 +29,21 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    //TMP /// Train a small judge on a made-up world, end to end, and show what pre-training on unlabelled pairs brings
     //TMP Demo(demo::Args),
     /// Make a model directory with random weights
     Init(init::Args),
-    //TMP /// Train a model as a run file says
-    //TMP Train(train::Args),
-    //TMP /// Print the memory plan of a training run without starting it
-    //TMP Plan(plan::Args),
+    /// Train a model as a run file says
+    Train(train::Args),
+    /// Print the memory plan of a training run without starting it
+    Plan(plan::Args),
     /// Say which of two responses is better, with a probability
     Judge(judge::Args),
     /// Order several responses to one prompt
     Rank(rank::Args),
     /// Continue prompts
     Generate(generate::Args),
-    //TMP /// Look at data as a model will see it
-    //TMP Data(data::Args),
+    /// Look at data as a model will see it
+    Data(data::Args),
 }
 
 /// Runs the program.
@@ -67,11 +66,11 @@ fn run(verb: Verb) -> Result<()> {
     match verb {
         //TMP Verb::Demo(args) => demo::run(args),
         Verb::Init(args) => init::run(args),
-        //TMP Verb::Train(args) => train::run(args),
-        //TMP Verb::Plan(args) => plan::run(args),
+        Verb::Train(args) => train::run(args),
+        Verb::Plan(args) => plan::run(args),
         Verb::Judge(args) => judge::run(args),
         Verb::Rank(args) => rank::run(args),
         Verb::Generate(args) => generate::run(args),
-        //TMP Verb::Data(args) => data::run(args),
+        Verb::Data(args) => data::run(args),
     }
 }

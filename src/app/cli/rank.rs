@@ -43,7 +43,7 @@ struct Group {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let dev = args.runtime.open()?;
+    let dev = args.runtime.place.open()?;
     let opened = args.judge.model.open(&args.runtime)?;
     let method = match args.method {
         MethodArg::Linear => Method::Linear,

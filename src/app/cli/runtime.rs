@@ -14,15 +14,30 @@ use clap::ValueEnum;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Where and how to compute.
+/// Where to compute.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Runtime {
+pub struct Place {
     /// Where to compute: cpu
     #[arg(long, default_value = "cpu", value_name = "NAME")]
     pub device: String,
     /// CPU threads; 0 for one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub threads: usize,
+}
+
+impl Place {
+    /// # Errors
+    /// An unknown or absent device.
+    pub fn open(&self) -> Result<Device> {
+        Device::open(&self.device, self.threads)
+    }
+}
+
+/// Where and how to run a model.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Runtime {
+    #[command(flatten)]
+    pub place: Place,
     /// Type of the weights in memory
     #[arg(long, value_enum, default_value_t = DtypeArg::Auto)]
     pub dtype: DtypeArg,
@@ -45,14 +60,6 @@ impl DtypeArg {
             DtypeArg::Auto | DtypeArg::F32 => Dtype::F32,
             DtypeArg::Bf16 => Dtype::Bf16,
         }
-    }
-}
-
-impl Runtime {
-    /// # Errors
-    /// An unknown or absent device.
-    pub fn open(&self) -> Result<Device> {
-        Device::open(&self.device, self.threads)
     }
 }
 

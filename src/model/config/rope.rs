@@ -25,19 +25,20 @@ pub(super) struct Rope {
 /// Reads every spelling. `theta` is the family's default; a scaling without its own length was trained at
 /// `max_positions`, as transformers has it.
 pub(super) fn read(keys: &Keys, theta: f64, max_positions: usize) -> Result<Rope> {
-    let mut thetas = vec![theta_of(keys)?];
-    let mut scalings = Vec::new();
-    for key in ["rope_scaling", "rope_parameters"] {
-        let Some(inner) = keys.object(key)? else { continue };
-        thetas.push(theta_of(&inner)?);
-        if let Some(scaling) = kind(&inner, keys, max_positions)? {
-            scalings.push(scaling);
-        }
-    }
-    let mut thetas = thetas.into_iter().flatten();
-    let found = thetas.next();
-    if thetas.any(|t| Some(t) != found) {
+    let (old, new) = (keys.object("rope_scaling")?, keys.object("rope_parameters")?);
+    let inner = |keys: &Option<Keys>| keys.as_ref().map_or(Ok(None), theta_of);
+    let thetas = [theta_of(keys)?, inner(&old)?, inner(&new)?];
+    let found = thetas.into_iter().flatten().next();
+    if thetas.iter().any(|t| t.is_some() && *t != found) {
         return Err(keys.wrong("rope_theta", "rope_parameters gives another value; make them agree"));
+    }
+    if thetas[0].or(thetas[1]).is_none() && found.is_some() && old.is_some_and(|o| o.entries().next().is_some()) {
+        // transformers takes rope_scaling for the whole and then assumes the default.
+        return Err(keys.wrong("rope_theta", "beside rope_scaling, write the value of rope_parameters here too"));
+    }
+    let mut scalings = Vec::new();
+    for inner in [old, new].iter().flatten() {
+        scalings.extend(kind(inner, keys, max_positions)?);
     }
     if scalings.windows(2).any(|pair| pair[0] != pair[1]) {
         return Err(keys.wrong("rope_scaling", "rope_parameters gives another scaling; make them agree"));

@@ -179,6 +179,8 @@ fn rotary_positions_in_every_spelling() {
     let mut both = with("rope_scaling", json!({"rope_type": "llama3"}));
     both["rope_parameters"] = json!({"rope_type": "default"});
     refused(Family::Llama, both, &["rope_scaling", "rope_parameters", "agree"]);
+    let half = json!({"rope_scaling": {"type": "default"}, "rope_parameters": {"rope_theta": 777}});
+    refused(Family::Llama, half, &["rope_theta is missing", "rope_scaling"]);
     let mut beside = with("rope_scaling", json!({"rope_type": "llama3", "original_max_position_embeddings": 64}));
     beside["original_max_position_embeddings"] = json!(128);
     refused(Family::Llama, beside, &["original_max_position_embeddings is 64", "128"]);

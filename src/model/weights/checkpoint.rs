@@ -63,6 +63,14 @@ impl Checkpoint {
         Err(Error::model(format!("{}: model.safetensors is missing; {advice}", dir.display())))
     }
 
+    /// Maps one file of tensors.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn file(path: &Path) -> Result<Checkpoint> {
+        Checkpoint::of(path.to_path_buf(), vec![File::open(path)?])
+    }
+
     fn of(place: PathBuf, files: Vec<File>) -> Result<Checkpoint> {
         let all = || files.iter().flat_map(|f| &f.tensors).map(|t| t.name.as_str());
         let backbone = |name: &str| name.starts_with("layers.") || name == "embed_tokens.weight";

@@ -55,6 +55,16 @@ pub fn save_sharded(
     save_json(&dir.join("model.safetensors.index.json"), index)
 }
 
+/// Writes the tensors of any arena of `layout` (moments, master copies) to one file, in their own type.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_tensors(path: &Path, layout: &Layout, arena: &Arena) -> Result<()> {
+    let slots: Vec<&Slot> = layout.slots().iter().collect();
+    let dtype = slots.first().map_or(Dtype::F32, |slot| slot.dtype);
+    create(path, |out| write(out, &slots, arena, dtype))
+}
+
 fn split(layout: &Layout, dtype: Dtype, most: usize) -> Vec<Vec<&Slot>> {
     let mut shards = vec![Vec::new()];
     let mut filled = 0;

@@ -413,6 +413,13 @@ fn random_weights_depend_on_the_key_alone() {
     let mean = x.iter().map(|v| *v as f64).sum::<f64>() / x.len() as f64;
     let deviation = (x.iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>() / x.len() as f64).sqrt();
     assert!(mean.abs() < 2e-4 && (deviation - 0.02).abs() < 2e-4, "mean {mean} deviation {deviation}");
+    // Neighbours come from the same words; no two of a group may go together.
+    for lag in 1..4 {
+        let together: f64 = x.iter().zip(&x[lag..]).map(|(a, b)| *a as f64 * *b as f64).sum();
+        assert!(together.abs() / (x.len() as f64 * deviation * deviation) < 0.015, "lag {lag}");
+    }
+    let beyond = x.iter().filter(|v| v.abs() > 0.04).count() as f64 / x.len() as f64;
+    assert!((beyond - 0.0455).abs() < 0.003, "{beyond} of a normal lie beyond two deviations");
     assert_eq!(arena.at(&zeros).slice::<f32>(), [0.0; 5]);
     assert_eq!(arena.at(&ones).slice::<f32>(), [1.0; 5]);
 

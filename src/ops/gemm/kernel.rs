@@ -1,13 +1,14 @@
 //! Register tiles: the innermost loops of the products and of attention, one body for every instruction set.
 //!
 //! A tile is `rows x (vectors * lanes)` elements of the output, held in registers while the summed index runs. Its left
-//! operand is packed as `[summed][rows]`, its right operand as `[summed][vectors * lanes]` (see [`super::pack`]): per
+//! operand is packed as `[summed][rows]` (or any wider rows), its right operand as `[summed][vectors * lanes]` (see [`super::pack`]): per
 //! step one load for each vector of the right operand, one broadcast for each row of the left one.
 //!
 //! Tile sizes fill the register file: AVX-512 has 32 registers, 14 rows x 2 vectors leave 4 for operands; AVX2 has 16,
 //! 6 rows x 2 vectors leave 4. Both keep more than the 10 independent chains that hide the latency of an FMA, and
 //! need far fewer loads than FMAs. The portable tile is what LLVM makes of arrays.
 
+use super::pack::{Job, pack_lanes};
 use crate::base::dtype::{Dtype, Elem};
 use crate::base::simd::Level;
 #[cfg(target_arch = "x86_64")]
@@ -49,26 +50,13 @@ impl Kernel {
         2 * self.lanes
     }
 
-    /// `c[i, :] (+)= sum_l a[l * rows + i] b[l * width + :]` for `i < rows`, `l < k` ascending, `width = vectors * lanes`;
-    /// rows of `c` are `stride` apart.
+    /// Computes one tile; `1 <= rows <= self.rows`, `vectors` is 1 or 2.
     ///
     /// # Safety
-    /// The pointers are valid for what the formula touches; `1 <= rows <= self.rows`, `vectors` is 1 or 2.
+    /// The pointers are valid for what [`Tile`]'s formula touches.
     #[inline]
-    #[allow(clippy::too_many_arguments)]
-    pub unsafe fn tile(
-        &self,
-        rows: usize,
-        vectors: usize,
-        k: usize,
-        a: *const f32,
-        b: *const f32,
-        c: *mut f32,
-        stride: usize,
-        start: Start,
-    ) {
+    pub unsafe fn tile(&self, rows: usize, vectors: usize, tile: Tile) {
         debug_assert!(rows >= 1 && rows <= self.rows && (vectors == 1 || vectors == 2));
-        let tile = Tile { k, a, b, c, stride, start };
         // SAFETY: the caller's, and `at` checked the level.
         unsafe {
             match self.level {
@@ -81,19 +69,44 @@ impl Kernel {
         }
     }
 
+    /// The most rows of [`Kernel::stream`].
+    pub fn stream_rows(&self) -> usize {
+        if self.level == Level::Avx512 { 8 } else { 4 }
+    }
+
+    /// As [`Kernel::tile`], one vector wide, with the right operand as it lies in memory, its summed index contiguous:
+    /// squares of it are transposed in registers and used at once. For few rows, where packing would cost more than the
+    /// sums; `1 <= rows <= self.stream_rows()`.
+    ///
+    /// # Safety
+    /// The pointers are valid for what [`Stream`]'s formula touches.
+    #[inline]
+    pub unsafe fn stream<E: Elem<Acc = f32>>(&self, rows: usize, stream: Stream<E>) {
+        debug_assert!(rows >= 1 && rows <= self.stream_rows() && stream.count <= self.lanes);
+        // SAFETY: the caller's, and `at` checked the level.
+        unsafe {
+            match self.level {
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512 => avx512_stream(rows, stream),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => avx2_stream(rows, stream),
+                _ => portable_stream(rows, stream),
+            }
+        }
+    }
+
     /// See [`super::pack`].
     ///
     /// # Safety
     /// As [`pack_lanes`].
-    pub unsafe fn pack<E: Elem<Acc = f32>>(&self, job: super::pack::Job<E>) {
-        use super::pack::pack_lanes;
+    pub unsafe fn pack<E: Elem<Acc = f32>>(&self, job: Job<E>) {
         // SAFETY: the caller's, and `at` checked the level.
         unsafe {
             match self.level {
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512 => {
                     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-                    unsafe fn run<E: Elem<Acc = f32>>(job: super::pack::Job<E>) {
+                    unsafe fn run<E: Elem<Acc = f32>>(job: Job<E>) {
                         unsafe { pack_lanes::<E, __m512>(job) }
                     }
                     run(job)
@@ -101,7 +114,7 @@ impl Kernel {
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => {
                     #[target_feature(enable = "avx2,fma")]
-                    unsafe fn run<E: Elem<Acc = f32>>(job: super::pack::Job<E>) {
+                    unsafe fn run<E: Elem<Acc = f32>>(job: Job<E>) {
                         unsafe { pack_lanes::<E, __m256>(job) }
                     }
                     run(job)
@@ -112,13 +125,16 @@ impl Kernel {
     }
 }
 
-struct Tile {
-    k: usize,
-    a: *const f32,
-    b: *const f32,
-    c: *mut f32,
-    stride: usize,
-    start: Start,
+/// `c[i * stride + :] (+)= sum_l a[l * pitch + i] b[l * width + :]` for `i < rows`, `l < k` ascending, where
+/// `width = vectors * lanes` columns are computed.
+pub struct Tile {
+    pub k: usize,
+    pub a: *const f32,
+    pub pitch: usize,
+    pub b: *const f32,
+    pub c: *mut f32,
+    pub stride: usize,
+    pub start: Start,
 }
 
 /// Calls `tile::<V, rows, vectors>` for run-time numbers.
@@ -168,13 +184,100 @@ unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(t: Tile) {
                     *sum = left.fma(right[v], *sum);
                 }
             }
-            a = a.add(ROWS);
-            b = b.add(VECTORS * V::LANES);
+            a = a.wrapping_add(t.pitch);
+            b = b.wrapping_add(VECTORS * V::LANES);
         }
         for (i, row) in sums.iter().enumerate() {
             for (v, sum) in row.iter().enumerate() {
                 sum.store(t.c.add(i * t.stride + v * V::LANES));
             }
+        }
+    }
+}
+
+/// `c[i * stride + j] (+)= sum_l a[l * rows + i] b[j * pitch + l]` for `i < rows`, `j < count`, `l < k` ascending; whole
+/// vectors of `c` are written.
+pub struct Stream<E> {
+    pub k: usize,
+    pub a: *const f32,
+    pub b: *const E,
+    pub pitch: usize,
+    pub count: usize,
+    pub c: *mut f32,
+    pub stride: usize,
+    pub start: Start,
+}
+
+macro_rules! dispatch_stream {
+    ($v:ty, $rows:expr, $stream:expr, $($r:literal)*) => {
+        match $rows {
+            $($r => stream::<E, $v, $r>($stream),)*
+            rows => unreachable!("a stream of {rows} rows"),
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn avx512_stream<E: Elem<Acc = f32>>(rows: usize, s: Stream<E>) {
+    unsafe { dispatch_stream!(__m512, rows, s, 1 2 3 4 5 6 7 8) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2_stream<E: Elem<Acc = f32>>(rows: usize, s: Stream<E>) {
+    unsafe { dispatch_stream!(__m256, rows, s, 1 2 3 4) }
+}
+
+unsafe fn portable_stream<E: Elem<Acc = f32>>(rows: usize, s: Stream<E>) {
+    unsafe { dispatch_stream!(Portable, rows, s, 1 2 3 4) }
+}
+
+/// Bytes ahead of its use at which a row is asked for.
+pub const AHEAD: usize = 512;
+
+/// How many elements to take from `at` so that the next vector starts on a cache line, if elements allow it at all:
+/// else a whole vector. Mapped files start anywhere, and rows that straddle lines cost twice the traffic.
+#[inline(always)]
+pub fn to_line<E>(at: *const E, lanes: usize) -> usize {
+    let past = (at as usize / size_of::<E>()) % lanes;
+    lanes - past
+}
+
+#[inline(always)]
+unsafe fn stream<E: Elem<Acc = f32>, V: Vector, const ROWS: usize>(s: Stream<E>) {
+    // SAFETY: the caller of `Kernel::stream` vouches for the pointers.
+    unsafe {
+        let mut sums = [V::zero(); ROWS];
+        if s.start == Start::Load {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = V::load(s.c.add(i * s.stride));
+            }
+        }
+        let (mut a, mut l) = (s.a, 0);
+        while l < s.k {
+            let steps = to_line(s.b.wrapping_add(l), V::LANES).min(s.k - l);
+            let mut square = [V::zero(); MAX_LANES];
+            for (i, row) in square.iter_mut().enumerate().take(V::LANES) {
+                if i < s.count {
+                    let at = s.b.add(i * s.pitch + l);
+                    V::prefetch(at.wrapping_add(AHEAD / size_of::<E>()));
+                    *row = V::gather(at, steps);
+                }
+            }
+            V::transpose(&mut square);
+            for (i, right) in square.iter().enumerate().take(V::LANES) {
+                if i < steps {
+                    for (r, sum) in sums.iter_mut().enumerate() {
+                        *sum = V::splat(*a.add(i * ROWS + r)).fma(*right, *sum);
+                    }
+                }
+            }
+            a = a.add(steps * ROWS);
+            l += steps;
+        }
+        for (i, sum) in sums.iter().enumerate() {
+            sum.store(s.c.add(i * s.stride));
         }
     }
 }
@@ -194,6 +297,8 @@ pub trait Vector: Copy {
     unsafe fn fma(self, b: Self, c: Self) -> Self;
     /// The first `n` lanes from memory, widened; the others zero, their memory untouched.
     unsafe fn gather<E: Elem<Acc = f32>>(from: *const E, n: usize) -> Self;
+    /// Asks for the cache line of an address, which need not be valid.
+    fn prefetch<E>(_: *const E) {}
     /// Turns the first [`Vector::LANES`] vectors, as rows of a square, into its columns.
     unsafe fn transpose(square: &mut [Self; MAX_LANES]);
 }
@@ -273,6 +378,11 @@ impl Vector for __m512 {
         }
     }
     #[inline(always)]
+    fn prefetch<E>(at: *const E) {
+        // SAFETY: a hint; it never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn transpose(s: &mut [Self; MAX_LANES]) {
         // Each step exchanges blocks of twice the size: single lanes, pairs, quarters, halves.
         unsafe {
@@ -336,6 +446,11 @@ impl Vector for __m256 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))
             }
         }
+    }
+    #[inline(always)]
+    fn prefetch<E>(at: *const E) {
+        // SAFETY: a hint; it never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
     #[inline(always)]
     unsafe fn transpose(s: &mut [Self; MAX_LANES]) {

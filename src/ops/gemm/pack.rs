@@ -7,7 +7,7 @@
 //! summed index is contiguous in memory, squares of one vector a side are transposed in registers; where the free
 //! index is, rows are copied. bf16 is widened on the way.
 
-use super::kernel::{MAX_LANES, Vector};
+use super::kernel::{AHEAD, MAX_LANES, Vector, to_line};
 use crate::base::dtype::Elem;
 use crate::device::View;
 use std::ops::Range;
@@ -36,13 +36,17 @@ impl<E: Elem> Operand<E> {
     pub fn of(view: View, along: Along) -> Operand<E> {
         Operand { start: view.ptr(), stride: view.stride(), along }
     }
-    fn at(&self, free: usize, summed: usize) -> *const E {
+    /// The address of one element.
+    pub fn at(&self, free: usize, summed: usize) -> *const E {
         self.start.wrapping_add(match self.along {
             Along::Summed => free * self.stride + summed,
             Along::Free => summed * self.stride + free,
         })
     }
 }
+
+/// Rows ahead of their use at which they are asked for, where the free index is contiguous.
+const ROWS_AHEAD: usize = 16;
 
 /// One panel to pack.
 pub struct Job<E> {
@@ -74,6 +78,7 @@ pub unsafe fn pack_lanes<E: Elem<Acc = f32>, V: Vector>(job: Job<E>) {
                 Along::Free => {
                     let mut at = from.at(free.start + block, summed.start);
                     for l in 0..summed.len() {
+                        V::prefetch(at.wrapping_add(ROWS_AHEAD * from.stride));
                         V::gather(at, count).store(to.add(l * width));
                         at = at.wrapping_add(from.stride);
                     }
@@ -95,12 +100,14 @@ unsafe fn transposed<E: Elem<Acc = f32>, V: Vector>(
     unsafe {
         let mut l = 0;
         while l < summed.len() {
-            let steps = (summed.len() - l).min(V::LANES);
             let at = from.at(first, summed.start + l);
+            let steps = to_line(at, V::LANES).min(summed.len() - l);
             let mut square = [V::zero(); MAX_LANES];
             for (i, row) in square.iter_mut().enumerate().take(V::LANES) {
                 if i < count {
-                    *row = V::gather(at.wrapping_add(i * from.stride), steps);
+                    let at = at.wrapping_add(i * from.stride);
+                    V::prefetch(at.wrapping_add(AHEAD / size_of::<E>()));
+                    *row = V::gather(at, steps);
                 }
             }
             V::transpose(&mut square);
@@ -109,7 +116,7 @@ unsafe fn transposed<E: Elem<Acc = f32>, V: Vector>(
                     row.store(to.add((l + i) * width));
                 }
             }
-            l += V::LANES;
+            l += steps;
         }
     }
 }

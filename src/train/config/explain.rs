@@ -4,41 +4,53 @@ use super::key::{Effect, Key, Origin};
 use super::setting::literal;
 use super::{KEYS, Run, Stage};
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
 use toml::Value;
+
+/// One key of a run, in words.
+pub struct Row {
+    pub key: &'static Key,
+    /// As TOML on one line; `None` where nothing is set.
+    pub value: Option<String>,
+    /// Where it came from.
+    pub from: String,
+    /// Whether somebody set it.
+    pub given: bool,
+}
 
 impl Run {
     /// Every value and where it came from, as a run file that means the same: what `--print-config` prints.
     pub fn explain(&self) -> String {
-        let lines: Vec<(String, String)> =
-            KEYS.iter().zip(self.values()).map(|(key, value)| self.explain_key(key, value)).collect();
-        let width = lines.iter().map(|(code, _)| code.chars().count()).filter(|n| *n <= 44).max().unwrap_or(0);
+        let code = |row: &Row| match &row.value {
+            Some(value) => format!("{} = {value}", row.key.name),
+            None => format!("# {}", row.key.name),
+        };
+        // Long values do not push everybody's comments to the right.
+        let lengths = self.rows().map(|row| code(&row).chars().count());
+        let width = lengths.filter(|n| *n <= 44).max().unwrap_or(0);
         let mut text = format!("# Config hash {}.\n", self.config_hash());
         let mut section = "";
-        for (key, (code, comment)) in KEYS.iter().zip(lines) {
-            if key.section != section {
-                section = key.section;
-                write!(text, "\n[{section}]\n").expect("strings grow");
+        for row in self.rows() {
+            if row.key.section != section {
+                section = row.key.section;
+                text += &format!("\n[{section}]\n");
             }
-            writeln!(text, "{code:width$}  # {comment}").expect("strings grow");
+            text += &format!("{:width$}  # {}\n", code(&row), row.from);
         }
         text
     }
 
-    fn explain_key(&self, key: &Key, value: Option<Value>) -> (String, String) {
-        let name = key.name;
-        match value {
-            None => (format!("# {name}"), "not set".into()),
-            Some(value) => {
-                let stage = self.train.stage;
-                let staged = Stage::ALL.iter().any(|s| (key.default)(*s) != (key.default)(stage));
-                let origin = match self.origin(key.full) {
-                    Origin::Default if staged => format!("default for {}", stage.as_str()),
-                    origin => origin.to_string(),
-                };
-                (format!("{name} = {}", literal(&value)), origin)
-            }
-        }
+    /// Every key with its value and where that came from.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        KEYS.iter().zip(self.values()).map(|(key, value)| Row {
+            key,
+            from: match (&value, self.origin(key.full)) {
+                (None, Origin::Default) => "not set".into(),
+                (_, Origin::Default) if key.depends_on_stage() => format!("default for {}", self.train.stage.as_str()),
+                (_, origin) => origin.to_string(),
+            },
+            given: *self.origin(key.full) != Origin::Default,
+            value: value.as_ref().map(literal),
+        })
     }
 
     /// Sixteen hexadecimal digits that are the same for runs that learn the same from the same files: paths of logs,
@@ -66,34 +78,33 @@ impl Run {
     }
 }
 
-/// The reference of all keys: one Markdown table per section.
+impl Key {
+    fn depends_on_stage(&self) -> bool {
+        Stage::ALL.iter().any(|stage| (self.default)(*stage) != (self.default)(Stage::ALL[0]))
+    }
+
+    /// One value where all stages agree, else one for each; as Markdown.
+    fn describe_default(&self) -> String {
+        let show = |stage| (self.default)(stage).map_or("none".into(), |value| format!("`{}`", literal(&value)));
+        if !self.depends_on_stage() {
+            return show(Stage::ALL[0]);
+        }
+        Stage::ALL.iter().map(|s| format!("{} {}", s.as_str(), show(*s))).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The reference of all keys as Markdown: one table per section.
 pub fn reference() -> String {
     let mut text = String::new();
     let mut section = "";
     for key in KEYS {
         if key.section != section {
             section = key.section;
-            write!(
-                text,
-                "{}### `[{section}]`\n\n| key | default | must be | meaning |\n|---|---|---|---|\n",
-                if text.is_empty() { "" } else { "\n" }
-            )
-            .expect("strings grow");
+            text += &format!("\n### `[{section}]`\n\n| key | default | must be | meaning |\n|---|---|---|---|\n");
         }
-        let (name, allowed, doc) = (key.name, (key.allowed)(), key.doc);
-        writeln!(text, "| `{name}` | {} | {allowed} | {doc} |", describe_default(key)).expect("strings grow");
+        text += &format!("| `{}` | {} | {} | {} |\n", key.name, key.describe_default(), (key.allowed)(), key.doc);
     }
-    text
-}
-
-/// One value where all stages agree, else one for each.
-fn describe_default(key: &Key) -> String {
-    let show = |stage: &Stage| (key.default)(*stage).map_or("none".into(), |value| format!("`{}`", literal(&value)));
-    let all: Vec<String> = Stage::ALL.iter().map(show).collect();
-    match all.iter().all(|d| *d == all[0]) {
-        true => all[0].clone(),
-        false => Stage::ALL.iter().zip(all).map(|(s, d)| format!("{} {d}", s.as_str())).collect::<Vec<_>>().join(", "),
-    }
+    text.trim_start().into()
 }
 
 #[cfg(test)]

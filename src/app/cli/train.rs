@@ -1,0 +1,90 @@
+//! `gramophone train`: train a model as a run file says.
+
+use super::runtime::Place;
+use crate::app::report;
+use crate::app::signals::Signals;
+use crate::error::Result;
+use crate::train::config::Run;
+use crate::train::log::{Record, Sink};
+use crate::train::run::{self, Finished};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+/// Stages: pretrain (both responses given the prompt), finetune (label-smoothed pairwise), sft (completions), scalar
+/// (Bradley-Terry). SIGTERM and SIGUSR1 write a checkpoint and exit 0; the same command then goes on from there.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The run file
+    #[arg(value_name = "RUN.TOML")]
+    file: PathBuf,
+    /// Settings that override the file, such as train.lr=1e-5
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Show every setting and where it came from, and stop
+    #[arg(long)]
+    print_config: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let run = Run::load(&args.file, &args.overrides)?;
+    if args.print_config {
+        print!("{}", run.explain());
+        return Ok(());
+    }
+    let dev = args.place.open()?;
+    let signals = Signals::install()?;
+    let mut terminal = Terminal::new();
+    let finished = run::run(&dev, &run, &mut terminal, &|| signals.stop_requested())?;
+    terminal.close();
+    if run.log.report && !finished.records.is_empty() {
+        let path = run.log_dir().join("report.html");
+        report::training(&run, &finished.records, &dev.name()).write(&path)?;
+        println!("report: {}", path.display());
+    }
+    let Finished { checkpoint, step, total_steps, .. } = finished;
+    println!("model after step {step} of {total_steps}: {}", checkpoint.display());
+    Ok(())
+}
+
+/// Tells a person how the run goes: on a terminal a bar that is redrawn, elsewhere plain lines.
+struct Terminal {
+    bar: Option<ProgressBar>,
+}
+
+impl Terminal {
+    fn new() -> Terminal {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_style(ProgressStyle::with_template("{wide_bar} {msg}").expect("the template is ours"));
+            bar
+        });
+        Terminal { bar }
+    }
+    fn line(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => println!("{line}"),
+        }
+    }
+    fn close(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Sink for Terminal {
+    fn record(&mut self, record: &Record, line: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(record.total_steps);
+            bar.set_position(record.step);
+        }
+        self.line(line);
+    }
+    fn note(&mut self, line: &str) {
+        self.line(line);
+    }
+}

@@ -1,0 +1,147 @@
+//! The data of a run: its files read, its examples encoded for the run's stage, and what was left out, by reason.
+
+use super::config::{OnError as OnErrorKey, Run, Stage as StageKey};
+use crate::error::Result;
+use crate::text::chat::{Chat, Ending};
+use crate::text::corpus::{Corpus, Limits, Orders};
+use crate::text::dataset::{Dataset, Options, Purpose};
+use crate::text::encode::{Encoder, Stage};
+use crate::text::format::Format;
+use crate::text::jinja::Date;
+use crate::text::labels::Labels;
+use crate::text::registry::Columns;
+use crate::text::source::OnError;
+use crate::text::template::JudgeTemplate;
+use crate::text::tokenizer::Tokenizer;
+use std::sync::Arc;
+
+/// The examples of a run.
+pub struct Data {
+    pub train: Corpus,
+    /// Evaluation examples; pairs in both orders, one after the other.
+    pub eval: Option<Corpus>,
+    /// The label tokens; zeros in stages that have none.
+    pub labels: [i32; 2],
+    /// What was read and what was left out, one line each.
+    pub notes: Vec<String>,
+}
+
+/// What an encoder needs: the chat template of the tokenizer at the run's date, and the judge template.
+///
+/// # Errors
+/// A tokenizer without a chat template; a date or template that does not parse.
+pub fn encoder(run: &Run, tokenizer: Arc<Tokenizer>) -> Result<Encoder> {
+    let mut chat = Chat::of(tokenizer)?;
+    if let Some(date) = &run.data.template_date {
+        chat = chat.with_date(Date::parse(date)?)?;
+    }
+    let template = match &run.data.template {
+        Some(path) => JudgeTemplate::open(path)?,
+        None => JudgeTemplate::verdict(),
+    };
+    Ok(Encoder { chat, template, stage: stage(run.train.stage) })
+}
+
+impl Data {
+    /// Reads and encodes everything the run names. Runs on the current thread pool.
+    ///
+    /// # Errors
+    /// Files that are missing or malformed, labels that are not one token each, or nothing left to train on.
+    pub fn open(run: &Run, tokenizer: Arc<Tokenizer>) -> Result<Data> {
+        let encoder = encoder(run, tokenizer)?;
+        let labels = match run.train.stage {
+            StageKey::Finetune => labels(run, &encoder)?,
+            _ => [0, 0],
+        };
+        let mut notes = Vec::new();
+        let orders = if run.train.both_orders { Orders::Both } else { Orders::Drawn };
+        let limit = run.data.limit.map(|n| n as usize);
+        let train = corpus(run, "training", &run.data.train, limit, orders, encoder.clone(), &mut notes)?;
+        let eval = match run.data.eval.is_empty() {
+            true => None,
+            false => {
+                let limit = run.eval.rows.map(|n| n as usize);
+                Some(corpus(run, "evaluation", &run.data.eval, limit, Orders::Both, encoder, &mut notes)?)
+            }
+        };
+        Ok(Data { train, eval, labels, notes })
+    }
+}
+
+fn corpus(
+    run: &Run,
+    what: &str,
+    files: &[String],
+    limit: Option<usize>,
+    orders: Orders,
+    encoder: Encoder,
+    notes: &mut Vec<String>,
+) -> Result<Corpus> {
+    let names: Vec<String> = match &run.data.dataset_info {
+        Some(info) => files.iter().map(|name| format!("{}:{name}", info.display())).collect(),
+        None => files.to_vec(),
+    };
+    let mut dataset = Dataset::read(&names, &options(run)?)?;
+    for (file, format) in &dataset.formats {
+        notes.push(format!("{what}: {file} read as {}", format.name()));
+    }
+    if let Some(first) = &dataset.first_malformed {
+        notes.push(format!("{what}: skipped malformed rows, the first: {first}"));
+    }
+    dataset.records.truncate(limit.unwrap_or(usize::MAX));
+    let limits = Limits {
+        max_tokens: run.data.max_tokens as usize,
+        on_error: on_error(run.data.on_error),
+        orders,
+        seed: run.train.seed,
+    };
+    let corpus = Corpus::new(encoder, dataset.records, &limits)?;
+    let mut drops = dataset.drops;
+    drops.merge(corpus.drops());
+    match drops.total() {
+        0 => notes.push(format!("{what}: {} examples", corpus.len())),
+        n => notes.push(format!("{what}: {} examples, {n} left out: {drops}", corpus.len())),
+    }
+    Ok(corpus)
+}
+
+/// How the run reads its files.
+fn options(run: &Run) -> Result<Options> {
+    let pairs: Vec<String> = run.data.columns.iter().map(|(ours, theirs)| format!("{ours}={theirs}")).collect();
+    Ok(Options {
+        purpose: match run.train.stage {
+            StageKey::Pretrain => Purpose::Responses,
+            _ => Purpose::Preferences,
+        },
+        on_error: on_error(run.data.on_error),
+        columns: Columns::parse(&pairs)?,
+        format: match run.data.format.as_str() {
+            "auto" => None,
+            name => Some(Format::parse(name)?),
+        },
+    })
+}
+
+/// The run's two labels as tokens after the rendered judge prompt.
+fn labels(run: &Run, encoder: &Encoder) -> Result<[i32; 2]> {
+    let prompt = encoder.chat.render(&encoder.template.messages("Which?", "This.", "That."), Ending::Open)?;
+    let [a, b] = &run.train.labels;
+    let labels = Labels::after(encoder.chat.tokenizer(), &prompt.text, &prompt.hidden, [a, b])?;
+    Ok([labels.a, labels.b])
+}
+
+fn stage(stage: StageKey) -> Stage {
+    match stage {
+        StageKey::Pretrain => Stage::Pretrain,
+        StageKey::Finetune => Stage::Finetune,
+        StageKey::Sft => Stage::Sft,
+        StageKey::Scalar => Stage::Scalar,
+    }
+}
+
+fn on_error(policy: OnErrorKey) -> OnError {
+    match policy {
+        OnErrorKey::Fail => OnError::Fail,
+        OnErrorKey::Skip => OnError::Skip,
+    }
+}

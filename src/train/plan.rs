@@ -1,0 +1,162 @@
+//! What a training run needs of memory, item by item, before anything is allocated.
+
+use super::optim::Optimizer;
+use crate::base::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::model::acts::{Acts, Capacity, Keep};
+use crate::model::config::Config;
+use crate::model::params::Params;
+
+/// A memory plan in bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub parameters: usize,
+    pub weights: usize,
+    pub gradients: usize,
+    /// Moments and master copies.
+    pub optimizer: usize,
+    /// Activations and scratch of one micro-batch, for each recompute policy.
+    pub activations: [(Keep, usize); 3],
+    /// The policy that the run uses.
+    pub keep: Keep,
+    /// Tokens of a micro-batch.
+    pub micro_tokens: usize,
+    /// The largest micro-batch that fits into `available`, for the run's policy; 0 if none does.
+    pub largest: usize,
+    /// Memory of the device that is free now, where the system tells.
+    pub available: Option<usize>,
+}
+
+impl Plan {
+    /// Plans a run of this model; `capacity` gives the activations for a number of tokens.
+    pub fn new(c: &Config, dtype: Dtype, keep: Keep, micro_tokens: usize, capacity: impl Fn(usize) -> Capacity) -> Plan {
+        let (layout, _) = Params::layout(c, dtype);
+        let activations = |tokens: usize, keep: Keep| Acts::bytes(c, dtype, Capacity { keep, ..capacity(tokens) });
+        let gradients = layout.with_dtype(dtype.stat()).bytes();
+        let fixed = layout.bytes() + gradients + Optimizer::bytes(&layout, dtype);
+        let available = available();
+        let room = available.unwrap_or(usize::MAX).saturating_sub(fixed);
+        Plan {
+            parameters: layout.elements(),
+            weights: layout.bytes(),
+            gradients,
+            optimizer: Optimizer::bytes(&layout, dtype),
+            activations: [Keep::All, Keep::Costly, Keep::Doors].map(|keep| (keep, activations(micro_tokens, keep))),
+            keep,
+            micro_tokens,
+            largest: largest(|tokens| activations(tokens, keep) <= room),
+            available,
+        }
+    }
+
+    /// Activations under the run's policy.
+    pub fn working(&self) -> usize {
+        self.activations.iter().find(|(keep, _)| *keep == self.keep).map_or(0, |(_, bytes)| *bytes)
+    }
+    pub fn total(&self) -> usize {
+        self.weights + self.gradients + self.optimizer + self.working()
+    }
+
+    /// # Errors
+    /// The run does not fit; the message says by how much and which micro-batch would.
+    pub fn check(&self) -> Result<()> {
+        let Some(available) = self.available else { return Ok(()) };
+        if self.total() <= available {
+            return Ok(());
+        }
+        let advice = match self.largest {
+            0 => "not even the smallest micro-batch fits; use a smaller model or a machine with more memory".to_string(),
+            n => format!("set train.micro_tokens to at most {n}, or train.recompute = \"layer\""),
+        };
+        Err(Error::device(format!(
+            "the run needs {} of memory but {} are free: {advice}",
+            gigabytes(self.total()),
+            gigabytes(available)
+        )))
+    }
+
+    /// The plan as a table for people.
+    pub fn table(&self) -> String {
+        let mut out = String::new();
+        let mut row = |name: &str, bytes: usize, note: &str| {
+            out.push_str(&format!("{name:<28}{:>12}  {note}\n", gigabytes(bytes)));
+        };
+        row("weights", self.weights, &format!("{} parameters", self.parameters));
+        row("gradients", self.gradients, "");
+        row("optimizer", self.optimizer, "");
+        for (keep, bytes) in self.activations {
+            let mark = if keep == self.keep { " <- this run" } else { "" };
+            let name = format!("activations, recompute {}", name(keep));
+            row(&name, bytes, &format!("micro-batches of {} tokens{mark}", self.micro_tokens));
+        }
+        row("total of this run", self.total(), "");
+        if let Some(available) = self.available {
+            row("free memory", available, &format!("largest micro-batch that fits: {} tokens", self.largest));
+        }
+        out
+    }
+}
+
+fn name(keep: Keep) -> &'static str {
+    match keep {
+        Keep::All => "none",
+        Keep::Costly => "cheap",
+        Keep::Doors => "layer",
+        Keep::Nothing => "inference",
+    }
+}
+
+fn gigabytes(bytes: usize) -> String {
+    match bytes {
+        b if b >= 100_000_000 => format!("{:.2} GB", b as f64 / 1e9),
+        b => format!("{:.2} MB", b as f64 / 1e6),
+    }
+}
+
+/// The largest n up to a million for which `fits` holds; `fits` holds up to some n and not beyond.
+fn largest(fits: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0usize, 1usize << 20);
+    while low < high {
+        let middle = (low + high).div_ceil(2);
+        if fits(middle) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    low
+}
+
+/// Memory that the system can give without swapping.
+fn available() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::Family;
+
+    #[test]
+    fn the_plan_adds_up_and_policies_save_memory() {
+        let capacity = |tokens| Capacity { tokens, sequences: tokens, rows: tokens, positions: tokens, keep: Keep::All };
+        let plan = Plan::new(&Config::tiny(Family::Qwen3), Dtype::F32, Keep::Costly, 256, capacity);
+        let [all, costly, doors] = plan.activations.map(|(_, bytes)| bytes);
+        assert!(all > costly && costly > doors, "{all} {costly} {doors}");
+        assert_eq!(plan.total(), plan.weights + plan.gradients + plan.optimizer + costly);
+        assert_eq!(plan.optimizer, 2 * plan.weights);
+        assert!(plan.table().contains("recompute cheap"));
+        let tight = Plan { available: Some(plan.total() - 1), largest: 7, ..plan };
+        let message = tight.check().unwrap_err().to_string();
+        assert!(message.contains("train.micro_tokens to at most 7"), "{message}");
+    }
+
+    #[test]
+    fn the_largest_is_found() {
+        assert_eq!(largest(|n| n <= 12345), 12345);
+        assert_eq!(largest(|_| false), 0);
+        assert_eq!(largest(|_| true), 1 << 20);
+    }
+}
