@@ -11,9 +11,11 @@ use gramophone::model::acts::{Acts, Capacity, Keep};
 use gramophone::model::forward::{Attend, Extent, forward};
 use gramophone::model::head::Head;
 use gramophone::reward::judge::{EncodedPair, Judge, Prompts};
+use gramophone::text::encode::Item;
+use gramophone::text::example::Side;
 use gramophone::text::template::JudgeTemplate;
-use gramophone::train::objective::{Candidates, Example, Reduction, Target};
-use gramophone::train::optim::Settings;
+use gramophone::train::objective::{self, Over, Reduction};
+use gramophone::train::optim;
 use gramophone::train::schedule::{self, Schedule};
 use gramophone::train::trainer::{Shape, Trainer};
 
@@ -132,7 +134,7 @@ fn language_model_loss_and_gradients() {
     agree("language-model gradients", |check| {
         for case in language() {
             let lm = &case.expected.lm;
-            gradients(check, &case, "grad.lm", candidates(&case), &case.continuations(&lm.batch), &lm.of);
+            gradients(check, &case, "grad.lm", case.objective(), &case.continuations(&lm.batch), &lm.of);
         }
     });
 }
@@ -141,15 +143,12 @@ fn language_model_loss_and_gradients() {
 fn gram_fine_tuning_loss_and_gradients() {
     agree("GRAM fine-tuning gradients", |check| {
         for case in language() {
-            let rows = case.expected.gram.rows.iter();
-            let examples: Vec<Example> = rows
-                .map(|row| Example {
-                    sequences: vec![case.prompt(row.verdict, &row.order).ids.clone()],
-                    target: Target::Verdict { label: ["A", "B"].iter().position(|l| *l == row.label).unwrap() as u8 },
-                    margin: 0.0,
-                })
-                .collect();
-            gradients(check, &case, "grad.gram", candidates(&case), &examples, &case.expected.gram.of);
+            let item = |row: &fixture::GramRow| {
+                let label = if row.label == "A" { Side::A } else { Side::B };
+                Item::Verdict { ids: case.prompt(row.verdict, &row.order).ids.clone(), label }
+            };
+            let items: Vec<Item> = case.expected.gram.rows.iter().map(item).collect();
+            gradients(check, &case, "grad.gram", case.objective(), &items, &case.expected.gram.of);
         }
     });
 }
@@ -159,7 +158,7 @@ fn bradley_terry_loss_and_gradients() {
     agree("Bradley-Terry gradients", |check| {
         for case in scalar() {
             let bt = &case.expected.bradley_terry;
-            gradients(check, &case, "grad.bradley_terry", NO_CANDIDATES, &case.preferences(&bt.batch), &bt.of);
+            gradients(check, &case, "grad.bradley_terry", case.objective(), &case.preferences(&bt.batch), &bt.of);
         }
     });
 }
@@ -168,8 +167,7 @@ fn bradley_terry_loss_and_gradients() {
 fn adamw_on_the_language_model_loss() {
     agree("AdamW, language model", |check| {
         for case in language() {
-            let examples = |batch: &[usize]| case.continuations(batch);
-            adamw(check, &case, &case.expected.adamw, candidates(&case), examples);
+            adamw(check, &case, &case.expected.adamw, case.objective(), |batch| case.continuations(batch));
         }
     });
 }
@@ -178,7 +176,7 @@ fn adamw_on_the_language_model_loss() {
 fn adamw_on_the_bradley_terry_loss() {
     agree("AdamW, Bradley-Terry", |check| {
         for case in scalar() {
-            adamw(check, &case, &case.expected.adamw, NO_CANDIDATES, |batch| case.preferences(batch));
+            adamw(check, &case, &case.expected.adamw, case.objective(), |batch| case.preferences(batch));
         }
     });
 }
@@ -265,40 +263,43 @@ impl Case<Language> {
         Prompts::new(self.chat(&self.expected.date), JudgeTemplate::parse("golden", &text).unwrap()).unwrap()
     }
 
-    /// The language-model examples of a batch. A span of targets is the continuation of what comes before it, and
-    /// what comes after it changes nothing.
-    fn continuations(&self, batch: &[usize]) -> Vec<Example> {
+    fn objective(&self) -> objective::Settings {
+        objective::Settings { labels: self.labels(), smoothing: self.expected.gram.epsilon, ..OBJECTIVE }
+    }
+
+    /// The language-model items of a batch. A span of targets is predicted from what comes before it, and what comes
+    /// after it changes nothing.
+    fn continuations(&self, batch: &[usize]) -> Vec<Item> {
         let sequences = batch.iter().map(|i| &self.expected.sequences[*i]);
-        let spans = sequences.flat_map(|s| s.spans.iter().map(|[from, end]| (s.ids[..*end].to_vec(), *from)));
-        spans
-            .map(|(ids, from)| Example { sequences: vec![ids], target: Target::Continuation { from }, margin: 0.0 })
-            .collect()
+        let spans = sequences.flat_map(|s| s.spans.iter().map(|[start, end]| (&s.ids[..*end], *start)));
+        spans.map(|(ids, start)| Item::Tokens { ids: ids.to_vec(), start }).collect()
     }
 }
 
 impl Case<Scalar> {
-    /// The pairs of a batch, each conversation up to the token that is scored.
-    fn preferences(&self, batch: &[usize]) -> Vec<Example> {
-        let config = self.model().config;
-        let scored = |i: &usize| {
-            let ids = &self.expected.rewards[*i].ids;
-            ids[..config.scored(ids)].to_vec()
-        };
-        let pairs = batch.iter().map(|p| self.expected.bradley_terry.pairs[*p].iter().map(scored).collect());
-        pairs.map(|sequences| Example { sequences, target: Target::Reward, margin: 0.0 }).collect()
+    fn objective(&self) -> objective::Settings {
+        objective::Settings { pad: Some(self.expected.pad_token_id), ..OBJECTIVE }
+    }
+
+    /// The pairs of a batch.
+    fn preferences(&self, batch: &[usize]) -> Vec<Item> {
+        let ids = |i: usize| self.expected.rewards[i].ids.clone();
+        let pairs = batch.iter().map(|p| self.expected.bradley_terry.pairs[*p]);
+        pairs.map(|[c, r]| Item::Scalar { chosen: ids(c), rejected: ids(r), margin: 0.0 }).collect()
     }
 }
 
-/// For losses that are not verdicts.
-const NO_CANDIDATES: Candidates = Candidates { ids: [0, 1], smoothing: 0.0 };
+const OBJECTIVE: objective::Settings = objective::Settings {
+    labels: [0, 1],
+    smoothing: 0.0,
+    over: Over::Candidates,
+    reduction: Reduction::Mean,
+    pad: None,
+};
 
-fn candidates(case: &Case<Language>) -> Candidates {
-    Candidates { ids: case.labels(), smoothing: case.expected.gram.epsilon }
-}
-
-fn shape(candidates: Candidates) -> Shape {
+fn shape(objective: objective::Settings) -> Shape {
     // Small enough for some steps to take more than one micro-batch.
-    Shape { micro_tokens: 400, keep: Keep::Costly, reduction: Reduction::Mean, candidates }
+    Shape { micro_tokens: 400, keep: Keep::Costly, objective }
 }
 
 /// One step at rate 0: its loss, its gradient norm and every gradient tensor.
@@ -306,14 +307,14 @@ fn gradients<E>(
     check: &mut Check,
     case: &Case<E>,
     group: &str,
-    candidates: Candidates,
-    examples: &[Example],
+    objective: objective::Settings,
+    items: &[Item],
     theirs: &Gradients,
 ) {
     let dev = Device::cpu(2);
-    let settings = Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: f64::INFINITY };
-    let mut trainer = Trainer::new(&dev, case.model_to_train(), settings, shape(candidates)).unwrap();
-    let report = trainer.step(&examples.iter().collect::<Vec<_>>(), 0.0).unwrap();
+    let settings = optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: f64::INFINITY };
+    let mut trainer = Trainer::new(&dev, case.model_to_train(), settings, shape(objective)).unwrap();
+    let report = trainer.step(items, 0.0).unwrap();
     check.value(VALUE, format_args!("{} {group} loss", case.name), report.tally.loss, theirs.loss);
     check.relative(GRADIENT, format_args!("{} {group} norm", case.name), report.norm, theirs.grad_norm);
     tensors(check, GRADIENT, case, group, &trainer.model, trainer.gradients(), &theirs.gradients);
@@ -324,18 +325,18 @@ fn adamw<E>(
     check: &mut Check,
     case: &Case<E>,
     run: &Run,
-    candidates: Candidates,
-    examples: impl Fn(&[usize]) -> Vec<Example>,
+    objective: objective::Settings,
+    items: impl Fn(&[usize]) -> Vec<Item>,
 ) {
     let (dev, name) = (Device::cpu(2), case.name);
     let Run { lr, betas: [beta1, beta2], eps, weight_decay, clip, total, warmup, .. } = *run;
     let schedule = Schedule::new(schedule::Shape::Cosine, lr, 0.0, warmup, total).unwrap();
-    let settings = Settings { beta1, beta2, eps, weight_decay, clip };
-    let mut trainer = Trainer::new(&dev, case.model_to_train(), settings, shape(candidates)).unwrap();
+    let settings = optim::Settings { beta1, beta2, eps, weight_decay, clip };
+    let mut trainer = Trainer::new(&dev, case.model_to_train(), settings, shape(objective)).unwrap();
     assert_eq!(run.steps.len() as u64, total);
     for (k, theirs) in run.steps.iter().enumerate() {
-        let (lr, examples) = (schedule.lr(k as u64), examples(&theirs.batch));
-        let report = trainer.step(&examples.iter().collect::<Vec<_>>(), lr).unwrap();
+        let lr = schedule.lr(k as u64);
+        let report = trainer.step(&items(&theirs.batch), lr).unwrap();
         check.relative(RATE, format_args!("{name} rate of step {k}"), lr, theirs.lr);
         check.value(VALUE, format_args!("{name} loss of step {k}"), report.tally.loss, theirs.loss);
         check.relative(GRADIENT, format_args!("{name} norm of step {k}"), report.norm, theirs.grad_norm);

@@ -2,7 +2,7 @@
 //! backward, and (within its class) the storage type. The golden models are too small for the blocked products, so
 //! most of this runs on larger random ones.
 
-use crate::fixture::{Case, Language, language};
+use crate::fixture::{self, Case, Language, language};
 use crate::tolerance::{BF16, REGROUPED, agree};
 use gramophone::base::dtype::Dtype;
 use gramophone::base::rng::{Rng, Stream};
@@ -13,8 +13,10 @@ use gramophone::model::Model;
 use gramophone::model::acts::Keep;
 use gramophone::model::config::{Config, Family, HeadKind, preset};
 use gramophone::reward::judge::{EncodedPair, Judge, Judgment};
-use gramophone::train::objective::{Candidates, Example, Reduction, Target};
-use gramophone::train::optim::Settings;
+use gramophone::text::encode::Item;
+use gramophone::text::example::Side;
+use gramophone::train::objective::{self, Over, Reduction};
+use gramophone::train::optim;
 use gramophone::train::trainer::{Shape, Trainer};
 
 const CONTEXT: usize = 200;
@@ -25,8 +27,7 @@ const VOCAB: usize = 300;
 fn judgments_depend_on_the_pair_alone() {
     let prompts = Case::<Language>::open("llama").judge_prompts();
     let texts = texts(128, 1);
-    let pairs: Vec<EncodedPair> =
-        texts.chunks(2).map(|t| EncodedPair { ab: t[0].clone(), ba: t[1].clone() }).collect();
+    let pairs: Vec<EncodedPair> = texts.chunks(2).map(|t| EncodedPair { ab: t[0].clone(), ba: t[1].clone() }).collect();
     for model in [model(Family::Llama, HeadKind::LanguageModel), model(Family::Qwen3, HeadKind::LanguageModel)] {
         let judge = |threads: usize, pass: usize, batch: usize, order: &[usize]| -> Vec<[u64; 5]> {
             let dev = Device::cpu(threads);
@@ -139,42 +140,47 @@ fn the_cut_of_a_step_changes_its_loss_by_rounding_alone() {
     });
 }
 
-/// bf16 models run, learn and stay near f32.
 #[test]
-fn bf16_models_judge_write_and_learn() {
-    agree("bf16 against f32", |check| {
+fn bf16_models_judge_and_write_near_f32() {
+    agree("bf16 against f32, running", |check| {
         for case in language() {
-            let dev = Device::cpu(2);
+            let (name, dev) = (case.name, Device::cpu(2));
             let [narrow, wide] = [Dtype::Bf16, Dtype::F32].map(|d| Model::open(&case.dir, |_| d).unwrap());
-            assert_eq!(narrow.dtype, Dtype::Bf16);
+            assert_eq!((narrow.dtype, wide.dtype), (Dtype::Bf16, Dtype::F32));
             let prompts: Vec<Vec<i32>> = case.expected.verdicts.iter().map(|v| v.ab.ids.clone()).collect();
             let labels = [case.expected.labels.a, case.expected.labels.b];
             let verdicts = |model: &Model| {
                 let shape = scorer::Shape { context: 512, pass: 1024 };
                 Scorer::new(&dev, model, shape).unwrap().verdicts(&prompts, labels).unwrap()
             };
-            for (i, (a, b)) in verdicts(&narrow).iter().zip(verdicts(&wide)).enumerate() {
-                check.value(BF16, format_args!("{} margin {i}", case.name), a.margin(), b.margin());
-                check.value(BF16, format_args!("{} log-sum-exp {i}", case.name), a.lse, b.lse);
+            for (i, (ours, theirs)) in verdicts(&narrow).iter().zip(verdicts(&wide)).enumerate() {
+                check.value(BF16, format_args!("{name} margin {i}"), ours.margin(), theirs.margin());
+                check.value(BF16, format_args!("{name} log-sum-exp {i}"), ours.lse, theirs.lse);
             }
-            let shape = generator::Shape { sequences: 2, context: 512 };
             let settings = generator::Settings { max_tokens: 5, ..Default::default() };
-            let requests: Vec<Request> =
-                prompts.iter().map(|prompt| Request { prompt: prompt.clone(), settings }).collect();
+            let requests: Vec<Request> = prompts.into_iter().map(|prompt| Request { prompt, settings }).collect();
+            let shape = generator::Shape { sequences: 2, context: 512 };
             let made = Generator::new(&dev, &narrow, shape, &[]).unwrap().generate(&requests, |_, _| ()).unwrap();
-            assert!(made.iter().all(|g| g.tokens.len() == 5 && g.logprobs.iter().all(|p| p.is_finite())));
+            assert!(made.iter().all(|g| g.tokens.len() == 5 && g.logprobs.iter().all(|p| p.is_finite())), "{name}");
+        }
+    });
+}
+
+#[test]
+fn bf16_models_learn_as_f32_ones_do() {
+    agree("bf16 against f32, training", |check| {
+        for case in language() {
             let losses = |dtype: Dtype| {
-                let head = HeadKind::LanguageModel;
-                let (model, _) = Model::open_to_train(&case.dir, |_| dtype, head, 0).unwrap();
-                let target = Target::Continuation { from: 1 };
-                let of = |p: &Vec<i32>| Example { sequences: vec![p.clone()], target: target.clone(), margin: 0.0 };
-                run(model, &dev, shape_of(1000, Keep::Costly), 10, |_| prompts.iter().map(of).collect()).losses
+                let (model, _) = Model::open_to_train(&case.dir, |_| dtype, HeadKind::LanguageModel, 0).unwrap();
+                let item = |v: &fixture::Verdict| Item::Tokens { ids: v.ab.ids.clone(), start: 1 };
+                let items = |_| case.expected.verdicts.iter().map(item).collect();
+                run(model, &Device::cpu(2), shape(1000, Keep::Costly), 10, items).losses
             };
-            let (a, b) = (losses(Dtype::Bf16), losses(Dtype::F32));
-            for (k, (a, b)) in a.iter().zip(&b).enumerate() {
-                check.value(BF16, format_args!("{} loss of step {k}", case.name), *a, *b);
+            let (narrow, wide) = (losses(Dtype::Bf16), losses(Dtype::F32));
+            for (k, (ours, theirs)) in narrow.iter().zip(&wide).enumerate() {
+                check.value(BF16, format_args!("{} loss of step {k}", case.name), *ours, *theirs);
             }
-            assert!(a[9] < 0.9 * a[0], "{} learns: {a:?}", case.name);
+            assert!(narrow[9] < 0.9 * narrow[0], "{}: {narrow:?}", case.name);
         }
     });
 }
@@ -221,35 +227,34 @@ fn shuffle(n: usize) -> Vec<usize> {
 
 #[derive(Clone, Copy, Debug)]
 enum Stage {
-    Continuation,
+    Tokens,
     Verdict,
-    Reward,
+    Scalar,
 }
 
 impl Stage {
-    const ALL: [Stage; 3] = [Stage::Continuation, Stage::Verdict, Stage::Reward];
+    const ALL: [Stage; 3] = [Stage::Tokens, Stage::Verdict, Stage::Scalar];
 
-    /// A step's examples; steps go round three batches.
-    fn examples(self, step: usize) -> Vec<Example> {
-        let texts = texts(14, 10 + step as u64 % 3);
-        let longer = texts.into_iter().filter(|t| t.len() > 1).collect::<Vec<_>>();
-        let example = |sequences: Vec<Vec<i32>>, target| Example { sequences, target, margin: 0.0 };
+    /// A step's items; steps go round three batches.
+    fn items(self, step: usize) -> Vec<Item> {
+        let texts = texts(14, 10 + step as u64 % 3).into_iter().filter(|t| t.len() > 1);
+        let sides = [Side::A, Side::B].into_iter().cycle();
         match self {
-            Stage::Continuation => {
-                longer.into_iter().map(|t| example(vec![t], Target::Continuation { from: 1 })).collect()
+            Stage::Tokens => texts.map(|ids| Item::Tokens { ids, start: 1 }).collect(),
+            Stage::Verdict => texts.zip(sides).map(|(ids, label)| Item::Verdict { ids, label }).collect(),
+            Stage::Scalar => {
+                let texts: Vec<Vec<i32>> = texts.collect();
+                let pair = |t: &[Vec<i32>]| Item::Scalar { chosen: t[0].clone(), rejected: t[1].clone(), margin: 0.0 };
+                texts.chunks_exact(2).map(pair).collect()
             }
-            Stage::Verdict => {
-                let label = |i: usize| Target::Verdict { label: (i % 2) as u8 };
-                longer.into_iter().enumerate().map(|(i, t)| example(vec![t], label(i))).collect()
-            }
-            Stage::Reward => longer.chunks_exact(2).map(|t| example(t.to_vec(), Target::Reward)).collect(),
         }
     }
 }
 
-fn shape_of(micro_tokens: usize, keep: Keep) -> Shape {
-    let candidates = Candidates { ids: [32, 33], smoothing: 0.05 };
-    Shape { micro_tokens, keep, reduction: Reduction::Mean, candidates }
+fn shape(micro_tokens: usize, keep: Keep) -> Shape {
+    let (over, reduction) = (Over::Candidates, Reduction::Mean);
+    let objective = objective::Settings { labels: [32, 33], smoothing: 0.05, over, reduction, pad: None };
+    Shape { micro_tokens, keep, objective }
 }
 
 /// What a run of training came to.
@@ -263,26 +268,19 @@ struct Trained {
 
 fn train(stage: Stage, dev: Device, micro_tokens: usize, keep: Keep, steps: usize) -> Trained {
     let (family, head) = match stage {
-        Stage::Continuation => (Family::Qwen3, HeadKind::LanguageModel),
+        Stage::Tokens => (Family::Qwen3, HeadKind::LanguageModel),
         Stage::Verdict => (Family::Llama, HeadKind::LanguageModel),
-        Stage::Reward => (Family::Qwen2, HeadKind::Scalar),
+        Stage::Scalar => (Family::Qwen2, HeadKind::Scalar),
     };
-    run(model(family, head), &dev, shape_of(micro_tokens, keep), steps, |step| stage.examples(step))
+    run(model(family, head), &dev, shape(micro_tokens, keep), steps, |step| stage.items(step))
 }
 
-fn run(
-    model: Model,
-    dev: &Device,
-    shape: Shape,
-    steps: usize,
-    examples: impl Fn(usize) -> Vec<Example>,
-) -> Trained {
-    let settings = Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+fn run(model: Model, dev: &Device, shape: Shape, steps: usize, items: impl Fn(usize) -> Vec<Item>) -> Trained {
+    let settings = optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
     let mut trainer = Trainer::new(dev, model, settings, shape).unwrap();
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
     for step in 0..steps {
-        let examples = examples(step);
-        let report = trainer.step(&examples.iter().collect::<Vec<_>>(), 1e-3).unwrap();
+        let report = trainer.step(&items(step), 1e-3).unwrap();
         losses.push(report.tally.loss);
         norms.push(report.norm);
     }
