@@ -1,3 +1,8 @@
 //! The one integration binary.
 mod architecture;
 mod cli;
+mod fixture;
+mod golden;
+mod golden_text;
+mod invariance;
+mod tolerance;
