@@ -7,7 +7,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 fn golden(case: &str) -> PathBuf {
-    let root = std::env::var_os("GRAMOPHONE_ROOT").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let root =
+        std::env::var_os("GRAMOPHONE_ROOT").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     root.join("tests/golden").join(case)
 }
 
@@ -65,7 +66,10 @@ impl Bench {
     /// Three rows to judge.
     fn rows(&self) -> PathBuf {
         let row = |i: usize| {
-            format!("{{\"id\": \"r{i}\", \"prompt\": \"Say {i}\", \"response_a\": \"{i}\", \"response_b\": \"{}\"}}\n", i + 1)
+            format!(
+                "{{\"id\": \"r{i}\", \"prompt\": \"Say {i}\", \"response_a\": \"{i}\", \"response_b\": \"{}\"}}\n",
+                i + 1
+            )
         };
         self.write("rows.jsonl", &(0..3).map(row).collect::<String>())
     }
@@ -131,7 +135,8 @@ fn scalar_models_give_rewards() {
 #[test]
 fn ranking_orders_all_responses() {
     let b = Bench::new();
-    let rows = b.write("groups.jsonl", "{\"id\": 7, \"prompt\": \"Hi\", \"responses\": [\"a\", \"b\", \"cc\", \"d\"]}\n");
+    let rows =
+        b.write("groups.jsonl", "{\"id\": 7, \"prompt\": \"Hi\", \"responses\": [\"a\", \"b\", \"cc\", \"d\"]}\n");
     for case in ["qwen3", "qwen3_scalar"] {
         for method in ["linear", "round-robin"] {
             let model = golden(case);
@@ -222,7 +227,8 @@ fn damaged_weights_are_named() {
         }
         to
     };
-    let judge = |model: &Path, words: &[&str]| b.fails(&["judge", "--model", utf8(model), "--input", utf8(&rows)], 1, words);
+    let judge =
+        |model: &Path, words: &[&str]| b.fails(&["judge", "--model", utf8(model), "--input", utf8(&rows)], 1, words);
     let model = copy("missing");
     fs::remove_file(model.join("model.safetensors")).unwrap();
     judge(&model, &["model.safetensors"]);
@@ -284,7 +290,10 @@ fn a_resumed_run_ends_in_the_same_bytes() {
 fn every_stage_trains() {
     let b = Bench::new();
     b.run_file();
-    b.write("sft.jsonl", "{\"prompt\": \"Say a\", \"completion\": \"a\"}\n{\"prompt\": \"Say b\", \"completion\": \"b\"}\n");
+    b.write(
+        "sft.jsonl",
+        "{\"prompt\": \"Say a\", \"completion\": \"a\"}\n{\"prompt\": \"Say b\", \"completion\": \"b\"}\n",
+    );
     for (stage, data) in [("pretrain", "pairs"), ("sft", "sft"), ("scalar", "pairs"), ("finetune", "pairs")] {
         let set = [
             format!("train.stage={stage}"),
@@ -300,7 +309,10 @@ fn every_stage_trains() {
         b.ok(&args);
         let log = json_lines(&fs::read_to_string(b.path(stage).join("trainer_log.jsonl")).unwrap());
         let last = log.last().unwrap();
-        assert!(last["loss"].as_f64().unwrap().is_finite() && last["eval_loss"].as_f64().unwrap() > 0.0, "{stage}: {last}");
+        assert!(
+            last["loss"].as_f64().unwrap().is_finite() && last["eval_loss"].as_f64().unwrap() > 0.0,
+            "{stage}: {last}"
+        );
     }
 }
 
@@ -333,9 +345,9 @@ fn sigterm_writes_a_checkpoint_and_exits_0() {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(said.contains("stopped at step"), "{said}");
-    let found = fs::read_dir(b.path("run")).unwrap().filter(|e| {
-        e.as_ref().unwrap().file_name().to_string_lossy().starts_with("checkpoint-")
-    });
+    let found = fs::read_dir(b.path("run"))
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("checkpoint-"));
     assert_eq!(found.count(), 1);
 }
 

@@ -40,9 +40,8 @@ impl Settings {
     /// # Errors
     /// The first setting outside its range, by name.
     pub fn check(&self) -> Result<()> {
-        let fault = |name: &str, value: f32, range: &str| {
-            Err(Error::usage(format!("{name} is {value}; it must be {range}")))
-        };
+        let fault =
+            |name: &str, value: f32, range: &str| Err(Error::usage(format!("{name} is {value}; it must be {range}")));
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return fault("temperature", self.temperature, "0 (greedy) or more");
         }
@@ -144,8 +143,7 @@ impl<'m> Generator<'m> {
             positions: context,
             keep: Keep::Nothing,
         };
-        let cache_shape =
-            CacheShape { pages, sequences: shape.sequences, tokens: context, prefill: capacity.tokens };
+        let cache_shape = CacheShape { pages, sequences: shape.sequences, tokens: context, prefill: capacity.tokens };
         Ok(Generator {
             dev,
             model,
@@ -166,7 +164,11 @@ impl<'m> Generator<'m> {
     ///
     /// # Errors
     /// A prompt that is empty, leaves no room for an answer, or holds an id outside the vocabulary; bad settings.
-    pub fn generate(&mut self, requests: &[Request], mut done: impl FnMut(usize, &Generation)) -> Result<Vec<Generation>> {
+    pub fn generate(
+        &mut self,
+        requests: &[Request],
+        mut done: impl FnMut(usize, &Generation),
+    ) -> Result<Vec<Generation>> {
         for (i, request) in requests.iter().enumerate() {
             self.check(request).map_err(|e| e.at(format!("prompt {i}")))?;
         }

@@ -151,12 +151,7 @@ impl Acts {
     pub fn new(c: &Config, dtype: Dtype, capacity: Capacity) -> Result<Acts> {
         let t = Tables::new(c, dtype, capacity);
         let arena = Arena::new("activations", &t.layout)?;
-        let (cos, sin) = crate::ops::rope::rope_angles(
-            c.rope_theta,
-            c.rope_scaling,
-            c.heads.size,
-            capacity.positions,
-        );
+        let (cos, sin) = crate::ops::rope::rope_angles(c.rope_theta, c.rope_scaling, c.heads.size, capacity.positions);
         fill(arena.at(&t.cos), &cos);
         fill(arena.at(&t.sin), &sin);
         let Tables { inputs, layers, out, head, backward, cos, sin, .. } = t;

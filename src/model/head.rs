@@ -9,9 +9,9 @@ use super::acts::Acts;
 use super::forward::Extent;
 use crate::device::{Arena, Device, Slot, View};
 use crate::ops::embed::{embed_bwd, embed_fwd};
-use crate::ops::gemm::{Into, gemm_nn, gemm_nt, gemm_tn};
+use crate::ops::gemm::gemm_nt;
 use crate::ops::rmsnorm::{rmsnorm_bwd, rmsnorm_fwd};
-use crate::ops::scalar::bradley_terry;
+use crate::ops::scalar::{bradley_terry, score_bwd};
 use crate::ops::verdict::{verdict_bwd, verdict_fwd, verdict_loss};
 use crate::ops::xent::{head_lse, xent_fwd, xent_step};
 
@@ -101,9 +101,8 @@ impl<'a> Head<'a> {
     /// From `acts.head.d_score` back to the residual stream and the reward row.
     pub fn score_bwd(&self, grads: &Arena) {
         let h = &self.acts.head;
-        let (ds, slot) = (self.top(&h.d_score), self.score_slot());
-        gemm_tn(self.dev, grads.at(slot), ds, self.top(&h.hidden), Into::Add);
-        gemm_nn(self.dev, self.d_hidden(), ds, self.model.at(slot), Into::Store);
+        let (ds, slot, hidden) = (self.top(&h.d_score), self.score_slot(), self.top(&h.hidden));
+        score_bwd(self.dev, self.d_hidden(), grads.at(slot), ds, hidden, self.model.at(slot));
         self.back_to_stream(grads);
     }
 

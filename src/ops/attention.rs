@@ -25,12 +25,12 @@
 
 mod flash;
 
+use super::Heads;
 use super::gemm::kernel::Kernel;
 use crate::base::dtype::{Dtype, Elem, Real, bf16};
 use crate::base::par::Pool;
 use crate::base::simd::level;
 use crate::by_dtype;
-use super::Heads;
 use crate::device::{Device, View, disjoint};
 use std::ops::Range;
 

@@ -1,6 +1,9 @@
-//! The Bradley-Terry loss of scalar rewards.
+//! The backward of the scalar head, and the Bradley-Terry loss of its rewards.
 //!
 //! ```text
+//! s[r]    = h[r,:] . w                    (a product with one row: `gemm_nt`)
+//! dh[r,:] = ds[r] w                       dw += sum_r ds[r] h[r,:], in ascending order of r
+//!
 //! Delta[p]        = s[chosen[p]] - s[rejected[p]] - margins[p]
 //! nll[p]          = -ln sigma(Delta[p])
 //! ds[chosen[p]]   += -weights[p] sigma(-Delta[p])                 weights[p] = d total / d nll[p]
@@ -12,8 +15,36 @@
 
 use super::indices;
 use super::verdict::log_sigmoid;
-use crate::base::dtype::Real;
+use crate::base::dtype::{Elem, Real};
 use crate::device::{Device, View, disjoint};
+
+/// From the gradients of the rewards `ds [R]` (statistics' type) to those of the hidden rows `dh [R,D]`, stored, and of the
+/// head's row `dw [D]`, added.
+pub fn score_bwd(dev: &Device, dh: View, dw: View, ds: View, h: View, w: View) {
+    let [r, d] = h.shape();
+    assert!(
+        dh.shape() == [r, d] && ds.len() == r && w.len() == d && dw.len() == d,
+        "score_bwd: h {:?}, dh {:?}, ds {:?}, w {:?}, dw {:?}",
+        h.shape(),
+        dh.shape(),
+        ds.shape(),
+        w.shape(),
+        dw.shape()
+    );
+    disjoint("score_bwd", dh, &[dw, ds, h, w]);
+    match dev {
+        Device::Cpu(_) => by_gradient!(h.dtype(), dw.dtype(), E, G => {
+            let (w, dw, ds) = (w.slice::<E>(), dw.slice_mut::<G>(), ds.slice::<<E as Elem>::Acc>());
+            for (i, ds) in ds.iter().enumerate() {
+                let (dh, h) = (dh.row_mut::<E>(i), h.row::<E>(i));
+                for c in 0..d {
+                    dh[c] = E::put(*ds * w[c].get());
+                    dw[c] = G::put(dw[c].get() + *ds * h[c].get());
+                }
+            }
+        }),
+    }
+}
 
 /// The loss of every pair and the gradient of every reward.
 pub fn bradley_terry(

@@ -201,10 +201,7 @@ mod tests {
     #[test]
     fn both_orders_are_averaged_and_the_softmax_is_over_the_two_labels_of_each_order() {
         // Logits (2, 0) and (1, 0.5): 0.880797 and 0.377541, mean 0.629169.
-        let j = Judgment::of(
-            Verdict { logits: [2.0, 0.0], lse: 2.5 },
-            Verdict { logits: [1.0, 0.5], lse: 2.5 },
-        );
+        let j = Judgment::of(Verdict { logits: [2.0, 0.0], lse: 2.5 }, Verdict { logits: [1.0, 0.5], lse: 2.5 });
         assert!((j.p_a - 0.629_169).abs() < 1e-6, "{}", j.p_a);
         assert_eq!((j.verdict, j.consistent), (Side::A, false));
         assert_eq!((j.margin_ab, j.margin_ba), (2.0, 0.5));

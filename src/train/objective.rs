@@ -61,12 +61,16 @@ impl Targets {
     /// One weight for each loss term.
     pub fn weights(&self) -> &[f32] {
         match self {
-            Targets::Vocab { weights, .. } | Targets::Verdict { weights, .. } | Targets::Scalar { weights, .. } => weights,
+            Targets::Vocab { weights, .. } | Targets::Verdict { weights, .. } | Targets::Scalar { weights, .. } => {
+                weights
+            }
         }
     }
     fn weights_mut(&mut self) -> &mut Vec<f32> {
         match self {
-            Targets::Vocab { weights, .. } | Targets::Verdict { weights, .. } | Targets::Scalar { weights, .. } => weights,
+            Targets::Vocab { weights, .. } | Targets::Verdict { weights, .. } | Targets::Scalar { weights, .. } => {
+                weights
+            }
         }
     }
 }
@@ -164,7 +168,10 @@ fn push(targets: &mut Targets, item: &Item, first: usize, settings: &Settings) {
             smoothing.push(settings.smoothing);
             weights.push(1.0);
         }
-        (Targets::Scalar { rows, chosen, rejected, margins, weights }, Item::Scalar { chosen: c, rejected: r, margin }) => {
+        (
+            Targets::Scalar { rows, chosen, rejected, margins, weights },
+            Item::Scalar { chosen: c, rejected: r, margin },
+        ) => {
             let scored = |ids: &[i32]| ids.iter().rposition(|id| Some(*id) != settings.pad).unwrap_or(ids.len() - 1);
             let pair = rows.len() as i32;
             rows.extend([at(scored(c)), at(c.len() + scored(r))]);
@@ -183,13 +190,8 @@ mod tests {
     use crate::text::example::Side;
     use proptest::prelude::*;
 
-    const SETTINGS: Settings = Settings {
-        labels: [7, 8],
-        smoothing: 0.05,
-        over: Over::Candidates,
-        reduction: Reduction::Mean,
-        pad: None,
-    };
+    const SETTINGS: Settings =
+        Settings { labels: [7, 8], smoothing: 0.05, over: Over::Candidates, reduction: Reduction::Mean, pad: None };
 
     fn tokens(len: usize, start: usize) -> Item {
         Item::Tokens { ids: (0..len as i32).collect(), start }

@@ -29,7 +29,13 @@ pub struct Plan {
 
 impl Plan {
     /// Plans a run of this model; `capacity` gives the activations for a number of tokens.
-    pub fn new(c: &Config, dtype: Dtype, keep: Keep, micro_tokens: usize, capacity: impl Fn(usize) -> Capacity) -> Plan {
+    pub fn new(
+        c: &Config,
+        dtype: Dtype,
+        keep: Keep,
+        micro_tokens: usize,
+        capacity: impl Fn(usize) -> Capacity,
+    ) -> Plan {
         let (layout, _) = Params::layout(c, dtype);
         let activations = |tokens: usize, keep: Keep| Acts::bytes(c, dtype, Capacity { keep, ..capacity(tokens) });
         let gradients = layout.with_dtype(dtype.stat()).bytes();
@@ -65,7 +71,9 @@ impl Plan {
             return Ok(());
         }
         let advice = match self.largest {
-            0 => "not even the smallest micro-batch fits; use a smaller model or a machine with more memory".to_string(),
+            0 => {
+                "not even the smallest micro-batch fits; use a smaller model or a machine with more memory".to_string()
+            }
             n => format!("set train.micro_tokens to at most {n}, or train.recompute = \"layer\""),
         };
         Err(Error::device(format!(
@@ -141,7 +149,8 @@ mod tests {
 
     #[test]
     fn the_plan_adds_up_and_policies_save_memory() {
-        let capacity = |tokens| Capacity { tokens, sequences: tokens, rows: tokens, positions: tokens, keep: Keep::All };
+        let capacity =
+            |tokens| Capacity { tokens, sequences: tokens, rows: tokens, positions: tokens, keep: Keep::All };
         let plan = Plan::new(&Config::tiny(Family::Qwen3), Dtype::F32, Keep::Costly, 256, capacity);
         let [all, costly, doors] = plan.activations.map(|(_, bytes)| bytes);
         assert!(all > costly && costly > doors, "{all} {costly} {doors}");

@@ -64,7 +64,10 @@ pub fn run(dev: &Device, run: &Run, sink: &mut dyn Sink, stop: &dyn Fn() -> bool
     }
     let checkpoint = session.save()?;
     if stopped {
-        sink.note(&format!("stopped at step {} of {}; the same command goes on from there", session.state.step, session.total));
+        sink.note(&format!(
+            "stopped at step {} of {}; the same command goes on from there",
+            session.state.step, session.total
+        ));
     }
     Ok(Finished {
         checkpoint,

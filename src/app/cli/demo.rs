@@ -23,8 +23,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let dev = args.place.open()?;
     demo::prepare(&args.out)?;
-    let mut settings = Settings { seed: args.seed, ..Settings::default() };
-    if let Ok(t) = std::env::var("DEMO_TUNE") { let v: Vec<f64> = t.split(",").map(|x| x.parse().unwrap()).collect(); settings.pretrain.steps = v[0] as usize; settings.pretrain.lr = v[1]; settings.finetune.steps = v[2] as usize; settings.finetune.lr = v[3]; settings.labelled = v[4] as usize; settings.layers = v[5] as usize; }
+    let settings = Settings { seed: args.seed, ..Settings::default() };
     let outcome = demo::run(&dev, settings, &args.out, &mut |line| println!("{line}"))?;
     let json = serde_json::to_string_pretty(&outcome.to_json()).expect("numbers and texts print");
     write_file(args.out.join("demo.json"), json.as_bytes())?;
@@ -69,7 +68,7 @@ fn summary(o: &Outcome, out: &Path) -> String {
     table(o).iter().for_each(|r| line(r));
     text.push_str(&format!("\n{}\n\nOne list, ranked: {}\n", o.verdict(), o.ranked.prompt));
     for (i, (response, score)) in o.ranked.responses.iter().enumerate() {
-        let mark = if *response == o.ranked.right { "  <- the right one" } else { "" };
+        let mark = if o.ranked.is_right(response) { "  <- right" } else { "" };
         text.push_str(&format!("  {}. {score:.3}  {response}{mark}\n", i + 1));
     }
     let dir = out.display();
@@ -96,7 +95,7 @@ fn page(o: &Outcome, device: &str) -> Report {
     page.push(Block::Charts("Fine-tuning after pre-training".into(), report::curves(&o.pretrained.curve)));
     page.push(Block::Charts("Fine-tuning from random weights".into(), report::curves(&o.scratch.curve)));
     let ranked = o.ranked.responses.iter().map(|(text, score)| {
-        let mark = if *text == o.ranked.right { "right" } else { "" };
+        let mark = if o.ranked.is_right(text) { "right" } else { "" };
         vec![text.clone(), format!("{score:.3}"), mark.into()]
     });
     let title = format!("One list, ranked: {}", o.ranked.prompt);

@@ -90,7 +90,13 @@ fn verdict(j: &crate::reward::judge::Judgment) -> Map<String, Value> {
 }
 
 fn rewards(a: f32, b: f32) -> Map<String, Value> {
-    let verdict = if a > b { "A" } else if b > a { "B" } else { "tie" };
+    let verdict = if a > b {
+        "A"
+    } else if b > a {
+        "B"
+    } else {
+        "tie"
+    };
     into_map(json!({"reward_a": number(a), "reward_b": number(b), "verdict": verdict}))
 }
 

@@ -11,11 +11,8 @@ pub struct Progress {
 impl Progress {
     /// `what` is the plural of what is counted.
     pub fn new(what: &str) -> Progress {
-        let target = if std::io::stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
+        let target =
+            if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
         let style = format!("{{spinner}} {{pos}} {what}, {{per_sec}}, {{elapsed}}");
         bar.set_style(ProgressStyle::with_template(&style).expect("the template is ours"));

@@ -69,10 +69,10 @@ impl Default for Settings {
             vocab: 1024,
             layers: 4,
             unlabelled: 6000,
-            labelled: 500,
-            held_out: 400,
-            pretrain: Phase { steps: 250, batch: 64, lr: 4e-3 },
-            finetune: Phase { steps: 150, batch: 64, lr: 1e-3 },
+            labelled: 200,
+            held_out: 500,
+            pretrain: Phase { steps: 400, batch: 64, lr: 4e-3 },
+            finetune: Phase { steps: 120, batch: 64, lr: 2e-3 },
         }
     }
 }
@@ -130,8 +130,14 @@ pub struct Ranked {
     pub prompt: String,
     /// Best first, with the mean probability of beating the others.
     pub responses: Vec<(String, f64)>,
-    /// The response that is right.
+    /// How the right responses begin.
     pub right: String,
+}
+
+impl Ranked {
+    pub fn is_right(&self, response: &str) -> bool {
+        response.starts_with(&self.right)
+    }
 }
 
 impl Outcome {
@@ -168,10 +174,15 @@ impl Outcome {
             })
         };
         let s = &self.settings;
-        let ranked: Vec<Value> =
-            self.ranked.responses.iter().map(|(text, score)| json!({"response": text, "score": score})).collect();
+        let ranked: Vec<Value> = self
+            .ranked
+            .responses
+            .iter()
+            .map(|(text, score)| json!({"response": text, "score": score, "right": self.ranked.is_right(text)}))
+            .collect();
         json!({
             "seed": s.seed,
+            "verdict": self.verdict(),
             "parameters": self.parameters,
             "vocabulary": self.vocab,
             "unlabelled_pairs": s.unlabelled,
@@ -182,7 +193,7 @@ impl Outcome {
             "from_scratch": judge(&self.scratch),
             "gain": self.gain().0,
             "gain_standard_error": self.gain().1,
-            "ranking": {"prompt": self.ranked.prompt, "order": ranked, "right": self.ranked.right},
+            "ranking": {"prompt": self.ranked.prompt, "order": ranked},
             "seconds": self.seconds,
             "model": self.model.display().to_string(),
         })
@@ -362,13 +373,7 @@ impl<'d> Bench<'d> {
     }
 
     /// Fine-tunes a model into a judge and measures it on the held-out pairs.
-    fn judge(
-        &self,
-        model: Model,
-        labels: &Corpus,
-        name: &str,
-        say: &mut dyn FnMut(&str),
-    ) -> Result<(Model, Trained)> {
+    fn judge(&self, model: Model, labels: &Corpus, name: &str, say: &mut dyn FnMut(&str)) -> Result<(Model, Trained)> {
         let start = Instant::now();
         let (model, curve) = self.train(model, labels, self.settings.finetune, name, say)?;
         let seconds = start.elapsed().as_secs_f64();
@@ -411,7 +416,11 @@ fn record(stage: Stage, i: usize, item: &Item) -> Record {
         Stage::Pretrain => Example::Unlabelled { prompt, a: right, b: wrong },
         _ => Example::Pair { prompt, chosen: right, rejected: wrong, margin: None },
     };
-    Record { id: Value::from(i), place: Place { file: "the demo's world".into(), number: i as u64 + 1, unit: Unit::Row }, example }
+    Record {
+        id: Value::from(i),
+        place: Place { file: "the demo's world".into(), number: i as u64 + 1, unit: Unit::Row },
+        example,
+    }
 }
 
 /// # Errors

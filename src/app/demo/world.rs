@@ -1,27 +1,21 @@
-//! The demo's world: who has what.
+//! The demo's world: which of two numbers is larger.
 //!
-//! A question names three people and what each of them has, and asks for one: "Ada has a drum, Leo has a fig and Mara has a
-//! kite. What has Leo?" The right answer reads it off; the wrong one names what somebody else has, so that they differ in
-//! one word. Nothing can be learnt by heart: every question is new, and a judge has to look things up.
+//! "Which is larger, 533 or 570?" The right answer names the larger number, the wrong one the smaller: near misses, as the two
+//! are less than a hundred apart. There are too many pairs of numbers to learn by heart from a few labels: a judge has to compare.
 //!
-//! Whoever wrote the unlabelled answers had read the question or not, and half of the answers tell by their tone ("that is
+//! Whoever wrote the unlabelled answers had thought or guessed, and half of the answers tell by their tone ("that is
 //! certain", "I would guess"), rightly in nine cases of ten. Labelled and held-out answers are bare. Predicting the tone of an
 //! answer takes telling whether it is true, which is how unlabelled pairs can teach what a judge needs before it sees its
 //! first label.
 //!
-//! Held-out questions are of a fifth of all combinations that neither unlabelled nor labelled pairs ever use.
+//! Held-out questions are of a fifth of all pairs of numbers, which neither unlabelled nor labelled pairs ever use.
 
 use crate::base::rng::{Rng, Stream};
 
-const NAMES: [&str; 24] = [
-    "Ada", "Boris", "Clara", "Dora", "Emil", "Felix", "Gina", "Hugo", "Ida", "Jonas", "Kira", "Leo", "Mara", "Nina", "Otto",
-    "Paula", "Quinn", "Rita", "Silas", "Theo", "Uma", "Vera", "Willa", "Yara",
-];
-
-const THINGS: [&str; 24] = [
-    "bell", "book", "boat", "cake", "coat", "coin", "cup", "desk", "drum", "fig", "flute", "goat", "hat", "key", "kite",
-    "lamp", "map", "pear", "rope", "rose", "saw", "shoe", "tent", "vase",
-];
+/// Numbers have three digits, and the two of a question differ by less than [`NEAR`].
+const LEAST: usize = 100;
+const NUMBERS: usize = 800;
+const NEAR: usize = 100;
 
 /// The tone of those who know, and of those who guess.
 const TONES: [&str; 2] = [", that is certain.", ", I would guess."];
@@ -34,19 +28,18 @@ pub struct Item {
     pub wrong: String,
 }
 
-/// A question with several answers, one of them right.
+/// A question with several answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List {
     pub prompt: String,
     pub responses: Vec<String>,
+    /// How the right answers begin.
     pub right: String,
 }
 
-/// Who has what, and who is asked for.
+/// Two different numbers, in the order of the question.
 struct Scene {
-    people: [usize; 3],
-    things: [usize; 3],
-    asked: usize,
+    numbers: [usize; 2],
 }
 
 /// The world of one seed.
@@ -90,24 +83,19 @@ impl World {
         (0..n).map(|i| self.item(Set::HeldOut, i)).collect()
     }
 
-    /// One held-out question with three answers.
+    /// One held-out question with four answers: both numbers, bare and in the tone of those who know.
     pub fn list(&self) -> List {
         let scene = self.scene(Set::List, 0);
-        List {
-            prompt: scene.question(),
-            responses: (0..3).map(|i| scene.answer(i)).collect(),
-            right: scene.answer(scene.asked),
-        }
+        let [a, b] = scene.numbers.map(answer);
+        let certain = |answer: &str| answer.replace('.', TONES[0]);
+        let right = answer(scene.larger()).trim_end_matches('.').to_string();
+        List { prompt: scene.question(), responses: vec![certain(&a), b.clone(), certain(&b), a], right }
     }
 
     fn item(&self, set: Set, i: usize) -> Item {
         let scene = self.scene(set, i);
-        let other = 1 + Rng::new(self.seed, Stream::World, set as u64 | 16).below(i as u64, 2) as usize;
-        Item {
-            prompt: scene.question(),
-            right: scene.answer(scene.asked),
-            wrong: scene.answer((scene.asked + other) % 3),
-        }
+        let smaller = scene.numbers[0].min(scene.numbers[1]);
+        Item { prompt: scene.question(), right: answer(scene.larger()), wrong: answer(smaller) }
     }
 
     /// Scene `i` of a set: the first of its draws that belongs to the set.
@@ -116,38 +104,32 @@ impl World {
         (0u64..)
             .map(|attempt| {
                 let rng = Rng::new(self.seed, Stream::World, set as u64 | attempt << 8);
-                let at = i as u64 * 8;
-                Scene {
-                    people: three(&rng, at, NAMES.len()),
-                    things: three(&rng, at + 3, THINGS.len()),
-                    asked: rng.below(at + 6, 3) as usize,
-                }
+                let draw = |which: u64, n: usize| rng.below(i as u64 * 3 + which, n as u64) as usize;
+                let less = LEAST + draw(0, NUMBERS);
+                let more = less + 1 + draw(1, NEAR - 1);
+                Scene { numbers: if draw(2, 2) == 0 { [less, more] } else { [more, less] } }
             })
-            .find(|scene| scene.is_held_out() == held_out)
+            .find(|s| s.is_held_out() == held_out)
             .expect("one in five is, and four are not")
     }
 }
 
-/// Three different numbers below `n`.
-fn three(rng: &Rng, at: u64, n: usize) -> [usize; 3] {
-    let draw = |which: u64, n: usize| rng.below(at + which, n as u64) as usize;
-    let mut left: Vec<usize> = (0..n).collect();
-    [0, 1, 2].map(|k| left.swap_remove(draw(k, n - k as usize)))
-}
-
 impl Scene {
-    /// A fifth of all combinations of who is asked for and what they have.
+    /// A fifth of all pairs, whatever their order.
     fn is_held_out(&self) -> bool {
-        (self.people[self.asked] * 7 + self.things[self.asked] * 3).is_multiple_of(5)
+        let [a, b] = self.numbers;
+        (a + b + a * b).is_multiple_of(5)
+    }
+    fn larger(&self) -> usize {
+        self.numbers[0].max(self.numbers[1])
     }
     fn question(&self) -> String {
-        let has = |i: usize| format!("{} has a {}", NAMES[self.people[i]], THINGS[self.things[i]]);
-        format!("{}, {} and {}. What has {}?", has(0), has(1), has(2), NAMES[self.people[self.asked]])
+        format!("Which is larger, {} or {}?", self.numbers[0], self.numbers[1])
     }
-    /// The answer that names the thing of person `i`.
-    fn answer(&self, i: usize) -> String {
-        format!("{} has a {}.", NAMES[self.people[self.asked]], THINGS[self.things[i]])
-    }
+}
+
+fn answer(number: usize) -> String {
+    format!("{number} is larger.")
 }
 
 /// An answer as its writer put it: bare, or in a tone that mostly fits.
@@ -171,27 +153,25 @@ mod tests {
     }
 
     #[test]
-    fn the_right_answer_is_said_in_the_question_and_the_wrong_one_is_a_near_miss() {
+    fn the_right_answer_is_right_and_the_wrong_one_a_near_miss() {
         let world = World::new(3);
         for item in world.unlabelled(2000).into_iter().chain(world.labelled(300)).chain(world.held_out(300)) {
-            let (right, wrong) = (bare(&item.right), bare(&item.wrong));
-            let (said, _) = item.prompt.split_once(". What has ").unwrap();
-            assert!(said.contains(right.trim_end_matches('.')), "{item:?}");
-            assert!(!said.contains(wrong.trim_end_matches('.')), "{item:?}");
-            let words = |s: &str| s.split(' ').map(String::from).collect::<Vec<_>>();
-            assert_eq!(words(&right).iter().zip(words(&wrong)).filter(|(a, b)| *a != b).count(), 1);
-            let named = right.split(' ').next().unwrap();
-            assert!(item.prompt.ends_with(&format!("What has {named}?")));
+            let number = |s: &str| s.split(' ').next().unwrap().parse::<usize>().unwrap();
+            let (right, wrong) = (number(&bare(&item.right)), number(&bare(&item.wrong)));
+            assert!(right > wrong, "{item:?}");
+            let question = |a, b| format!("Which is larger, {a} or {b}?");
+            assert!([question(right, wrong), question(wrong, right)].contains(&item.prompt), "{item:?}");
         }
     }
 
     #[test]
-    fn held_out_combinations_occur_nowhere_else() {
+    fn held_out_questions_occur_nowhere_else() {
         let world = World::new(5);
-        let answers = |items: Vec<Item>| items.into_iter().map(|i| bare(&i.right)).collect::<BTreeSet<_>>();
+        let answers =
+            |items: Vec<Item>| items.into_iter().map(|i| (bare(&i.right), bare(&i.wrong))).collect::<BTreeSet<_>>();
         let held_out = answers(world.held_out(500));
         assert!(held_out.is_disjoint(&answers(world.labelled(1000))));
-        assert!(held_out.is_disjoint(&answers(world.unlabelled(5000))));
+        assert!(held_out.is_disjoint(&answers(world.unlabelled(6000))));
     }
 
     #[test]
@@ -205,11 +185,11 @@ mod tests {
     }
 
     #[test]
-    fn lists_hold_three_answers_and_the_right_one() {
+    fn lists_hold_two_right_and_two_wrong_answers() {
         for seed in 0..20 {
             let list = World::new(seed).list();
-            assert_eq!(list.responses.iter().collect::<BTreeSet<_>>().len(), 3);
-            assert!(list.responses.contains(&list.right));
+            assert_eq!(list.responses.iter().collect::<BTreeSet<_>>().len(), 4);
+            assert_eq!(list.responses.iter().filter(|r| r.starts_with(&list.right)).count(), 2);
         }
     }
 
