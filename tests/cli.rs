@@ -377,3 +377,19 @@ fn data_inspect_shows_what_is_learned() {
     let shown = b.ok(&["data", "inspect", "--tokenizer", utf8(&tokenizer), "--stage", "pretrain", "pairs.jsonl"]);
     assert!(shown.contains("learned") && shown.contains("6 examples"), "{shown}");
 }
+
+/// The part of `docs/formats.md` that is made from the table of keys. `GRAMOPHONE_WRITE=1` writes it.
+#[test]
+fn the_reference_of_run_files_is_current() {
+    let path = golden("../../docs/formats.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- made from the table of keys -->\n", "<!-- end -->");
+    let (head, rest) = text.split_once(begin).expect("the marker where the reference begins");
+    let (old, tail) = rest.split_once(end).expect("the marker where it ends");
+    let new = gramophone::train::config::reference();
+    if std::env::var_os("GRAMOPHONE_WRITE").is_some() {
+        fs::write(&path, format!("{head}{begin}{new}{end}{tail}")).unwrap();
+    } else {
+        assert!(old == new, "docs/formats.md is stale: run this test with GRAMOPHONE_WRITE=1");
+    }
+}
