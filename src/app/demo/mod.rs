@@ -72,7 +72,7 @@ impl Default for Settings {
             labelled: 200,
             held_out: 500,
             pretrain: Phase { steps: 400, batch: 64, lr: 4e-3 },
-            finetune: Phase { steps: 120, batch: 64, lr: 2e-3 },
+            finetune: Phase { steps: 200, batch: 64, lr: 3e-3 },
         }
     }
 }
