@@ -1,7 +1,7 @@
 //! The run file: what `gramophone train run.toml [key=value ...]` is told.
 //!
 //! Every key is named once, in the table `run_file!` below, with its meaning, type, default and range. From that table
-//! come the typed [`Run`], the checks, `--print-config` ([`Run::explain`]) and the reference ([`reference`]). A default
+//! come the typed [`Run`], the checks, `--print-config` ([`Run::explain`]) and the reference ([`reference()`]). A default
 //! in brackets depends on the stage: `[pretrain, finetune, sft, scalar]`. Defaults are GRAM's published ones.
 
 use crate::error::{Error, Result};
