@@ -393,3 +393,12 @@ fn the_reference_of_run_files_is_current() {
         assert!(old == new, "docs/formats.md is stale: run this test with GRAMOPHONE_WRITE=1");
     }
 }
+
+#[test]
+fn ids_beyond_the_tokenizer_decode_to_nothing() {
+    // The model has more embedding rows than the tokenizer has tokens, as published Qwen models do.
+    let tokenizer = gramophone::text::tokenizer::Tokenizer::open(&golden("qwen3")).unwrap();
+    let hi = tokenizer.encode("hi").unwrap();
+    let padded: Vec<i32> = hi.iter().copied().chain([tokenizer.vocab_size() as i32]).collect();
+    assert_eq!(tokenizer.decode(&padded).unwrap(), "hi");
+}
