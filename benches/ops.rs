@@ -23,7 +23,7 @@ impl Tensors {
         let mut layout = Layout::new();
         let slots: Vec<_> =
             shapes.iter().map(|[rows, cols]| layout.matrix("bench", dtype, *rows, *cols, Init::Zeros)).collect();
-        let arena = Arena::new("the benchmark", &layout).expect("memory for the benchmark");
+        let arena = Arena::new(&Device::cpu(1), "the benchmark", &layout).expect("memory for the benchmark");
         for (key, slot) in slots.iter().enumerate() {
             let rng = Rng::new(7, Stream::Test, key as u64);
             match dtype {

@@ -229,7 +229,7 @@ fn read(model: &Model, sequences: &[&[i32]]) -> Vec<Read> {
     // The last token of a sequence predicts what nobody asks for.
     let next: Vec<i32> = ids[1..].iter().copied().chain([0]).collect();
     let capacity = Capacity { tokens, sequences: count, rows: tokens, positions: tokens, keep: Keep::Nothing };
-    let acts = Acts::new(&model.config, model.dtype, capacity).unwrap();
+    let acts = Acts::new(&Device::cpu(1), &model.config, model.dtype, capacity).unwrap();
     let i = &acts.inputs;
     for (slot, data) in
         [(&i.ids, &ids), (&i.positions, &positions), (&i.starts, &starts), (&i.rows, &rows), (&i.targets, &next)]

@@ -1,9 +1,12 @@
-//! The memory of a layout: one allocation, or the pages of mapped files.
+//! The memory of a layout: one allocation on its device, or the pages of mapped files.
 
-use super::{Layout, Slot, View};
+use super::cuda::Memory as GpuMemory;
+use super::view::Place as Where;
+use super::{Device, Layout, Slot, View};
 use crate::base::dtype::Dtype;
 use crate::error::{Error, Result};
 use memmap2::{Mmap, MmapMut};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Memory for every slot of a layout.
@@ -13,7 +16,8 @@ use std::sync::Arc;
 pub struct Arena {
     places: Vec<Place>,
     bytes: usize,
-    _memory: Memory,
+    place: Where,
+    memory: Memory,
 }
 
 struct Place {
@@ -23,30 +27,46 @@ struct Place {
     writable: bool,
 }
 
-#[allow(dead_code)] // Held for its drop.
 enum Memory {
-    Owned(MmapMut),
-    Mapped(Vec<Arc<Mmap>>),
+    /// Held for their drop.
+    Owned(#[allow(dead_code)] MmapMut),
+    Mapped(#[allow(dead_code)] Vec<Arc<Mmap>>),
+    Gpu(GpuMemory),
 }
 
 impl Arena {
-    /// Allocates the layout, zeroed. Pages cost memory only once they are touched.
+    /// Allocates the layout on a device, zeroed. Pages of host memory cost nothing until they are touched.
     ///
     /// # Errors
-    /// When the system has not enough memory; the message names `what` and the size.
-    pub fn new(what: &str, layout: &Layout) -> Result<Arena> {
+    /// When the device has not enough memory; the message names `what` and the size.
+    pub fn new(dev: &Device, what: &str, layout: &Layout) -> Result<Arena> {
+        match dev {
+            Device::Cpu(_) => Arena::on_host(what, layout),
+            Device::Cuda(gpu) => {
+                let memory = GpuMemory::new(gpu, what, layout.bytes())?;
+                let start = memory.address() as usize;
+                Ok(Arena::over(layout, start, Where::Device, Memory::Gpu(memory)))
+            }
+        }
+    }
+
+    fn on_host(what: &str, layout: &Layout) -> Result<Arena> {
         let mut memory = MmapMut::map_anon(layout.bytes().max(1)).map_err(|e| {
             Error::device(format!("cannot allocate {:.2} GB for {what}: {e}", layout.bytes() as f64 / 1e9))
         })?;
         let start = memory.as_mut_ptr() as usize;
-        let place = |slot: &Slot| Place {
+        Ok(Arena::over(layout, start, Where::Host, Memory::Owned(memory)))
+    }
+
+    fn over(layout: &Layout, start: usize, place: Where, memory: Memory) -> Arena {
+        let of = |slot: &Slot| Place {
             address: start + slot.offset,
             elements: slot.len(),
             dtype: slot.dtype,
             writable: true,
         };
-        let places = layout.slots().iter().map(place).collect();
-        Ok(Arena { places, bytes: layout.bytes(), _memory: Memory::Owned(memory) })
+        let places = layout.slots().iter().map(of).collect();
+        Arena { places, bytes: layout.bytes(), place, memory }
     }
 
     /// A read-only arena whose slots lie in mapped files: `(file, byte offset)` for each slot of the layout, in order.
@@ -63,7 +83,7 @@ impl Arena {
             places.push(Place { address, elements: slot.len(), dtype: slot.dtype, writable: false });
         }
         let files = files.iter().map(|(file, _)| file.clone()).collect();
-        Some(Arena { places, bytes: layout.bytes(), _memory: Memory::Mapped(files) })
+        Some(Arena { places, bytes: layout.bytes(), place: Where::Host, memory: Memory::Mapped(files) })
     }
 
     /// This arena's tensor for a slot of its layout or of a twin of it.
@@ -71,7 +91,37 @@ impl Arena {
         let place = &self.places[slot.index];
         assert_eq!(place.elements, slot.len(), "{} is not a slot of this arena", slot.name);
         // SAFETY: the place lies inside memory that lives as long as `self` and is aligned for its type.
-        unsafe { View::new(place.address as *mut u8, slot.rows, slot.cols, place.dtype, place.writable) }
+        unsafe { View::new(place.address as *mut u8, slot.rows, slot.cols, place.dtype, place.writable, self.place) }
+    }
+
+    /// The bytes of a slot's tensor, copied to the host where it does not lie there.
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    pub fn fetch(&self, slot: &Slot) -> Result<Cow<'_, [u8]>> {
+        match &self.memory {
+            Memory::Gpu(memory) => {
+                let view = self.at(slot);
+                let mut bytes = vec![0; view.byte_len()];
+                memory.gpu().read(view, &mut bytes)?;
+                Ok(Cow::Owned(bytes))
+            }
+            _ => Ok(Cow::Borrowed(self.at(slot).bytes())),
+        }
+    }
+
+    /// A host arena's tensors on a device. The CPU takes the arena as it is, mapped pages included.
+    ///
+    /// # Errors
+    /// When the device has not enough memory; the message names `what`.
+    pub fn on(self, dev: &Device, what: &str, layout: &Layout) -> Result<Arena> {
+        let Device::Cuda(gpu) = dev else { return Ok(self) };
+        let there = Arena::new(dev, what, layout)?;
+        for slot in layout.slots() {
+            gpu.write(there.at(slot), self.at(slot).bytes());
+        }
+        gpu.sync()?;
+        Ok(there)
     }
 
     /// Bytes of the layout.
@@ -90,10 +140,10 @@ mod tests {
         let mut l = Layout::new();
         let a = l.matrix("a", Dtype::F32, 3, 5, Init::Zeros);
         let b = l.vector("b", Dtype::Bf16, 7, Init::Ones);
-        let arena = Arena::new("test", &l).unwrap();
+        let arena = Arena::new(&Device::cpu(1), "test", &l).unwrap();
         assert!(!arena.at(&a).overlaps(&arena.at(&b)));
         assert!(arena.at(&a).slice::<f32>().iter().all(|x| *x == 0.0));
-        let twin = Arena::new("twin", &l.with_dtype(Dtype::F64)).unwrap();
+        let twin = Arena::new(&Device::cpu(1), "twin", &l.with_dtype(Dtype::F64)).unwrap();
         assert_eq!(twin.at(&b).dtype(), Dtype::F64);
     }
 }

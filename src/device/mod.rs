@@ -5,13 +5,16 @@
 //! so aliasing is checked where it matters, at the top of each op ([`disjoint`]).
 
 mod arena;
+pub mod cuda;
 mod layout;
 mod view;
 
 pub use arena::Arena;
+pub use cuda::Gpu;
 pub use layout::{Class, Init, Layout, Slot};
 pub use view::{View, disjoint};
 
+use crate::base::dtype::{Dtype, Pod};
 use crate::base::par::Pool;
 use crate::error::{Error, Result};
 
@@ -20,6 +23,8 @@ use crate::error::{Error, Result};
 pub enum Device {
     /// The processor: runs everything, and is the numerical oracle.
     Cpu(Pool),
+    /// An NVIDIA GPU, through its driver.
+    Cuda(Gpu),
 }
 
 impl Device {
@@ -33,12 +38,13 @@ impl Device {
     /// # Errors
     /// An unknown name is a usage error; a device that is not there is a device error that says what to do.
     pub fn open(name: &str, threads: usize) -> Result<Device> {
-        match name.split(':').next() {
-            Some("cpu") if name == "cpu" => Ok(Device::cpu(threads)),
-            Some("cuda") => {
-                Err(Error::device(format!("--device {name}: this build has no CUDA kernels; use --device cpu")))
+        let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
+        match (kind, number.parse::<i32>()) {
+            ("cpu", _) if name == "cpu" => Ok(Device::cpu(threads)),
+            ("cuda", Ok(ordinal)) if ordinal >= 0 => {
+                Gpu::open(ordinal).map(Device::Cuda).map_err(|e| e.at(format!("--device {name}")))
             }
-            _ => Err(Error::usage(format!("--device {name}: unknown device; use cpu"))),
+            _ => Err(Error::usage(format!("--device {name}: unknown device; use cpu, cuda or cuda:N"))),
         }
     }
 
@@ -47,6 +53,7 @@ impl Device {
             Device::Cpu(pool) => {
                 format!("cpu, {} thread{}", pool.threads(), if pool.threads() == 1 { "" } else { "s" })
             }
+            Device::Cuda(gpu) => gpu.name(),
         }
     }
 
@@ -54,6 +61,7 @@ impl Device {
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match self {
             Device::Cpu(pool) => pool.install(f),
+            Device::Cuda(_) => f(),
         }
     }
 
@@ -64,13 +72,18 @@ impl Device {
     pub fn sync(&self) -> Result<()> {
         match self {
             Device::Cpu(_) => Ok(()),
+            Device::Cuda(gpu) => gpu.sync(),
         }
     }
 
     /// Copies host data into a tensor (a whole view, contiguous).
-    pub fn write<T: crate::base::dtype::Pod>(&self, to: View, from: &[T]) {
+    pub fn write<T: Pod>(&self, to: View, from: &[T]) {
         match self {
             Device::Cpu(_) => to.slice_mut::<T>().copy_from_slice(from),
+            Device::Cuda(gpu) => {
+                assert!(to.dtype() == T::DTYPE, "a {} tensor written as {}", to.dtype(), T::DTYPE);
+                gpu.write(to, bytemuck::cast_slice(from));
+            }
         }
     }
 
@@ -78,10 +91,15 @@ impl Device {
     ///
     /// # Errors
     /// As [`Device::sync`].
-    pub fn read<T: crate::base::dtype::Pod>(&self, from: View) -> Result<Vec<T>> {
-        self.sync()?;
+    pub fn read<T: Pod>(&self, from: View) -> Result<Vec<T>> {
         match self {
             Device::Cpu(_) => Ok(from.slice::<T>().to_vec()),
+            Device::Cuda(gpu) => {
+                assert!(from.dtype() == T::DTYPE, "a {} tensor read as {}", from.dtype(), T::DTYPE);
+                let mut to = vec![T::zeroed(); from.len()];
+                gpu.read(from, bytemuck::cast_slice_mut(&mut to))?;
+                Ok(to)
+            }
         }
     }
 
@@ -96,6 +114,18 @@ impl Device {
                     unsafe { std::ptr::write_bytes((base + r.start) as *mut u8, 0, r.len()) }
                 });
             }
+            Device::Cuda(gpu) => gpu.zero(view),
+        }
+    }
+
+    /// Whether tensors of this type can be computed with here.
+    ///
+    /// # Errors
+    /// f64, which exists for finite differences, is the CPU's alone.
+    pub fn supports(&self, dtype: Dtype) -> Result<()> {
+        match (self, dtype) {
+            (Device::Cuda(_), Dtype::F64) => Err(Error::usage("float64 runs on --device cpu only")),
+            _ => Ok(()),
         }
     }
 }

@@ -4,6 +4,14 @@ use crate::base::dtype::{Dtype, Pod};
 use std::marker::PhantomData;
 use std::ops::Range;
 
+/// Which memory a tensor lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::device) enum Place {
+    Host,
+    /// A GPU's: the address means nothing to the host.
+    Device,
+}
+
 /// A `[rows, cols]` tensor somewhere in an arena. Copying a view copies no data.
 ///
 /// Views of one arena may overlap; an op that would be wrong with overlapping operands asserts [`disjoint`].
@@ -17,6 +25,7 @@ pub struct View<'a> {
     dtype: Dtype,
     /// Mapped weights are read-only pages.
     writable: bool,
+    place: Place,
     arena: PhantomData<&'a ()>,
 }
 
@@ -27,14 +36,21 @@ unsafe impl Sync for View<'_> {}
 impl<'a> View<'a> {
     /// # Safety
     /// `start` must be valid for `rows * cols` elements of `dtype` for `'a`, aligned for it, and writable if said so.
-    pub(super) unsafe fn new(start: *mut u8, rows: usize, cols: usize, dtype: Dtype, writable: bool) -> View<'a> {
-        View { start, rows, cols, stride: cols, dtype, writable, arena: PhantomData }
+    pub(in crate::device) unsafe fn new(
+        start: *mut u8,
+        rows: usize,
+        cols: usize,
+        dtype: Dtype,
+        writable: bool,
+        place: Place,
+    ) -> View<'a> {
+        View { start, rows, cols, stride: cols, dtype, writable, place, arena: PhantomData }
     }
 
     /// A view of a host slice, as one row. For tests and small inputs of the CPU device.
     pub fn of<T: Pod>(data: &'a mut [T]) -> View<'a> {
         // SAFETY: the slice is borrowed mutably for 'a.
-        unsafe { View::new(data.as_mut_ptr().cast(), 1, data.len(), T::DTYPE, true) }
+        unsafe { View::new(data.as_mut_ptr().cast(), 1, data.len(), T::DTYPE, true, Place::Host) }
     }
 
     pub fn rows(&self) -> usize {
@@ -54,6 +70,18 @@ impl<'a> View<'a> {
     }
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+    /// Bytes of all elements.
+    pub fn byte_len(&self) -> usize {
+        self.len() * self.dtype.size()
+    }
+    /// Whether it lies in a GPU's memory.
+    pub fn on_device(&self) -> bool {
+        self.place == Place::Device
+    }
+    /// The first element's address, in whichever memory it lies; never to be followed on the host.
+    pub fn address(&self) -> u64 {
+        self.start as u64
     }
     pub fn is_contiguous(&self) -> bool {
         self.stride == self.cols || self.rows <= 1
@@ -126,12 +154,13 @@ impl<'a> View<'a> {
     /// All bytes; contiguous views only.
     pub fn bytes(&self) -> &'a [u8] {
         assert!(self.is_contiguous(), "a view with gaps is not a slice");
+        assert!(self.place == Place::Host, "the host cannot follow a GPU's address");
         // SAFETY: as `row`; any bytes are valid u8.
         unsafe { std::slice::from_raw_parts(self.start, self.len() * self.dtype.size()) }
     }
     #[allow(clippy::mut_from_ref)]
     pub(super) fn bytes_mut(&self) -> &'a mut [u8] {
-        assert!(self.is_contiguous() && self.writable);
+        assert!(self.is_contiguous() && self.writable && self.place == Place::Host);
         // SAFETY: as `slice_mut`.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len() * self.dtype.size()) }
     }
@@ -153,6 +182,7 @@ impl<'a> View<'a> {
     #[inline(always)]
     fn check<T: Pod>(&self) {
         assert!(T::DTYPE == self.dtype, "a {} tensor used as {}", self.dtype, T::DTYPE);
+        assert!(self.place == Place::Host, "the host cannot follow a GPU's address");
     }
 
     fn span(&self) -> Range<usize> {

@@ -149,8 +149,8 @@ impl<'m> Generator<'m> {
             model,
             shape,
             stop: stop.to_vec(),
-            acts: Acts::new(&model.config, model.dtype, capacity)?,
-            cache: Cache::new(&model.config, model.dtype, cache_shape)?,
+            acts: Acts::new(dev, &model.config, model.dtype, capacity)?,
+            cache: Cache::new(dev, &model.config, model.dtype, cache_shape)?,
             pages: PageList::new(pages),
         })
     }

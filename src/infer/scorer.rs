@@ -60,7 +60,7 @@ impl<'m> Scorer<'m> {
         let tokens = context.max(shape.pass);
         let sequences = shape.pass.div_ceil(8);
         let capacity = Capacity { tokens, sequences, rows: sequences, positions: context, keep: Keep::Nothing };
-        let acts = Acts::new(&model.config, model.dtype, capacity)?;
+        let acts = Acts::new(dev, &model.config, model.dtype, capacity)?;
         Ok(Scorer { dev, model, shape: Shape { context, ..shape }, acts })
     }
 

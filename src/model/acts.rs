@@ -6,7 +6,7 @@
 
 use super::config::Config;
 use crate::base::dtype::Dtype;
-use crate::device::{Arena, Layout, Slot, View};
+use crate::device::{Arena, Device, Layout, Slot, View};
 use crate::error::Result;
 use crate::ops::rope::RopeTable;
 
@@ -148,12 +148,12 @@ impl Acts {
     ///
     /// # Errors
     /// When the memory is not there.
-    pub fn new(c: &Config, dtype: Dtype, capacity: Capacity) -> Result<Acts> {
+    pub fn new(dev: &Device, c: &Config, dtype: Dtype, capacity: Capacity) -> Result<Acts> {
         let t = Tables::new(c, dtype, capacity);
-        let arena = Arena::new("activations", &t.layout)?;
+        let arena = Arena::new(dev, "activations", &t.layout)?;
         let (cos, sin) = crate::ops::rope::rope_angles(c.rope_theta, c.rope_scaling, c.heads.size, capacity.positions);
-        fill(arena.at(&t.cos), &cos);
-        fill(arena.at(&t.sin), &sin);
+        fill(dev, arena.at(&t.cos), &cos);
+        fill(dev, arena.at(&t.sin), &sin);
         let Tables { inputs, layers, out, head, backward, cos, sin, .. } = t;
         Ok(Acts { capacity, inputs, layers, out, head, backward, cos, sin, arena })
     }
@@ -167,14 +167,10 @@ impl Acts {
     }
 }
 
-fn fill(view: View, angles: &[f32]) {
+fn fill(dev: &Device, view: View, angles: &[f32]) {
     match view.dtype() {
-        Dtype::F64 => {
-            for (to, from) in view.slice_mut::<f64>().iter_mut().zip(angles) {
-                *to = *from as f64;
-            }
-        }
-        _ => view.slice_mut::<f32>().copy_from_slice(angles),
+        Dtype::F64 => dev.write(view, &angles.iter().map(|x| *x as f64).collect::<Vec<_>>()),
+        _ => dev.write(view, angles),
     }
 }
 

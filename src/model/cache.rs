@@ -36,7 +36,7 @@ impl Cache {
     ///
     /// # Errors
     /// When the memory is not there.
-    pub fn new(c: &Config, dtype: Dtype, shape: CacheShape) -> Result<Cache> {
+    pub fn new(dev: &Device, c: &Config, dtype: Dtype, shape: CacheShape) -> Result<Cache> {
         let mut l = Layout::new();
         let (rows, cols) = (shape.pages * PAGE, c.heads.kv * c.heads.size);
         let pools = (0..c.layers)
@@ -48,7 +48,7 @@ impl Cache {
         let lens = l.buffer("lens", Dtype::I32, 1, b);
         let scratch = crate::ops::decode::partials_width(c.heads, shape.tokens);
         let partials = l.buffer("partials", dtype.stat(), b, scratch);
-        Ok(Cache { pools, places, table, lens, partials, arena: Arena::new("the key-value cache", &l)? })
+        Ok(Cache { pools, places, table, lens, partials, arena: Arena::new(dev, "the key-value cache", &l)? })
     }
 
     /// Key and value pools of a layer.

@@ -17,10 +17,11 @@ pub mod weights;
 mod tests;
 
 use crate::base::dtype::Dtype;
-use crate::device::{Arena, Layout, Slot, View};
+use crate::device::{Arena, Device, Layout, Slot, View};
 use crate::error::{Error, Result};
 use config::{Config, HeadKind};
 use params::Params;
+use std::borrow::Cow;
 use std::path::Path;
 use weights::Missing;
 
@@ -80,6 +81,24 @@ impl Model {
         let (layout, params) = Params::layout(&config, dtype);
         let weights = weights::init(&layout, seed)?;
         Ok(Model { config, dtype, layout, params, weights })
+    }
+
+    /// This model with its weights on a device.
+    ///
+    /// # Errors
+    /// A device without room for the weights, or that does not compute in their type.
+    pub fn on(self, dev: &Device) -> Result<Model> {
+        dev.supports(self.dtype)?;
+        let weights = self.weights.on(dev, "the weights", &self.layout)?;
+        Ok(Model { weights, ..self })
+    }
+
+    /// The bytes of a weight tensor, on the host.
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    pub fn fetch(&self, slot: &Slot) -> Result<Cow<'_, [u8]>> {
+        self.weights.fetch(slot)
     }
 
     /// The weight tensor of a slot.

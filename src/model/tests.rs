@@ -43,7 +43,7 @@ impl Case {
             }
         }
         let capacity = Capacity { tokens: 8, sequences: 2, rows: 3, positions: 8, keep };
-        let acts = Acts::new(&model.config, Dtype::F64, capacity).unwrap();
+        let acts = Acts::new(&Device::cpu(1), &model.config, Dtype::F64, capacity).unwrap();
         let i = &acts.inputs;
         for (slot, data) in [(&i.ids, &IDS[..]), (&i.positions, &POSITIONS), (&i.starts, &STARTS), (&i.rows, &ROWS)] {
             dev.write(acts.at(slot), data);
@@ -84,7 +84,7 @@ impl Case {
     }
 
     fn gradients(&self) -> Arena {
-        let grads = Arena::new("gradients", &self.model.layout).unwrap();
+        let grads = Arena::new(&Device::cpu(1), "gradients", &self.model.layout).unwrap();
         let head = self.head();
         match self.loss {
             Loss::Vocab => head.vocab_step(&grads),

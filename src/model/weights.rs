@@ -7,14 +7,14 @@ mod checkpoint;
 mod safetensors;
 mod save;
 
-pub use checkpoint::{Checkpoint, convert};
+pub use checkpoint::Checkpoint;
 pub use save::{copy_sidecars, save, save_sharded, save_tensors};
 
 use crate::base::dtype::{Elem, Real};
 use crate::base::par::Pool;
 use crate::base::rng::{Rng, Stream};
 use crate::by_dtype;
-use crate::device::{Arena, Init, Layout, Slot};
+use crate::device::{Arena, Device, Init, Layout, Slot};
 use crate::error::Result;
 use std::path::Path;
 
@@ -63,8 +63,8 @@ pub fn open_tensors(path: &Path, layout: &Layout) -> Result<Arena> {
 /// # Errors
 /// When the memory is not there.
 pub fn init(layout: &Layout, seed: u64) -> Result<Arena> {
-    let arena = Arena::new("the weights", layout)?;
     let pool = Pool::new(0);
+    let arena = Arena::new(&Device::Cpu(pool.clone()), "the weights", layout)?;
     for slot in layout.slots() {
         draw(&pool, &arena, slot, seed);
     }

@@ -56,6 +56,7 @@ const GRAIN: usize = 1 << 14;
 pub fn adamw_f32(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View) {
     let [p, m, v, g] = flat("adamw_f32", [p, m, v, g]);
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_stat!(p.dtype(), A => by_dtype!(g.dtype(), G => plain::<A, G>(pool, hp, p, m, v, g))),
     }
 }
@@ -64,6 +65,7 @@ pub fn adamw_f32(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View) {
 pub fn adamw_master(dev: &Device, hp: &AdamW, p: View, master: View, m: View, v: View, g: View) {
     let [p, master, m, v, g] = flat("adamw_master", [p, master, m, v, g]);
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_dtype!(g.dtype(), G => {
             plain::<f32, G>(pool, hp, master, m, v, g);
             pool.ranges(p.len(), GRAIN, |range| vectorize(#[inline(always)] || {
@@ -82,6 +84,7 @@ pub fn adamw_sr(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View, fi
     assert_eq!(p.dtype(), Dtype::Bf16, "adamw_sr: only bf16 parameters need it");
     let (rates, draws) = (Rates::<f32>::of(hp), Draws::new(hp.seed, hp.step));
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_dtype!(g.dtype(), G => {
             pool.ranges(p.len(), GRAIN, |range| vectorize(#[inline(always)] || {
                 let (m, v, g) = (part_mut::<f32>(m, &range), part_mut::<f32>(v, &range), part::<G>(g, &range));
@@ -115,6 +118,7 @@ pub fn adamw_8bit(
     let [m_scale, v_scale] = flat("adamw_8bit", [m_scale, v_scale]);
     let (rates, draws) = (Rates::<f32>::of(hp), Draws::new(hp.seed, hp.step));
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_dtype!(g.dtype(), G => pool.each(blocks, GRAIN / BLOCK, |b| {
             let cols = b * BLOCK..((b + 1) * BLOCK).min(p.len());
             let (g, first) = (part::<G>(g, &cols), first + cols.start as u64);

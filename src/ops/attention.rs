@@ -64,6 +64,7 @@ pub fn attention_fwd(
     check("attention_fwd", heads, &[("q", q), ("o", o)], &[("k", k), ("v", v)], &[("lse", lse)]);
     disjoint("attention_fwd", o, &[q, k, v, lse]);
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => {
             let packed = Packed { starts: offsets("attention_fwd", starts, q.rows()), heads, scale };
             match q.dtype() {
@@ -105,6 +106,7 @@ pub fn attention_bwd(
     }
     disjoint("attention_bwd", delta, &[d_o, o, lse, q, k, v]);
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => {
             let packed = Packed { starts: offsets("attention_bwd", starts, q.rows()), heads, scale };
             let (out, saved) = ([dq, dk, dv, delta], [d_o, o, lse, q, k, v]);

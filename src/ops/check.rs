@@ -1,8 +1,13 @@
-//! What the tests of the ops share: reproducible inputs and central differences in f64.
+//! What the tests of the ops share: reproducible inputs, central differences in f64, and the comparison of devices.
+//!
+//! [`agree`] runs a case on the CPU and on the GPUs that the run covers. `GRAMOPHONE_TEST_DEVICES` names them, separated by
+//! commas: `emulated` (the default) or `cuda:N`.
 
-use crate::base::dtype::{Elem, Pod, Real};
+use crate::base::dtype::{Dtype, Elem, Pod, Real, bf16};
 use crate::base::rng::{Rng, Stream};
-use crate::device::View;
+use crate::device::{Arena, Device, Layout, View};
+use gramophone_emu::Settings;
+use std::cell::RefCell;
 
 /// `n` standard normal numbers; another `key`, other numbers.
 pub fn normals(key: u64, n: usize) -> Vec<f64> {
@@ -50,5 +55,156 @@ pub fn close<E: Elem>(name: &str, got: &[E], want: &[f64], bound: f64) {
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
         let got = got.get().f64();
         assert!((got - want).abs() <= bound * want.abs().max(1.0), "{name}[{i}]: {got}, expected {want}");
+    }
+}
+
+/// How close a GPU must come to the CPU (docs/numerics.md).
+#[derive(Clone, Copy, Debug)]
+pub enum Within {
+    /// The same bits: copies, integers, and sums taken in the same order.
+    Bits,
+    /// Relative L2 distance of a whole tensor: sums in another order, other approximations of functions.
+    Distance(f64),
+}
+/// f32 results whose sums are taken in another order.
+pub const F32: Within = Within::Distance(2e-6);
+/// f32 gradients that add up many rows or pass through several sums.
+pub const F32_GRADIENT: Within = Within::Distance(2e-5);
+/// bf16 results: where a sum in another order crosses a rounding boundary, one unit in the last place.
+pub const BF16: Within = Within::Distance(2e-3);
+/// The class of results stored as this type.
+pub fn within(dtype: Dtype) -> Within {
+    if dtype == Dtype::Bf16 { BF16 } else { F32 }
+}
+
+/// One device and the tensors of one case on it.
+pub struct Bed {
+    pub dev: Device,
+    arenas: RefCell<Vec<Arena>>,
+}
+
+impl Bed {
+    fn new(dev: Device) -> Bed {
+        Bed { dev, arenas: RefCell::default() }
+    }
+
+    /// A tensor of zeros.
+    pub fn zeros(&self, dtype: Dtype, rows: usize, cols: usize) -> View<'_> {
+        let mut layout = Layout::new();
+        let slot = layout.buffer("case", dtype, rows, cols);
+        let arena = Arena::new(&self.dev, "a case", &layout).unwrap();
+        // SAFETY: the arena's memory does not move with the arena, and lives as long as `self`.
+        let view = unsafe { std::mem::transmute::<View<'_>, View<'_>>(arena.at(&slot)) };
+        self.arenas.borrow_mut().push(arena);
+        view
+    }
+    /// A tensor of these numbers, rounded to the type.
+    pub fn put(&self, dtype: Dtype, rows: usize, cols: usize, data: &[f64]) -> View<'_> {
+        let view = self.zeros(dtype, rows, cols);
+        match dtype {
+            Dtype::F64 => self.dev.write(view, data),
+            Dtype::F32 => self.dev.write(view, &stored::<f32>(data)),
+            Dtype::Bf16 => self.dev.write(view, &stored::<bf16>(data)),
+            Dtype::I32 => self.dev.write(view, &data.iter().map(|x| *x as i32).collect::<Vec<_>>()),
+            Dtype::U8 => self.dev.write(view, &data.iter().map(|x| *x as u8).collect::<Vec<_>>()),
+        }
+        view
+    }
+    /// A tensor of integers.
+    pub fn ints(&self, rows: usize, cols: usize, data: &[i32]) -> View<'_> {
+        let view = self.zeros(Dtype::I32, rows, cols);
+        self.dev.write(view, data);
+        view
+    }
+    /// Standard normal numbers times `scale`.
+    pub fn normals(&self, dtype: Dtype, rows: usize, cols: usize, key: u64, scale: f64) -> View<'_> {
+        let data: Vec<f64> = normals(key, rows * cols).iter().map(|x| x * scale).collect();
+        self.put(dtype, rows, cols, &data)
+    }
+    /// The tensor's numbers.
+    pub fn get(&self, view: View) -> Vec<f64> {
+        let dev = &self.dev;
+        let widen = |x: Vec<f32>| x.into_iter().map(f64::from).collect();
+        match view.dtype() {
+            Dtype::F64 => dev.read(view).unwrap(),
+            Dtype::F32 => widen(dev.read(view).unwrap()),
+            Dtype::Bf16 => widen(dev.read::<bf16>(view).unwrap().into_iter().map(|x| x.get()).collect()),
+            Dtype::I32 => dev.read::<i32>(view).unwrap().into_iter().map(f64::from).collect(),
+            Dtype::U8 => dev.read::<u8>(view).unwrap().into_iter().map(f64::from).collect(),
+        }
+    }
+}
+
+/// The GPUs that this run covers, each with what to call it. The emulated GPU comes as it is fast, and checked under three
+/// schedules.
+pub fn gpus() -> Vec<(String, Device)> {
+    let names = std::env::var("GRAMOPHONE_TEST_DEVICES").unwrap_or_else(|_| "emulated".into());
+    let mut all = Vec::new();
+    for name in names.split(',').filter(|name| *name != "cpu") {
+        if name == "emulated" {
+            let mut add = |called: String, settings: Settings| {
+                let ordinal = gramophone_emu::open(settings);
+                all.push((called, Device::open(&format!("cuda:{ordinal}"), 0).unwrap()));
+            };
+            add("emulated, fast".into(), Settings::fast());
+            for seed in [0, 2, 3] {
+                add(format!("emulated, checked, seed {seed}"), Settings::checked(seed));
+            }
+        } else {
+            all.push((name.to_string(), Device::open(name, 0).unwrap()));
+        }
+    }
+    all
+}
+
+/// Runs a case on the CPU and on every GPU that the run covers. The case gives its results by name; each GPU's must come as
+/// close to the CPU's as the class says, and all schedules of the emulated GPU must give the same bits.
+pub fn agree(name: &str, case: impl Fn(&Bed) -> Vec<(&'static str, Within, Vec<f64>)>) {
+    let want = case(&Bed::new(Device::cpu(2)));
+    let mut first: Option<(String, Vec<Vec<u64>>)> = None;
+    for (called, dev) in gpus() {
+        let got = case(&Bed::new(dev));
+        assert_eq!(got.len(), want.len());
+        for ((what, within, got), (_, _, want)) in got.iter().zip(&want) {
+            let place = format!("{name}: {what} on {called}");
+            assert_eq!(got.len(), want.len(), "{place}");
+            compare(&place, *within, got, want);
+        }
+        let bits: Vec<Vec<u64>> = got.iter().map(|(_, _, x)| x.iter().map(|x| x.to_bits()).collect()).collect();
+        match &first {
+            Some((other, same)) if called.starts_with("emulated") => {
+                assert!(*same == bits, "{name}: {called} gives other bits than {other}");
+            }
+            _ => first = Some((called, bits)),
+        }
+    }
+}
+
+fn compare(place: &str, within: Within, got: &[f64], want: &[f64]) {
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!(g.is_finite() == w.is_finite(), "{place}[{i}]: {g}, expected {w}");
+        assert!(w.is_finite() || g.to_bits() == w.to_bits() || (g.is_nan() && w.is_nan()), "{place}[{i}]: {g} not {w}");
+    }
+    match within {
+        Within::Bits => {
+            let other = got.iter().zip(want).position(|(g, w)| g.to_bits() != w.to_bits());
+            assert!(
+                other.is_none(),
+                "{place}[{0}]: {1}, expected {2}",
+                other.unwrap(),
+                got[other.unwrap()],
+                want[other.unwrap()]
+            );
+        }
+        Within::Distance(most) => {
+            let finite = || got.iter().zip(want).filter(|(_, w)| w.is_finite());
+            let apart = finite().map(|(g, w)| (g - w).powi(2)).sum::<f64>().sqrt();
+            let size = finite().map(|(_, w)| w * w).sum::<f64>().sqrt();
+            assert!(
+                apart <= most * size.max(1e-30),
+                "{place}: relative distance {:.3e}, at most {most:.1e}",
+                apart / size
+            );
+        }
     }
 }

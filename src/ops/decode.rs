@@ -54,6 +54,7 @@ pub fn decode_fwd(
     disjoint("decode_fwd", partials, &[q, k_pool, v_pool]);
     let (b, chunks) = (q.rows(), longest.div_ceil(CHUNK));
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_dtype!(q.dtype(), E => {
             pool.each(b * chunks * heads.kv, 1, |item| {
                 let (i, chunk, group) = (item / heads.kv / chunks, item / heads.kv % chunks, item % heads.kv);

@@ -35,6 +35,7 @@ pub fn embed_fwd(dev: &Device, y: View, table: View, ids: View) {
     disjoint("embed_fwd", y, &[table, ids]);
     let ids = indices("embed_fwd", "id", ids, table.rows());
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_dtype!(y.dtype(), E => pool.each(t, ROWS, |i| {
             y.row_mut::<E>(i).copy_from_slice(table.row(ids[i] as usize));
         })),
@@ -54,6 +55,7 @@ pub fn embed_bwd(dev: &Device, dtable: View, dy: View, ids: View, padding: Optio
     disjoint("embed_bwd", dtable, &[dy, ids]);
     let ids = indices("embed_bwd", "id", ids, dtable.rows());
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_gradient!(dy.dtype(), dtable.dtype(), E, G => {
             pool.ranges(d, COLS, |cols| vectorize(#[inline(always)] || {
                 let (dtable, dy) = (dtable.cols_in(cols.clone()), dy.cols_in(cols));

@@ -89,6 +89,7 @@ pub fn bias_bwd(dev: &Device, db: View, dy: View) {
     assert!(db.len() == n, "bias_bwd: db {:?}, dy {:?}", db.shape(), dy.shape());
     disjoint("bias_bwd", db, &[dy]);
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => {
             by_dtype!(dy.dtype(), E => by_dtype!(db.dtype(), O => pool.ranges(n, COLS, |cols| vectorize(#[inline(always)] || {
                 let (db, dy) = (db.reshape(1, n).cols_in(cols.clone()), dy.cols_in(cols));
@@ -116,6 +117,7 @@ type Side<'a> = (View<'a>, Along);
 fn multiply(dev: &Device, left: Side, right: Side, depth: usize, out: Output) {
     assert!(left.0.dtype() == right.0.dtype(), "a product of {} and {}", left.0.dtype(), right.0.dtype());
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => match (left.0.dtype(), out.y.dtype()) {
             (Dtype::F32, Dtype::F32) => fast::<f32, f32>(pool, left, right, depth, out),
             (Dtype::F32, Dtype::Bf16) => fast::<f32, bf16>(pool, left, right, depth, out),

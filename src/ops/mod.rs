@@ -69,6 +69,7 @@ pub mod gemm;
 pub mod muon;
 pub mod norm2;
 pub mod pages;
+mod partials;
 pub mod rmsnorm;
 pub mod rope;
 mod rounding;

@@ -89,6 +89,7 @@ pub fn muon(dev: &Device, hp: &Muon, p: View, m: View, g: View, scratch: MuonScr
         disjoint("muon", *view, &all[i + 1..]);
     }
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_stat!(stat, A => {
             by_dtype!(g.dtype(), G => average::<A, G>(pool, hp, x, m, g));
             orthogonalise::<A>(dev, pool, scratch);

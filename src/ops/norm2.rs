@@ -35,6 +35,7 @@ pub fn norm2(dev: &Device, out: View, partials: View, x: View) {
     disjoint("norm2", partials, &[out, x]);
     let (x, partials) = (x.reshape(1, x.len()), partials.reshape(partials.len(), 1).top(n));
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_dtype!(x.dtype(), E => {
             pool.each(n, GRAIN, |b| {
                 let x = x.cols_in(b * BLOCK..((b + 1) * BLOCK).min(x.len())).row::<E>(0);

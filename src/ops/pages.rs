@@ -34,6 +34,7 @@ pub fn pages_write(dev: &Device, k_pool: View, v_pool: View, k: View, v: View, p
     disjoint("pages_write", v_pool, &[k, v]);
     let places = indices("pages_write", "place", places, k_pool.rows());
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_dtype!(k.dtype(), E => pool.ranges(width, COLS, |cols| {
             for (pool, x) in [(k_pool, k), (v_pool, v)] {
                 let (pool, x) = (pool.cols_in(cols.clone()), x.cols_in(cols.clone()));

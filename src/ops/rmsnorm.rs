@@ -12,13 +12,17 @@
 //! in the accumulator type and rounded once, on storing. The backward adds into `dx`, which already holds the gradient
 //! that came along the residual branch. `y` may be `x`.
 
-use crate::base::dtype::{Elem, Real};
+use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::simd::{sum_by, vectorize};
 use crate::by_dtype;
+use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::partials::partials_add;
 
 /// Rows of work that one thread takes at a time.
 const ROWS: usize = 16;
+/// Stretches of rows whose parts of `dw` a GPU sums apart, at most. Fixed, so that bits do not depend on the GPU.
+const STRETCHES: usize = 256;
 /// Columns of `dw` that one thread sums at a time.
 const COLS: usize = 64;
 
@@ -35,6 +39,10 @@ pub fn rmsnorm_fwd(dev: &Device, y: View, rstd: View, x: View, w: View, eps: f64
     );
     disjoint("rmsnorm_fwd", y, &[rstd, w]);
     match dev {
+        Device::Cuda(gpu) => {
+            let (ld_y, ld_x) = (y.stride() as i32, x.stride() as i32);
+            launch::rmsnorm_fwd(gpu, x.dtype(), Grid::rows(t), y, rstd, x, w, d as i32, ld_y, ld_x, eps as f32);
+        }
         Device::Cpu(pool) => by_dtype!(x.dtype(), E => {
             let (w, rstd) = (w.slice::<E>(), rstd.ptr_mut::<<E as Elem>::Acc>() as usize);
             pool.ranges(t, ROWS, |rows| vectorize(#[inline(always)] || for i in rows {
@@ -61,6 +69,32 @@ pub fn rmsnorm_bwd(dev: &Device, dx: View, dw: View, dy: View, x: View, rstd: Vi
     );
     disjoint("rmsnorm_bwd", dx, &[dy, x, rstd, w, dw]);
     match dev {
+        Device::Cuda(gpu) => {
+            let stretch = t.div_ceil(STRETCHES).max(1);
+            let parts = t.div_ceil(stretch);
+            let partials = gpu.workspace(Dtype::F32, parts, d);
+            let [ld_dx, ld_dy, ld_x] = [dx, dy, x].map(|v| v.stride() as i32);
+            let (rows, cols, stretch) = (t as i32, d as i32, stretch as i32);
+            let grid = Grid::rows(parts);
+            launch::rmsnorm_bwd(
+                gpu,
+                x.dtype(),
+                grid,
+                dx,
+                partials,
+                dy,
+                x,
+                rstd,
+                w,
+                rows,
+                cols,
+                ld_dx,
+                ld_dy,
+                ld_x,
+                stretch,
+            );
+            partials_add(gpu, dw, partials);
+        }
         Device::Cpu(pool) => by_dtype!(x.dtype(), E => {
             type A = <E as Elem>::Acc;
             let (w, rstd) = (w.slice::<E>(), rstd.slice::<A>());
@@ -113,7 +147,7 @@ fn dw_cols<E: Elem, G: Elem>(dw: &mut [G], dy: View, x: View, rstd: &[E::Acc]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::check::{dot, gradient, normals};
+    use crate::ops::check::{F32, F32_GRADIENT, agree, dot, gradient, normals, within};
 
     const EPS: f64 = 1e-5;
 
@@ -152,6 +186,43 @@ mod tests {
             gradient("dx", &x0, &dx, |x| dot(&forward(x, &w0).0, &dy0));
             gradient("dw", &w0, &dw, |w| dot(&forward(&x0, w).0, &dy0));
         }
+    }
+
+    /// `[T, D]`: one element, tails of vectors, rows that outgrow the registers of a block.
+    const CASES: [[usize; 2]; 7] = [[1, 1], [3, 5], [2, 72], [300, 64], [5, 1032], [2, 4100], [2, 8208]];
+
+    #[test]
+    fn gpus_agree() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            for [t, d] in CASES {
+                for scale in [1.0, 1e4] {
+                    agree(&format!("rmsnorm {dtype} [{t}, {d}] times {scale}"), |bed| {
+                        let x = bed.normals(dtype, t, d, 1, scale);
+                        let (w, dy) = (bed.normals(dtype, 1, d, 2, 1.0), bed.normals(dtype, t, d, 3, scale));
+                        let (y, rstd) = (bed.zeros(dtype, t, d), bed.zeros(Dtype::F32, 1, t));
+                        let (dx, dw) = (bed.normals(dtype, t, d, 4, 1.0), bed.normals(Dtype::F32, 1, d, 5, 1.0));
+                        rmsnorm_fwd(&bed.dev, y, rstd, x, w, EPS);
+                        rmsnorm_bwd(&bed.dev, dx, dw, dy, x, rstd, w);
+                        vec![
+                            ("y", within(dtype), bed.get(y)),
+                            ("rstd", F32, bed.get(rstd)),
+                            ("dx", within(dtype), bed.get(dx)),
+                            ("dw", F32_GRADIENT, bed.get(dw)),
+                        ]
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gpus_take_windows_of_wider_tensors() {
+        agree("rmsnorm of columns 3 to 20", |bed| {
+            let x = bed.normals(Dtype::F32, 4, 40, 1, 1.0).cols_in(3..20);
+            let (y, rstd) = (bed.zeros(Dtype::F32, 4, 24), bed.zeros(Dtype::F32, 1, 4));
+            rmsnorm_fwd(&bed.dev, y.cols_in(4..21), rstd, x, bed.normals(Dtype::F32, 1, 17, 2, 1.0), EPS);
+            vec![("y", F32, bed.get(y)), ("rstd", F32, bed.get(rstd))]
+        });
     }
 
     #[test]

@@ -72,6 +72,7 @@ pub fn rope_fwd(
     }
     let positions = indices("rope_fwd", "position", positions, table.cos.rows());
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => {
             by_dtype!(q.dtype(), E => pool.ranges(q.rows(), ROWS, |rows| vectorize(#[inline(always)] || {
                 let mut head = [<E as Elem>::Acc::ZERO; SIZE];
@@ -128,6 +129,7 @@ pub fn rope_bwd(
     }
     let positions = indices("rope_bwd", "position", positions, table.cos.rows());
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_dtype!(q.dtype(), E => {
             type A = <E as Elem>::Acc;
             let mut sums = [A::ZERO; STRETCHES * 2 * SIZE];

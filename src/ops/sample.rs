@@ -67,6 +67,7 @@ pub fn sample(dev: &Device, ids: View, logprobs: View, logits: View, settings: &
     disjoint("sample", logprobs, &[logits]);
     let (ids, logprobs) = (ids.reshape(r, 1), logprobs.reshape(r, 1));
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_dtype!(logits.dtype(), E => pool.each(r, 1, |i| {
             let row = logits.row::<E>(i);
             let id = choose(row, &settings[i]);

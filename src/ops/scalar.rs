@@ -33,6 +33,7 @@ pub fn score_bwd(dev: &Device, dh: View, dw: View, ds: View, h: View, w: View) {
     );
     disjoint("score_bwd", dh, &[dw, ds, h, w]);
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(_) => by_gradient!(h.dtype(), dw.dtype(), E, G => {
             let (w, dw, ds) = (w.slice::<E>(), dw.slice_mut::<G>(), ds.slice::<<E as Elem>::Acc>());
             for (i, ds) in ds.iter().enumerate() {
@@ -73,6 +74,7 @@ pub fn bradley_terry(
     let chosen = indices("bradley_terry", "chosen response", chosen, r);
     let rejected = indices("bradley_terry", "rejected response", rejected, r);
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(_) => by_stat!(s.dtype(), A => {
             let (nll, ds, s) = (nll.slice_mut::<A>(), ds.slice_mut::<A>(), s.slice::<A>());
             let (margins, weights) = (margins.slice::<A>(), weights.slice::<A>());

@@ -32,6 +32,7 @@ pub fn swiglu_fwd(dev: &Device, y: View, gate: View, up: View) {
         up.shape()
     );
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => {
             by_dtype!(y.dtype(), E => pool.ranges(t, ROWS, |rows| vectorize(#[inline(always)] || for i in rows {
                 for cols in blocks(f) {
@@ -57,6 +58,7 @@ pub fn swiglu_bwd(dev: &Device, dgate: View, dup: View, dy: View, gate: View, up
     disjoint("swiglu_bwd", dgate, &[dup, dy, up]);
     disjoint("swiglu_bwd", dup, &[dy, gate]);
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => {
             by_dtype!(dy.dtype(), E => pool.ranges(t, ROWS, |rows| vectorize(#[inline(always)] || for i in rows {
                 for cols in blocks(f) {

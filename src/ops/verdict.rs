@@ -34,6 +34,7 @@ pub fn verdict_fwd(dev: &Device, z: View, h: View, w: View, ids: [i32; 2]) {
     assert!(z.shape() == [r, 2], "verdict_fwd: z {:?}, h {:?}", z.shape(), h.shape());
     disjoint("verdict_fwd", z, &[h, w]);
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_dtype!(h.dtype(), E => pool.each(r, ROWS, |i| {
             let (z, h) = (z.row_mut::<<E as Elem>::Acc>(i), h.row::<E>(i));
             for (z, id) in z.iter_mut().zip(ids) {
@@ -60,6 +61,7 @@ pub fn verdict_loss(dev: &Device, nll: View, dz: View, z: View, labels: View, ep
     disjoint("verdict_loss", dz, &[z, nll, eps, weights]);
     let labels = indices("verdict_loss", "label", labels, 2);
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(_) => by_stat!(z.dtype(), A => {
             let (nll, eps, weights) = (nll.slice_mut::<A>(), eps.slice::<A>(), weights.slice::<A>());
             for (i, label) in labels.iter().enumerate() {
@@ -90,6 +92,7 @@ pub fn verdict_bwd(dev: &Device, dh: View, dw: View, dz: View, h: View, w: View,
     disjoint("verdict_bwd", dh, &[dw, dz, h, w]);
     disjoint("verdict_bwd", dw, &[dz, h, w]);
     match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => {
             by_gradient!(h.dtype(), dh.dtype(), E, G => pool.each(r, ROWS, |i| {
                 let (dh, dz, w) = (dh.row_mut(i), dz.row(i), ids.map(|id| w.row(id)));

@@ -35,6 +35,7 @@ pub fn xent_fwd(dev: &Device, nll: View, lse: View, h: View, w: View, targets: V
     let targets = indices("xent_fwd", "target", targets, w.rows());
     assert_eq!(targets.len(), h.rows(), "xent_fwd: one target per row");
     by_chunk(dev, h, w, logits, |rows, logits| match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_stat!(logits.dtype(), A => pool.each(rows.len(), 1, |i| {
             row_loss::<A>(nll, lse, rows.start + i, logits.row(i), targets[rows.start + i] as usize);
         })),
@@ -67,6 +68,7 @@ pub fn xent_step(
     let targets = indices("xent_step", "target", targets, w.rows());
     assert_eq!(targets.len(), h.rows(), "xent_step: one target per row");
     by_chunk(dev, h, w, logits, |rows, logits| match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_dtype!(h.dtype(), E => {
             let dlogits = gradients::<E>(logits);
             pool.each(rows.len(), 1, |i| {
@@ -84,6 +86,7 @@ pub fn xent_step(
 pub fn head_lse(dev: &Device, lse: View, h: View, w: View, logits: View) {
     check("head_lse", [lse, lse], h, w, logits);
     by_chunk(dev, h, w, logits, |rows, logits| match dev {
+        Device::Cuda(_) => panic!("no CUDA kernel yet"),
         Device::Cpu(pool) => by_stat!(logits.dtype(), A => pool.each(rows.len(), 1, |i| {
             let row = logits.row::<A>(i);
             *at::<A>(lse, rows.start + i) = vectorize(#[inline(always)] || log_sum_exp(row));

@@ -4,7 +4,7 @@
 //! Moments and master copies are arenas of the parameters' own layout, so one slot indexes them all. Weight decay applies
 //! to matrices and tables, not to norm weights and biases.
 
-use crate::base::dtype::Dtype;
+use crate::base::dtype::{Dtype, Elem, bf16};
 use crate::device::{Arena, Class, Device, Layout, Slot};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -48,7 +48,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// When the memory is not there.
-    pub fn new(model: &Model, settings: Settings) -> Result<Optimizer> {
+    pub fn new(dev: &Device, model: &Model, settings: Settings) -> Result<Optimizer> {
         let layout = model.layout.with_dtype(model.dtype.stat());
         let mut l = Layout::new();
         let sum = l.buffer("sum", Dtype::F64, 1, 1);
@@ -56,9 +56,12 @@ impl Optimizer {
         let partials = l.buffer("partials", Dtype::F64, 1, blocks(largest));
         let master = match model.dtype {
             Dtype::Bf16 => {
-                let master = Arena::new("master weights", &layout)?;
+                let master = Arena::new(dev, "master weights", &layout)?;
                 for slot in model.layout.slots() {
-                    crate::model::weights::convert(master.at(slot), model.at(slot));
+                    let stored = model.fetch(slot)?;
+                    let widened: Vec<f32> =
+                        stored.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).get()).collect();
+                    dev.write(master.at(slot), &widened);
                 }
                 Some(master)
             }
@@ -66,13 +69,13 @@ impl Optimizer {
         };
         Ok(Optimizer {
             settings,
-            m: Arena::new("first moments", &layout)?,
-            v: Arena::new("second moments", &layout)?,
+            m: Arena::new(dev, "first moments", &layout)?,
+            v: Arena::new(dev, "second moments", &layout)?,
             master,
             layout,
             sum,
             partials,
-            scratch: Arena::new("gradient norm", &l)?,
+            scratch: Arena::new(dev, "gradient norm", &l)?,
         })
     }
 
@@ -127,12 +130,13 @@ impl Optimizer {
     ///
     /// # Errors
     /// Missing or damaged files; files of another model.
-    pub fn load(&mut self, checkpoint: &Path) -> Result<()> {
+    pub fn load(&mut self, dev: &Device, checkpoint: &Path) -> Result<()> {
         let dir = checkpoint.join(DIR);
-        self.m = open_tensors(&dir.join(FIRST), &self.layout)?;
-        self.v = open_tensors(&dir.join(SECOND), &self.layout)?;
+        let open = |name, what| open_tensors(&dir.join(name), &self.layout)?.on(dev, what, &self.layout);
+        self.m = open(FIRST, "first moments")?;
+        self.v = open(SECOND, "second moments")?;
         if self.master.is_some() {
-            self.master = Some(open_tensors(&dir.join(MASTER), &self.layout)?);
+            self.master = Some(open(MASTER, "master weights")?);
         }
         Ok(())
     }

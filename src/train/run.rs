@@ -144,12 +144,12 @@ impl<'a> Session<'a> {
             model.dtype,
             dev.name()
         ));
-        let mut trainer = Trainer::new(dev, model, optimizer_settings(run), shape(run, &data, &tokenizer))?;
+        let mut trainer = Trainer::new(dev, model.on(dev)?, optimizer_settings(run), shape(run, &data, &tokenizer))?;
         let mut state = State { config_hash: run.config_hash(), ..State::default() };
         if let Some(found) = &found {
             found.damaged.iter().for_each(|e| sink.note(&format!("passed over a damaged checkpoint: {e}")));
             note_changes(run, found, sink);
-            trainer.optimizer.load(&found.dir)?;
+            trainer.optimizer.load(dev, &found.dir)?;
             trainer.step = found.state.step;
             state = State { config_hash: run.config_hash(), ..found.state.clone() };
             sink.note(&format!("resumed at step {} from {}", state.step, found.dir.display()));
@@ -450,7 +450,7 @@ fn peak_flops(dev: &Device) -> Result<f64> {
     const N: usize = 768;
     let mut l = Layout::new();
     let [a, b, c] = ["a", "b", "c"].map(|name| l.buffer(name, Dtype::F32, N, N));
-    let arena = Arena::new("the measurement of the peak", &l)?;
+    let arena = Arena::new(dev, "the measurement of the peak", &l)?;
     let mut best = f64::INFINITY;
     for _ in 0..4 {
         let start = Instant::now();

@@ -62,9 +62,9 @@ impl<'d> Trainer<'d> {
     /// # Errors
     /// When the memory is not there.
     pub fn new(dev: &'d Device, model: Model, settings: optim::Settings, shape: Shape) -> Result<Trainer<'d>> {
-        let grads = Arena::new("gradients", &model.layout.with_dtype(model.dtype.stat()))?;
-        let acts = Acts::new(&model.config, model.dtype, shape.capacity())?;
-        let optimizer = Optimizer::new(&model, settings)?;
+        let grads = Arena::new(dev, "gradients", &model.layout.with_dtype(model.dtype.stat()))?;
+        let acts = Acts::new(dev, &model.config, model.dtype, shape.capacity())?;
+        let optimizer = Optimizer::new(dev, &model, settings)?;
         Ok(Trainer { dev, model, optimizer, grads, acts, shape, step: 0 })
     }
 

@@ -48,7 +48,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let dev = args.runtime.place.open()?;
-    let opened = args.model.open(&args.runtime)?;
+    let opened = args.model.open(&dev, &args.runtime)?;
     let settings = Settings {
         temperature: args.temperature,
         top_k: args.top_k,

@@ -28,7 +28,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let dev = args.runtime.place.open()?;
-    let opened = args.judge.model.open(&args.runtime)?;
+    let opened = args.judge.model.open(&dev, &args.runtime)?;
     match opened.model.config.head {
         HeadKind::Scalar => {
             let mut scorer = Scorer::new(&dev, &opened.model, opened.scorer())?;

@@ -44,7 +44,7 @@ struct Group {
 
 pub fn run(args: Args) -> Result<()> {
     let dev = args.runtime.place.open()?;
-    let opened = args.judge.model.open(&args.runtime)?;
+    let opened = args.judge.model.open(&dev, &args.runtime)?;
     let method = match args.method {
         MethodArg::Linear => Method::Linear,
         MethodArg::RoundRobin => Method::RoundRobin,

@@ -117,8 +117,8 @@ impl ModelFlags {
     ///
     /// # Errors
     /// What is wrong with the directory, by name.
-    pub fn open(&self, runtime: &Runtime) -> Result<Opened> {
-        let model = Model::open(&self.model, |stored| runtime.dtype.resolve(stored))?;
+    pub fn open(&self, dev: &Device, runtime: &Runtime) -> Result<Opened> {
+        let model = Model::open(&self.model, |stored| runtime.dtype.resolve(stored))?.on(dev)?;
         let tokenizer = Arc::new(Tokenizer::open(&self.model)?);
         if tokenizer.vocab_size() > model.config.vocab {
             return Err(Error::model(format!(

@@ -8,11 +8,11 @@
 //! another model.
 
 use super::Missing;
-use super::safetensors::{File, Stored, Tensor, cast};
+use super::safetensors::{File, Stored, Tensor};
 use crate::base::dtype::{Elem, Real, bf16};
 use crate::base::par::Pool;
 use crate::by_dtype;
-use crate::device::{Arena, Layout, Slot, View};
+use crate::device::{Arena, Device, Layout, Slot, View};
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,8 +127,8 @@ impl Checkpoint {
     /// As [`Checkpoint::map`], and when the memory is not there.
     pub fn read(&self, layout: &Layout, missing: Missing) -> Result<(Arena, Vec<String>)> {
         let found = self.find(layout, &missing)?;
-        let arena = Arena::new("the weights", layout)?;
         let pool = Pool::new(0);
+        let arena = Arena::new(&Device::Cpu(pool.clone()), "the weights", layout)?;
         for (slot, found) in layout.slots().iter().zip(&found.tensors) {
             match (found, &missing) {
                 (Some((file, tensor)), _) => {
@@ -270,12 +270,4 @@ fn decode<To: Elem, const N: usize>(to: &mut [To], from: &[u8], element: impl Fn
     for (to, from) in to.iter_mut().zip(from) {
         *to = To::put(To::Acc::of(element(*from)));
     }
-}
-
-/// Copies a tensor into one of the same size and perhaps another floating-point type, rounding each element once.
-/// `to` must not overlap `from`.
-pub fn convert(to: View, from: View) {
-    assert_eq!(to.len(), from.len(), "as many elements");
-    crate::device::disjoint("convert", to, &[from]);
-    by_dtype!(to.dtype(), To => by_dtype!(from.dtype(), From => cast(to.slice_mut::<To>(), from.slice::<From>())));
 }

@@ -7,11 +7,12 @@
 
 use crate::base::dtype::{Dtype, Elem, Real};
 use crate::by_dtype;
-use crate::device::{Arena, Slot, View};
+use crate::device::{Arena, Slot};
 use crate::error::{Error, Result};
 use memmap2::Mmap;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, BufWriter, Write};
@@ -250,19 +251,27 @@ pub(super) fn write(out: &mut impl Write, slots: &[&Slot], arena: &Arena, dtype:
     header.resize(header.len().next_multiple_of(8), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
-    slots.iter().try_for_each(|slot| write_tensor(out, arena.at(slot), dtype))
+    slots.iter().try_for_each(|slot| {
+        let bytes = arena.fetch(slot).map_err(io::Error::other)?;
+        write_tensor(out, &bytes, arena.at(slot).dtype(), dtype)
+    })
 }
 
 /// Elements converted at a time.
 const PIECE: usize = 1 << 16;
 
-fn write_tensor(out: &mut impl Write, view: View, dtype: Dtype) -> io::Result<()> {
-    if view.dtype() == dtype {
-        return out.write_all(view.bytes());
+fn write_tensor(out: &mut impl Write, bytes: &[u8], stored: Dtype, dtype: Dtype) -> io::Result<()> {
+    if stored == dtype {
+        return out.write_all(bytes);
     }
-    by_dtype!(view.dtype(), From => by_dtype!(dtype, To => {
-        let mut piece = vec![<To as Elem>::put(Default::default()); PIECE.min(view.len())];
-        for from in view.slice::<From>().chunks(PIECE) {
+    by_dtype!(stored, From => by_dtype!(dtype, To => {
+        // Bytes from a GPU lie in a plain vector, which need not be aligned for the element.
+        let elements: Cow<[From]> = match bytemuck::try_cast_slice(bytes) {
+            Ok(elements) => Cow::Borrowed(elements),
+            Err(_) => Cow::Owned(bytemuck::allocation::pod_collect_to_vec(bytes)),
+        };
+        let mut piece = vec![<To as Elem>::put(Default::default()); PIECE.min(elements.len())];
+        for from in elements.chunks(PIECE) {
             let to = &mut piece[..from.len()];
             cast::<To, From>(to, from);
             out.write_all(bytemuck::cast_slice(to))?;
