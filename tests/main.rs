@@ -5,4 +5,5 @@ mod fixture;
 mod golden;
 mod golden_text;
 mod invariance;
+mod ledger;
 mod tolerance;

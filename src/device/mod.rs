@@ -7,11 +7,13 @@
 mod arena;
 pub mod cuda;
 mod layout;
+mod replay;
 mod view;
 
 pub use arena::Arena;
 pub use cuda::Gpu;
 pub use layout::{Class, Init, Layout, Slot};
+pub use replay::Replays;
 pub use view::{View, disjoint};
 
 use crate::base::dtype::{Dtype, Pod};
