@@ -120,6 +120,19 @@ impl Device {
         }
     }
 
+    /// Bytes of memory that can be allocated now, where the system or the driver tells.
+    pub fn free_memory(&self) -> Option<usize> {
+        match self {
+            Device::Cpu(_) => {
+                // What the system can give without swapping.
+                let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+                let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+                Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1024)
+            }
+            Device::Cuda(gpu) => gpu.memory().ok().map(|(free, _)| free as usize),
+        }
+    }
+
     /// Whether tensors of this type can be computed with here.
     ///
     /// # Errors

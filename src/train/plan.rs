@@ -2,6 +2,7 @@
 
 use super::optim::Optimizer;
 use crate::base::dtype::Dtype;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::acts::{Acts, Capacity, Keep};
 use crate::model::config::Config;
@@ -28,8 +29,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a run of this model; `capacity` gives the activations for a number of tokens.
+    /// Plans a run of this model on a device; `capacity` gives the activations for a number of tokens.
     pub fn new(
+        dev: &Device,
         c: &Config,
         dtype: Dtype,
         keep: Keep,
@@ -40,7 +42,7 @@ impl Plan {
         let activations = |tokens: usize, keep: Keep| Acts::bytes(c, dtype, Capacity { keep, ..capacity(tokens) });
         let gradients = layout.with_dtype(dtype.stat()).bytes();
         let fixed = layout.bytes() + gradients + Optimizer::bytes(&layout, dtype);
-        let available = available();
+        let available = dev.free_memory();
         let room = available.unwrap_or(usize::MAX).saturating_sub(fixed);
         Plan {
             parameters: layout.elements(),
@@ -135,13 +137,6 @@ fn largest(fits: impl Fn(usize) -> bool) -> usize {
     low
 }
 
-/// Memory that the system can give without swapping.
-fn available() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,7 +146,7 @@ mod tests {
     fn the_plan_adds_up_and_policies_save_memory() {
         let capacity =
             |tokens| Capacity { tokens, sequences: tokens, rows: tokens, positions: tokens, keep: Keep::All };
-        let plan = Plan::new(&Config::tiny(Family::Qwen3), Dtype::F32, Keep::Costly, 256, capacity);
+        let plan = Plan::new(&Device::cpu(1), &Config::tiny(Family::Qwen3), Dtype::F32, Keep::Costly, 256, capacity);
         let [all, costly, doors] = plan.activations.map(|(_, bytes)| bytes);
         assert!(all > costly && costly > doors, "{all} {costly} {doors}");
         assert_eq!(plan.total(), plan.weights + plan.gradients + plan.optimizer + costly);

@@ -78,11 +78,11 @@ pub fn run(dev: &Device, run: &Run, sink: &mut dyn Sink, stop: &dyn Fn() -> bool
     })
 }
 
-/// The memory plan of a run, without reading its data or its weights.
+/// The memory plan of a run on a device, without reading its data or its weights.
 ///
 /// # Errors
 /// A model directory or shape that cannot be used.
-pub fn plan(run: &Run) -> Result<Plan> {
+pub fn plan(dev: &Device, run: &Run) -> Result<Plan> {
     let config = match (&run.model.path, shape_of(run)?) {
         (Some(path), _) => {
             let mut config = Config::open(path)?;
@@ -93,7 +93,7 @@ pub fn plan(run: &Run) -> Result<Plan> {
         (None, None) => return Err(no_model()),
     };
     let dtype = dtype(run, config.dtype);
-    Ok(plan_of(run, &config, dtype))
+    Ok(plan_of(dev, run, &config, dtype))
 }
 
 /// A run under way.
@@ -135,8 +135,11 @@ impl<'a> Session<'a> {
         data.notes.iter().for_each(|note| sink.note(note));
         let resumed = found.as_ref().map(|f| f.dir.clone());
         let model = open_model(run, resumed.as_deref(), &tokenizer, sink)?;
-        let plan = plan_of(run, &model.config, model.dtype);
-        plan.check()?;
+        let plan = plan_of(dev, run, &model.config, model.dtype);
+        if let Err(error) = plan.check() {
+            plan.table().lines().for_each(|line| sink.note(line));
+            return Err(error);
+        }
         sink.note(&format!(
             "model: {} parameters, {}, {}; {}",
             model.parameters(),
@@ -428,10 +431,10 @@ fn shape(run: &Run, data: &Data, tokenizer: &Tokenizer) -> Shape {
     step_shape(run, data.labels, tokenizer.pad())
 }
 
-fn plan_of(run: &Run, config: &Config, dtype: Dtype) -> Plan {
+fn plan_of(dev: &Device, run: &Run, config: &Config, dtype: Dtype) -> Plan {
     let shape = step_shape(run, [0, 0], None);
     let capacity = |tokens| Shape { micro_tokens: tokens, ..shape }.capacity();
-    Plan::new(config, dtype, keep(run), shape.micro_tokens, capacity)
+    Plan::new(dev, config, dtype, keep(run), shape.micro_tokens, capacity)
 }
 
 fn optimizer_settings(run: &Run) -> optim::Settings {

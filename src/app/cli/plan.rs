@@ -1,5 +1,6 @@
 //! `gramophone plan`: what a run needs of memory.
 
+use super::runtime::Place;
 use crate::error::Result;
 use crate::train::config::Run;
 use crate::train::run;
@@ -14,10 +15,12 @@ pub struct Args {
     /// Settings that override the file, such as train.micro_tokens=4096
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    #[command(flatten)]
+    place: Place,
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let plan = run::plan(&Run::load(&args.file, &args.overrides)?)?;
+    let plan = run::plan(&args.place.open()?, &Run::load(&args.file, &args.overrides)?)?;
     print!("{}", plan.table());
     plan.check()
 }
