@@ -82,6 +82,8 @@ pub mod xent;
 
 #[cfg(test)]
 pub(crate) mod check;
+#[cfg(test)]
+mod conformance;
 
 use crate::device::View;
 

@@ -1,0 +1,166 @@
+//! Does the emulated GPU mean by each instruction what a real one does?
+//!
+//! Every instruction of `kernels/base/ptx.cuh` has a kernel in `kernels/conformance*.cu` that dumps what it produced. Each is
+//! held to the formula that we take it to follow, and to the recording of a real GPU in `tests/golden/conformance` where there
+//! is one. `GRAMOPHONE_CONFORMANCE=DIR` writes the outputs of a real GPU into DIR.
+
+use crate::base::dtype::{Dtype, Elem, bf16};
+use crate::device::cuda::launch::{self, Grid};
+use crate::device::{Device, Gpu};
+use crate::ops::check::{Bed, gpus, normals};
+use std::path::{Path, PathBuf};
+
+/// What may differ from the recording and the formula.
+#[derive(Clone, Copy)]
+enum Same {
+    Bits,
+    /// f32 values up to this relative difference.
+    Near(f32),
+}
+
+struct Outcome {
+    name: &'static str,
+    same: Same,
+    got: Vec<u32>,
+    /// By the formula.
+    want: Vec<u32>,
+}
+
+fn words(bed: &Bed, view: crate::device::View) -> Vec<u32> {
+    match view.dtype() {
+        Dtype::F32 => bed.dev.read::<f32>(view).unwrap().into_iter().map(f32::to_bits).collect(),
+        _ => bed.dev.read::<i32>(view).unwrap().into_iter().map(|x| x as u32).collect(),
+    }
+}
+
+/// Some 32-bit words, each another.
+fn numbers(n: usize) -> Vec<i32> {
+    (0..n as u32).map(|i| i.wrapping_mul(0x9E37_79B9) as i32).collect()
+}
+
+fn exp2(bed: &Bed, gpu: &Gpu) -> Outcome {
+    let mut x: Vec<f64> = normals(1, 250).iter().map(|x| x * 20.0).collect();
+    x.extend([f64::NEG_INFINITY, -126.0, -127.5, -1e30, 0.0, 127.9]);
+    let (out, given) = (bed.zeros(Dtype::F32, 1, x.len()), bed.put(Dtype::F32, 1, x.len(), &x));
+    launch::conformance_exp2(gpu, Grid::cover(x.len(), 128), out, given, x.len() as i32);
+    let flushed = |y: f32| if y.is_normal() || y.is_infinite() { y } else { 0.0 };
+    let want = x.iter().map(|x| flushed((*x as f32 as f64).exp2() as f32).to_bits()).collect();
+    Outcome { name: "exp2", same: Same::Near(2.5e-7), got: words(bed, out), want }
+}
+
+fn cp_async(bed: &Bed, gpu: &Gpu) -> Outcome {
+    let data = numbers(640);
+    let (out, given) = (bed.zeros(Dtype::I32, 1, 640), bed.ints(1, 640, &data));
+    launch::conformance_cp_async(gpu, Grid::rows(1), out, given);
+    let wide = (0..512).map(|i| if i / 4 % 3 != 2 { data[i] } else { 0 });
+    let narrow = (0..128).map(|i| 127 - i).map(|i| if i % 3 != 1 { data[512 + i] } else { 0 });
+    let want = wide.chain(narrow).map(|x| x as u32).collect();
+    Outcome { name: "cp_async", same: Same::Bits, got: words(bed, out), want }
+}
+
+fn ldmatrix(bed: &Bed, gpu: &Gpu) -> Outcome {
+    let data = numbers(128);
+    let (out, given) = (bed.zeros(Dtype::I32, 1, 256), bed.ints(1, 128, &data));
+    launch::conformance_ldmatrix(gpu, Grid::rows(1), out, given);
+    // Matrix m, row r, column c of 16-bit elements: row 8 m + r of the 32 rows of 16 bytes.
+    let element = |m: usize, r: usize, c: usize| (data[4 * (8 * m + r) + c / 2] as u32) >> (16 * (c % 2)) & 0xffff;
+    let lane = |l: usize| {
+        let plain = (0..4).map(move |m| element(m, l / 4, 2 * (l % 4)) | element(m, l / 4, 2 * (l % 4) + 1) << 16);
+        let transposed = (0..4).map(move |m| element(m, 2 * (l % 4), l / 4) | element(m, 2 * (l % 4) + 1, l / 4) << 16);
+        plain.chain(transposed).collect::<Vec<u32>>()
+    };
+    Outcome { name: "ldmatrix", same: Same::Bits, got: words(bed, out), want: (0..32).flat_map(lane).collect() }
+}
+
+fn mma_bf16(bed: &Bed, gpu: &Gpu) -> Outcome {
+    let pair = |i: usize| {
+        let half = |key: u64| <bf16 as Elem>::put(normals(key, 256)[i] as f32).to_bits() as u32;
+        (half(1) | half(2) << 16) as i32
+    };
+    let fragments: Vec<i32> = (0..192).map(pair).collect();
+    let sums: Vec<f64> = normals(3, 128).iter().map(|x| *x as f32 as f64).collect();
+    let (out, given) = (bed.zeros(Dtype::F32, 1, 128), bed.ints(1, 192, &fragments));
+    launch::conformance_mma_bf16(gpu, Grid::rows(1), out, given, bed.put(Dtype::F32, 1, 128, &sums));
+    let half = |word: i32, high: usize| f32::from_bits((word as u32 >> (16 * high)) << 16) as f64;
+    let a = |row: usize, k: usize| {
+        let (lane, register) = (4 * (row % 8) + k % 8 / 2, row / 8 + 2 * (k / 8));
+        half(fragments[6 * lane + register], k % 2)
+    };
+    let b = |k: usize, col: usize| half(fragments[6 * (4 * col + k % 8 / 2) + 4 + k / 8], k % 2);
+    let want = (0..128).map(|i| {
+        let (lane, j) = (i / 4, i % 4);
+        let (row, col) = (lane / 4 + 8 * (j / 2), 2 * (lane % 4) + j % 2);
+        let sum = (0..16).map(|k| a(row, k) * b(k, col)).sum::<f64>() + sums[i];
+        (sum as f32).to_bits()
+    });
+    Outcome { name: "mma_bf16", same: Same::Near(2e-5), got: words(bed, out), want: want.collect() }
+}
+
+fn named_barrier(bed: &Bed, gpu: &Gpu) -> Outcome {
+    let data = numbers(128);
+    let (out, given) = (bed.zeros(Dtype::I32, 1, 128), bed.ints(1, 128, &data));
+    launch::conformance_named_barrier(gpu, Grid::rows(1), out, given);
+    let want = (0..128).map(|i| if i < 64 { data[127 - i] } else { data[i] } as u32).collect();
+    Outcome { name: "named_barrier", same: Same::Bits, got: words(bed, out), want }
+}
+
+fn last_arriver(bed: &Bed, gpu: &Gpu) -> Outcome {
+    let data: Vec<i32> = (0..300).collect();
+    let (out, counter, left) =
+        (bed.zeros(Dtype::I32, 1, 1), bed.zeros(Dtype::I32, 1, 1), bed.zeros(Dtype::I32, 1, 300));
+    let given = bed.ints(1, 300, &data);
+    for _ in 0..2 {
+        launch::conformance_last_arriver(gpu, Grid::rows(300), out, counter, left, given);
+    }
+    let got = [words(bed, out), words(bed, counter)].concat();
+    Outcome { name: "last_arriver", same: Same::Bits, got, want: vec![300 * 299 / 2, 0] }
+}
+
+const ALL: &[fn(&Bed, &Gpu) -> Outcome] = &[exp2, cp_async, ldmatrix, mma_bf16, named_barrier, last_arriver];
+
+fn hold(place: &str, same: Same, got: &[u32], want: &[u32]) {
+    assert_eq!(got.len(), want.len(), "{place}");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        match same {
+            Same::Bits => assert!(g == w, "{place}[{i}]: {g:#010x}, expected {w:#010x}"),
+            Same::Near(most) => {
+                let (g, w) = (f32::from_bits(*g), f32::from_bits(*w));
+                assert!((g - w).abs() <= most * w.abs().max(f32::MIN_POSITIVE), "{place}[{i}]: {g:e}, expected {w:e}");
+            }
+        }
+    }
+}
+
+fn recording(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.bin"))
+}
+
+#[test]
+fn conformance() {
+    let root =
+        std::env::var_os("GRAMOPHONE_ROOT").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let golden = root.join("tests/golden/conformance");
+    let mut replayed = 0;
+    for (called, dev) in gpus() {
+        let bed = Bed::new(dev.clone());
+        let Device::Cuda(gpu) = &dev else { panic!("{called} is not a GPU") };
+        for case in ALL {
+            let Outcome { name, same, got, want } = case(&bed, gpu);
+            hold(&format!("{name} on {called}, by its formula"), same, &got, &want);
+            if let Ok(bytes) = std::fs::read(recording(&golden, name)) {
+                let recorded: Vec<u32> = bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+                hold(&format!("{name} on {called}, as recorded"), same, &got, &recorded);
+                replayed += 1;
+            }
+            if let Some(folder) = std::env::var_os("GRAMOPHONE_CONFORMANCE").filter(|_| !called.starts_with("emulated"))
+            {
+                std::fs::create_dir_all(&folder).unwrap();
+                let bytes: Vec<u8> = got.iter().flat_map(|w| w.to_le_bytes()).collect();
+                std::fs::write(recording(Path::new(&folder), name), bytes).unwrap();
+            }
+        }
+    }
+    if replayed == 0 {
+        println!("no recording of a real GPU exists yet: see {}", golden.join("README.md").display());
+    }
+}
