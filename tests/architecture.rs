@@ -112,3 +112,39 @@ fn documents_name_paths_that_exist() {
     }
     assert!(missing.is_empty(), "documents name paths that do not exist:\n{}", missing.join("\n"));
 }
+
+#[test]
+fn only_ops_launch_kernels() {
+    let mut files = Vec::new();
+    rust_files(&root().join("src"), &mut files);
+    let outside =
+        |file: &PathBuf| !["ops", "device"].iter().any(|floor| file.starts_with(root().join("src").join(floor)));
+    for file in files.iter().filter(|f| outside(f)) {
+        let text = fs::read_to_string(file).unwrap();
+        assert!(!text.contains("cuda::launch"), "{}: only src/ops may call a launcher", file.display());
+    }
+}
+
+/// What the emulated GPU cannot see must not be written (kernels/base/kernel.cuh).
+#[test]
+fn kernels_keep_to_their_language() {
+    let files = |folder: &str| {
+        let entries = fs::read_dir(root().join(folder)).unwrap().map(|e| e.unwrap().path());
+        entries.filter(|p| p.extension().is_some_and(|e| e == "cu" || e == "cuh")).collect::<Vec<_>>()
+    };
+    let all = [files("kernels"), files("kernels/base")].concat();
+    assert!(all.len() > 10, "the kernels have moved");
+    for path in all {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            let forbidden = [("__shared__", "kernel.cuh"), ("asm", "ptx.cuh"), ("__activemask", ""), ("clock64", "")];
+            for (word, allowed_in) in forbidden {
+                let found = code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == word);
+                assert!(!found || name == allowed_in, "kernels: {name}:{}: `{word}` is not for kernels", number + 1);
+            }
+            // Global memory is read and written by the kernel's own loads, which the checker sees.
+            assert!(!code.contains("memcpy(") || name == "types.cuh", "kernels: {name}:{}: memcpy", number + 1);
+        }
+    }
+}
