@@ -332,6 +332,21 @@ def gram_loss(model, rows, labels):
     return F.cross_entropy(z, torch.tensor(["AB".index(row["label"]) for row in rows]), label_smoothing=ALPHA)
 
 
+def vocabulary_loss(model, rows, labels):
+    """Label smoothing over the whole vocabulary: cross-entropy with ALPHA / 2 on the wrong label, mean over the rows."""
+    z = torch.stack([logits_of(model, row["ids"])[-1] for row in rows])
+    target = torch.zeros_like(z)
+    for share, row in zip(target, rows):
+        right = "AB".index(row["label"])
+        share[labels[right]], share[labels[1 - right]] = 1 - ALPHA / 2, ALPHA / 2
+    return F.cross_entropy(z, target)
+
+
+def compat_loss(model, rows, labels, groups):
+    """The sum over micro-batches of each one's mean, as GRAM's released code accumulates."""
+    return sum(gram_loss(model, [rows[i] for i in group], labels) for group in groups)
+
+
 def reward(model, ids):
     """As transformers pools: the last token that is not the pad token."""
     return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, 0]
@@ -349,7 +364,7 @@ class Record:
     """What one case expects: JSON values in `json`, arrays in `tensors`."""
 
     def __init__(self, case):
-        self.caps = {"grad.lm": 512, None: 64} if case.full else {None: 32}
+        self.caps = {"grad.lm": 512, "grad.vocabulary": 8, None: 64} if case.full else {None: 32}
         self.json, self.tensors = {}, {}
 
     def digest(self, group, named):
@@ -382,12 +397,18 @@ def join_lines(match):
     return match[1] + re.sub(r",\n\s*", "," + gap, match[2]) + match[3]
 
 
-def gradients(record, group, model, loss):
+def gradient_norm(model, loss):
+    """Leaves the gradients in the model."""
     model.zero_grad()
     loss.backward()
+    total = sum(p.grad.double().pow(2).sum().item() for p in model.parameters() if p.grad is not None)
+    return {"loss": loss.item(), "grad_norm": math.sqrt(total)}
+
+
+def gradients(record, group, model, loss):
+    norm = gradient_norm(model, loss)
     named = [(n, torch.zeros_like(p) if p.grad is None else p.grad) for n, p in model.named_parameters()]
-    total = math.sqrt(sum(g.double().pow(2).sum().item() for _, g in named))
-    return {"loss": loss.item(), "grad_norm": total, "gradients": record.digest(f"grad.{group}", named)}
+    return norm | {"gradients": record.digest(f"grad.{group}", named)}
 
 
 OPTIMIZER = {
@@ -579,6 +600,12 @@ def record_lm(case, root, tokenizer, seed, record):
         "verdicts": verdicts,
     }
     if case.full:
+        groups = [[0, 1], [2]]
+        compat = gradient_norm(model, compat_loss(model, rows, labels, groups))
+        record.json |= {
+            "vocabulary": gradients(record, "vocabulary", model, vocabulary_loss(model, rows, labels)),
+            "gram_compat": {"micro_batches": groups} | compat,
+        }
         record.json["rendered"] = record_rendered(tokenizer, case.style)
 
 

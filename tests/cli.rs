@@ -122,7 +122,9 @@ fn judging_answers_every_row_in_order_whatever_the_threads() {
 fn scalar_models_give_rewards() {
     let b = Bench::new();
     let (model, rows) = (golden("qwen3_scalar"), b.rows());
-    let answers = json_lines(&b.ok(&["judge", "--model", utf8(&model), "--input", utf8(&rows), "--scalar"]));
+    let said = b.ok(&["judge", "--model", utf8(&model), "--input", utf8(&rows), "--scalar"]);
+    assert_eq!(said, b.ok(&["judge", "--model", utf8(&model), "--input", utf8(&rows)]), "the architecture decides");
+    let answers = json_lines(&said);
     for a in &answers {
         let (x, y) = (a["reward_a"].as_f64().unwrap(), a["reward_b"].as_f64().unwrap());
         assert_eq!(a["verdict"], if x > y { "A" } else { "B" });
@@ -294,25 +296,37 @@ fn every_stage_trains() {
         "sft.jsonl",
         "{\"prompt\": \"Say a\", \"completion\": \"a\"}\n{\"prompt\": \"Say b\", \"completion\": \"b\"}\n",
     );
-    for (stage, data) in [("pretrain", "pairs"), ("sft", "sft"), ("scalar", "pairs"), ("finetune", "pairs")] {
+    for (stage, data, verdict) in [
+        ("pretrain", "pairs", "candidates"),
+        ("sft", "sft", "candidates"),
+        ("scalar", "pairs", "candidates"),
+        ("finetune", "pairs", "candidates"),
+        ("finetune", "pairs", "vocabulary"),
+    ] {
+        let dir = format!("{stage}-{verdict}");
         let set = [
             format!("train.stage={stage}"),
+            format!("train.verdict={verdict}"),
+            "train.epsilon=0.2".to_string(),
             format!("data.train={data}.jsonl"),
             format!("data.eval={data}.jsonl"),
-            format!("checkpoint.dir={stage}"),
+            format!("checkpoint.dir={dir}"),
             "train.steps=3".to_string(),
             "model.dtype=bf16".to_string(),
             "train.recompute=layer".to_string(),
             "data.max_tokens=1024".to_string(),
         ];
         let args: Vec<&str> = ["train", "run.toml"].into_iter().chain(set.iter().map(String::as_str)).collect();
-        b.ok(&args);
-        let log = json_lines(&fs::read_to_string(b.path(stage).join("trainer_log.jsonl")).unwrap());
+        let said = b.ok(&args);
+        let log = json_lines(&fs::read_to_string(b.path(&dir).join("trainer_log.jsonl")).unwrap());
         let last = log.last().unwrap();
         assert!(
             last["loss"].as_f64().unwrap().is_finite() && last["eval_loss"].as_f64().unwrap() > 0.0,
             "{stage}: {last}"
         );
+        let judged = matches!(stage, "scalar" | "finetune");
+        assert_eq!(said.contains(" | acc ") && said.contains(" | eval acc "), judged, "{dir}: {said}");
+        assert_eq!(last["accuracy"].is_number() && last["eval_accuracy"].is_number(), judged, "{dir}: {last}");
     }
 }
 
@@ -367,6 +381,13 @@ fn init_is_reproducible_and_refuses_to_overwrite() {
     assert_ne!(weights("a"), weights("c"));
     b.fails(&init("a", "1"), 2, &["--out", "exists"]);
     b.fails(&["init", "--family", "mamba", "--out", "d"], 2, &["mamba", "qwen3"]);
+    let odd = ["--layers", "1", "--hidden", "32", "--heads", "3", "--head-dim", "8", "--vocab", "300", "--out", "odd"];
+    b.fails(&[&["init", "--family", "llama"], &odd[..]].concat(), 2, &["3 query heads", "width 32", "transformers"]);
+    b.ok(&[&["init", "--family", "qwen3"], &odd[..]].concat());
+    let config = fs::read_to_string(b.path("odd/config.json")).unwrap();
+    b.write("llama.json", &config.replace("Qwen3", "Llama").replace("qwen3", "llama"));
+    b.fails(&["init", "--config", "llama.json", "--out", "odder"], 2, &["3 query heads"]);
+    assert!(!b.path("odder").exists());
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub struct Language {
     pub logits: Vec<LogitRows>,
     pub lm: LanguageLoss,
     pub gram: GramLoss,
+    pub vocabulary: Option<Gradients>,
+    pub gram_compat: Option<CompatLoss>,
     pub adamw: Run,
     pub greedy: Vec<Greedy>,
     pub judge_prompt: String,
@@ -112,6 +114,15 @@ pub struct GramRow {
     pub verdict: usize,
     pub order: String,
     pub label: String,
+}
+
+/// The sum of the means of micro-batches.
+#[derive(Deserialize)]
+pub struct CompatLoss {
+    /// Indices of `gram.rows`.
+    pub micro_batches: Vec<Vec<usize>>,
+    pub loss: f64,
+    pub grad_norm: f64,
 }
 
 #[derive(Deserialize)]

@@ -143,12 +143,56 @@ fn language_model_loss_and_gradients() {
 fn gram_fine_tuning_loss_and_gradients() {
     agree("GRAM fine-tuning gradients", |check| {
         for case in language() {
-            let item = |row: &fixture::GramRow| {
-                let label = if row.label == "A" { Side::A } else { Side::B };
-                Item::Verdict { ids: case.prompt(row.verdict, &row.order).ids.clone(), label }
-            };
-            let items: Vec<Item> = case.expected.gram.rows.iter().map(item).collect();
-            gradients(check, &case, "grad.gram", case.objective(), &items, &case.expected.gram.of);
+            gradients(check, &case, "grad.gram", case.objective(), &case.judgments(), &case.expected.gram.of);
+        }
+    });
+}
+
+/// Two targets on one row of the language-model head; and which verdicts it counts as right.
+#[test]
+fn verdicts_over_the_vocabulary() {
+    agree("gradients of verdicts over the vocabulary", |check| {
+        for case in language() {
+            let Some(theirs) = &case.expected.vocabulary else { continue };
+            let (items, dev) = (case.judgments(), Device::cpu(2));
+            let objective = objective::Settings { over: Over::Vocabulary, ..case.objective() };
+            gradients(check, &case, "grad.vocabulary", objective, &items, theirs);
+            let trainer = Trainer::new(&dev, case.model_to_train(), STILL, shape(objective)).unwrap();
+            let (tally, leads) = trainer.evaluate(&items).unwrap();
+            check.value(VALUE, format_args!("{} evaluated", case.name), tally.mean_nll(), theirs.loss);
+            let margins = case.expected.gram.rows.iter().map(|row| {
+                let margin = case.prompt(row.verdict, &row.order).margin;
+                if row.label == "A" { margin } else { -margin }
+            });
+            let margins: Vec<f64> = margins.collect();
+            assert_eq!(leads.len(), margins.len(), "{}", case.name);
+            for (lead, margin) in leads.iter().zip(&margins) {
+                check.value(VALUE, format_args!("{} lead", case.name), *lead, *margin);
+            }
+            let right = margins.iter().filter(|m| **m > 0.0).count();
+            assert_eq!((tally.correct, tally.judged), (right, margins.len()), "{}", case.name);
+        }
+    });
+}
+
+#[test]
+fn gram_compat_sums_micro_batches() {
+    agree("sums of the means of micro-batches", |check| {
+        for case in language() {
+            let Some(theirs) = &case.expected.gram_compat else { continue };
+            let (items, dev, name) = (case.judgments(), Device::cpu(2), case.name);
+            let tokens = |group: &Vec<usize>| group.iter().map(|i| items[*i].tokens()).sum::<usize>();
+            let micro_tokens = theirs.micro_batches.iter().map(tokens).max().unwrap();
+            let objective = objective::Settings { reduction: Reduction::GramCompat, ..case.objective() };
+            let cut = objective::micro_batches(&items, &objective, micro_tokens).unwrap();
+            let sizes = |groups: &[Vec<usize>]| groups.iter().map(Vec::len).collect::<Vec<_>>();
+            assert_eq!(cut.iter().map(|b| b.terms).collect::<Vec<_>>(), sizes(&theirs.micro_batches), "{name}");
+            let shape = Shape { micro_tokens, ..shape(objective) };
+            let mut trainer = Trainer::new(&dev, case.model_to_train(), STILL, shape).unwrap();
+            let report = trainer.step(&items, 0.0).unwrap();
+            check.value(VALUE, format_args!("{name} loss"), report.tally.loss, theirs.loss);
+            check.relative(GRADIENT, format_args!("{name} norm"), report.norm, theirs.grad_norm);
+            check.value(VALUE, format_args!("{name} mean loss"), report.tally.mean_nll(), case.expected.gram.of.loss);
         }
     });
 }
@@ -267,6 +311,15 @@ impl Case<Language> {
         objective::Settings { labels: self.labels(), smoothing: self.expected.gram.epsilon, ..OBJECTIVE }
     }
 
+    /// The items of GRAM's fine-tuning.
+    fn judgments(&self) -> Vec<Item> {
+        let item = |row: &fixture::GramRow| {
+            let label = if row.label == "A" { Side::A } else { Side::B };
+            Item::Verdict { ids: self.prompt(row.verdict, &row.order).ids.clone(), label }
+        };
+        self.expected.gram.rows.iter().map(item).collect()
+    }
+
     /// The language-model items of a batch. A span of targets is predicted from what comes before it, and what comes
     /// after it changes nothing.
     fn continuations(&self, batch: &[usize]) -> Vec<Item> {
@@ -297,6 +350,10 @@ const OBJECTIVE: objective::Settings = objective::Settings {
     pad: None,
 };
 
+/// An optimizer that changes nothing at rate 0.
+const STILL: optim::Settings =
+    optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: f64::INFINITY };
+
 fn shape(objective: objective::Settings) -> Shape {
     // Small enough for some steps to take more than one micro-batch.
     Shape { micro_tokens: 400, keep: Keep::Costly, objective }
@@ -312,8 +369,7 @@ fn gradients<E>(
     theirs: &Gradients,
 ) {
     let dev = Device::cpu(2);
-    let settings = optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: f64::INFINITY };
-    let mut trainer = Trainer::new(&dev, case.model_to_train(), settings, shape(objective)).unwrap();
+    let mut trainer = Trainer::new(&dev, case.model_to_train(), STILL, shape(objective)).unwrap();
     let report = trainer.step(items, 0.0).unwrap();
     check.value(VALUE, format_args!("{} {group} loss", case.name), report.tally.loss, theirs.loss);
     check.relative(GRADIENT, format_args!("{} {group} norm", case.name), report.norm, theirs.grad_norm);

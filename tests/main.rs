@@ -1,4 +1,5 @@
 //! The one integration binary.
+mod allocations;
 mod architecture;
 mod cli;
 mod fixture;

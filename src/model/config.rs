@@ -222,6 +222,27 @@ impl Config {
         })
     }
 
+    /// For a model that is about to be made: that transformers will load it. Llama models whose query heads do not
+    /// divide the width run here, but no version 5 of transformers opens them.
+    ///
+    /// # Errors
+    /// Usage: names both sizes and a number of heads that would do.
+    pub fn check_new(&self) -> Result<()> {
+        let (width, query) = (self.width, self.heads.query);
+        if self.family != Family::Llama || width.is_multiple_of(query) {
+            return Ok(());
+        }
+        let fits = |heads: &usize| width.is_multiple_of(*heads) && heads.is_multiple_of(self.heads.kv);
+        let cure = match (1..query).rev().find(fits) {
+            Some(heads) => format!("take {heads} heads, or a width that is a multiple of {query}"),
+            None => format!("take a width that is a multiple of {query}"),
+        };
+        Err(Error::usage(format!(
+            "llama: {query} query heads do not divide the width {width}, and transformers does not load such a model, \
+             whatever the head size; {cure}"
+        )))
+    }
+
     /// Adds the end-of-text ids of a `generation_config.json`.
     fn add_generation(&mut self, json: &str, place: &str) -> Result<()> {
         let map = object(json, place)?;

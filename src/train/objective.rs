@@ -44,8 +44,9 @@ pub enum Over {
 /// Targets of one head, for the rows of one micro-batch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Targets {
-    /// Language-model head: row `rows[r]` of the pass should predict `ids[r]`.
-    Vocab { rows: Vec<i32>, ids: Vec<i32>, weights: Vec<f32> },
+    /// Language-model head: row `rows[r]` of the pass should predict `ids[r]`. `verdicts` says which pairs of targets
+    /// are a preference, right and wrong; of plain text none are.
+    Vocab { rows: Vec<i32>, ids: Vec<i32>, weights: Vec<f32>, verdicts: Vec<[usize; 2]> },
     /// Two-row head: candidate `labels[r]` of the two is right; `smoothing` is epsilon (half of PyTorch's alpha).
     Verdict { rows: Vec<i32>, candidates: [i32; 2], labels: Vec<i32>, smoothing: Vec<f32>, weights: Vec<f32> },
     /// Scalar head: pairs `(chosen[p], rejected[p])` are indices into `rows`.
@@ -82,6 +83,10 @@ pub struct MicroBatch {
     pub positions: Vec<i32>,
     pub starts: Vec<i32>,
     pub targets: Targets,
+    /// Loss terms: how many tokens, verdicts or pairs a mean over this micro-batch is taken over.
+    pub terms: usize,
+    /// What the weights were divided by: the terms of the step, or of this micro-batch alone.
+    pub divisor: usize,
 }
 
 /// Cuts the items of one step into micro-batches of at most `tokens` tokens and weighs their targets. All items are of one
@@ -95,11 +100,12 @@ pub fn micro_batches(items: &[Item], settings: &Settings, tokens: usize) -> Resu
     let weigh = |range: Range<usize>| {
         let group = &items[range];
         let mut batch = assemble(group, settings);
-        let terms = match settings.reduction {
+        batch.divisor = match settings.reduction {
             Reduction::Mean => all,
-            Reduction::GramCompat => group.iter().map(terms).sum(),
+            Reduction::GramCompat => batch.terms,
         };
-        batch.targets.weights_mut().iter_mut().for_each(|w| *w /= terms as f32);
+        let divisor = batch.divisor as f32;
+        batch.targets.weights_mut().iter_mut().for_each(|w| *w /= divisor);
         batch
     };
     Ok(batches(&lengths, tokens)?.into_iter().map(weigh).collect())
@@ -118,7 +124,7 @@ fn assemble(items: &[Item], settings: &Settings) -> MicroBatch {
     let (mut ids, mut positions, mut starts) = (Vec::new(), Vec::new(), vec![0i32]);
     let mut targets = match (&items[0], settings.over) {
         (Item::Tokens { .. }, _) | (Item::Verdict { .. }, Over::Vocabulary) => {
-            Targets::Vocab { rows: vec![], ids: vec![], weights: vec![] }
+            Targets::Vocab { rows: vec![], ids: vec![], weights: vec![], verdicts: vec![] }
         }
         (Item::Verdict { .. }, Over::Candidates) => Targets::Verdict {
             rows: vec![],
@@ -140,22 +146,24 @@ fn assemble(items: &[Item], settings: &Settings) -> MicroBatch {
         }
         push(&mut targets, item, first, settings);
     }
-    MicroBatch { ids, positions, starts, targets }
+    let terms = items.iter().map(terms).sum();
+    MicroBatch { ids, positions, starts, targets, terms, divisor: 1 }
 }
 
 /// Adds one item's targets; `first` is its first packed row.
 fn push(targets: &mut Targets, item: &Item, first: usize, settings: &Settings) {
     let at = |i: usize| (first + i) as i32;
     match (targets, item) {
-        (Targets::Vocab { rows, ids, weights }, Item::Tokens { ids: tokens, start }) => {
+        (Targets::Vocab { rows, ids, weights, .. }, Item::Tokens { ids: tokens, start }) => {
             for (i, id) in tokens.iter().enumerate().skip(*start) {
                 rows.push(at(i - 1));
                 ids.push(*id);
                 weights.push(1.0);
             }
         }
-        (Targets::Vocab { rows, ids, weights }, Item::Verdict { ids: tokens, label }) => {
+        (Targets::Vocab { rows, ids, weights, verdicts }, Item::Verdict { ids: tokens, label }) => {
             let right = *label as usize;
+            verdicts.push([rows.len(), rows.len() + 1]);
             for (side, share) in [(right, 1.0 - settings.smoothing), (1 - right, settings.smoothing)] {
                 rows.push(at(tokens.len() - 1));
                 ids.push(settings.labels[side]);
@@ -206,7 +214,8 @@ mod tests {
         assert_eq!(batches.len(), 1);
         assert_eq!(batches[0].starts, [0, 4, 7]);
         assert_eq!(batches[0].positions, [0, 1, 2, 3, 0, 1, 2]);
-        let want = Targets::Vocab { rows: vec![1, 2, 4, 5], ids: vec![2, 3, 1, 2], weights: vec![0.25; 4] };
+        let (rows, ids) = (vec![1, 2, 4, 5], vec![2, 3, 1, 2]);
+        let want = Targets::Vocab { rows, ids, weights: vec![0.25; 4], verdicts: vec![] };
         assert_eq!(batches[0].targets, want);
     }
 
@@ -225,7 +234,8 @@ mod tests {
     fn verdicts_over_the_vocabulary_are_two_weighted_targets() {
         let settings = Settings { over: Over::Vocabulary, ..SETTINGS };
         let batches = micro_batches(&[verdict(3, Side::B)], &settings, 20).unwrap();
-        let want = Targets::Vocab { rows: vec![2, 2], ids: vec![8, 7], weights: vec![0.95, 0.05] };
+        let (rows, ids, weights) = (vec![2, 2], vec![8, 7], vec![0.95, 0.05]);
+        let want = Targets::Vocab { rows, ids, weights, verdicts: vec![[0, 1]] };
         assert_eq!(batches[0].targets, want);
     }
 

@@ -16,10 +16,10 @@ use crate::model::head::Head;
 pub struct Tally {
     /// Weighted loss: with [`Reduction::Mean`](super::objective::Reduction) the parts of one step add up to its mean.
     pub loss: f64,
-    /// Sum of unweighted losses over the labelled rows, and their number.
+    /// Sum of the losses of the tokens, verdicts or pairs, each counted once, and their number.
     pub nll: f64,
-    pub rows: usize,
-    /// Preferences decided rightly, out of `judged`; zero for language-model targets.
+    pub terms: usize,
+    /// Preferences decided rightly, out of `judged`; zero where text is learned.
     pub correct: usize,
     pub judged: usize,
     /// Tokens that went through the model.
@@ -32,7 +32,7 @@ impl Tally {
     pub fn add(&mut self, other: Tally) {
         self.loss += other.loss;
         self.nll += other.nll;
-        self.rows += other.rows;
+        self.terms += other.terms;
         self.correct += other.correct;
         self.judged += other.judged;
         self.tokens += other.tokens;
@@ -42,9 +42,9 @@ impl Tally {
     pub fn accuracy(&self) -> Option<f64> {
         (self.judged > 0).then(|| self.correct as f64 / self.judged as f64)
     }
-    /// Mean unweighted loss of the labelled rows.
+    /// Mean loss of the tokens, verdicts or pairs.
     pub fn mean_nll(&self) -> f64 {
-        self.nll / self.rows.max(1) as f64
+        self.nll / self.terms.max(1) as f64
     }
 }
 
@@ -134,7 +134,8 @@ fn tally(dev: &Device, model: &Model, acts: &Acts, batch: &MicroBatch) -> Result
     let weights = batch.targets.weights();
     let nll = read_f64(dev, acts.at(&acts.head.nll).cols_in(0..weights.len()))?;
     let leads: Vec<f64> = match &batch.targets {
-        Targets::Vocab { .. } => Vec::new(),
+        // On the same row, so that the normaliser cancels.
+        Targets::Vocab { verdicts, .. } => verdicts.iter().map(|[right, wrong]| nll[*wrong] - nll[*right]).collect(),
         Targets::Verdict { labels, .. } => {
             let z = read_f64(dev, acts.at(&acts.head.verdict).top(labels.len()))?;
             z.chunks(2).zip(labels).map(|(z, label)| z[*label as usize] - z[1 - *label as usize]).collect()
@@ -146,10 +147,11 @@ fn tally(dev: &Device, model: &Model, acts: &Acts, batch: &MicroBatch) -> Result
     };
     let vocab_rows = if let Targets::Vocab { rows, .. } = &batch.targets { rows.len() } else { 0 };
     let lengths = batch.starts.windows(2).map(|w| (w[1] - w[0]) as usize);
+    let loss = nll.iter().zip(weights).map(|(l, w)| l * *w as f64).sum();
     let tally = Tally {
-        loss: nll.iter().zip(weights).map(|(l, w)| l * *w as f64).sum(),
-        nll: nll.iter().sum(),
-        rows: nll.len(),
+        loss,
+        nll: loss * batch.divisor as f64,
+        terms: batch.terms,
         correct: leads.iter().filter(|lead| **lead > 0.0).count(),
         judged: leads.len(),
         tokens: batch.ids.len(),

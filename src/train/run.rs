@@ -369,6 +369,7 @@ fn shape_of(run: &Run) -> Result<Option<Config>> {
         }
         (None, None) => return Ok(None),
     };
+    config.check_new()?;
     config.head = head(run);
     Ok(Some(config))
 }

@@ -101,6 +101,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(tokenizer) = &tokenizer {
         adopt(&mut config, tokenizer)?;
     }
+    config.check_new()?;
     let dtype = match args.dtype {
         DtypeArg::Bf16 => Dtype::Bf16,
         DtypeArg::Auto => config.dtype,
