@@ -17,19 +17,37 @@ use std::sync::Arc;
 /// Where to compute.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Place {
-    /// Where to compute: cpu
+    /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_name = "NAME")]
     pub device: String,
     /// CPU threads; 0 for one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub threads: usize,
+    /// Whose matrix products run on a GPU: the engine's own, or cuBLASLt's, whose bits may depend on the batch
+    #[arg(long, value_enum, default_value_t = Gemm::Own)]
+    pub gemm: Gemm,
+}
+
+/// Whose matrix products to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Gemm {
+    Own,
+    Cublaslt,
 }
 
 impl Place {
     /// # Errors
-    /// An unknown or absent device.
+    /// An unknown or absent device; cuBLASLt where there is none.
     pub fn open(&self) -> Result<Device> {
-        Device::open(&self.device, self.threads)
+        let dev = Device::open(&self.device, self.threads)?;
+        match (&dev, self.gemm) {
+            (_, Gemm::Own) => {}
+            (Device::Cuda(gpu), Gemm::Cublaslt) => gpu.use_cublaslt()?,
+            (Device::Cpu(_), Gemm::Cublaslt) => {
+                return Err(Error::usage("--gemm cublaslt needs --device cuda"));
+            }
+        }
+        Ok(dev)
     }
 }
 
