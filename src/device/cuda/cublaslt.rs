@@ -31,6 +31,13 @@ pub(crate) struct Factor<'a> {
     pub summed_along_columns: bool,
 }
 
+impl<'a> Factor<'a> {
+    /// Its rows and columns as a library that thinks in columns sees them.
+    fn columns_first(self, free: usize, depth: usize) -> (usize, usize, View<'a>) {
+        if self.summed_along_columns { (depth, free, self.view) } else { (free, depth, self.view) }
+    }
+}
+
 impl CublasLt {
     /// # Errors
     /// The library is not there, or does not start.
@@ -155,12 +162,10 @@ impl Gpu {
             let most = WORKSPACE;
             let attribute = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
             lt::set_matmul_pref_attribute(d.preference, attribute, (&raw const most).cast(), size_of::<usize>())?;
-            let factor = |f: Factor, free: usize| match f.summed_along_columns {
-                true => (depth, free, f.view),
-                false => (free, depth, f.view),
-            };
             let c = start.unwrap_or(y);
-            for (rows, cols, view) in [factor(right, n), factor(left, m), (n, m, c), (n, m, y)] {
+            for (rows, cols, view) in
+                [right.columns_first(n, depth), left.columns_first(m, depth), (n, m, c), (n, m, y)]
+            {
                 let layout =
                     lt::create_matrix_layout(stored(view.dtype()), rows as u64, cols as u64, view.stride() as i64)?;
                 d.layouts.push(layout);
