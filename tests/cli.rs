@@ -6,29 +6,29 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-fn golden(case: &str) -> PathBuf {
+pub fn golden(case: &str) -> PathBuf {
     let root =
         std::env::var_os("GRAMOPHONE_ROOT").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     root.join("tests/golden").join(case)
 }
 
 /// A temporary directory and the program in it.
-struct Bench {
-    dir: tempfile::TempDir,
+pub struct Bench {
+    pub dir: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub fn new() -> Bench {
         Bench { dir: tempfile::tempdir().unwrap() }
     }
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
-    fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
         fs::write(self.path(name), text).unwrap();
         self.path(name)
     }
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gramophone"));
         command.current_dir(self.dir.path()).args(args).stdin(Stdio::null());
         command
@@ -37,13 +37,13 @@ impl Bench {
         self.command(args).output().unwrap()
     }
     /// Runs what must succeed; its standard output.
-    fn ok(&self, args: &[&str]) -> String {
+    pub fn ok(&self, args: &[&str]) -> String {
         let out = self.run(args);
         assert!(out.status.success(), "{args:?} failed: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap()
     }
     /// Runs what must fail with this exit code in one line that holds all `words`.
-    fn fails(&self, args: &[&str], code: i32, words: &[&str]) {
+    pub fn fails(&self, args: &[&str], code: i32, words: &[&str]) {
         let out = self.run(args);
         let message = String::from_utf8_lossy(&out.stderr).into_owned();
         assert_eq!(out.status.code(), Some(code), "{args:?}: {message}");
@@ -64,7 +64,7 @@ impl Bench {
         self.write("pairs.jsonl", &(0..6).map(row).collect::<String>())
     }
     /// Three rows to judge.
-    fn rows(&self) -> PathBuf {
+    pub fn rows(&self) -> PathBuf {
         let row = |i: usize| {
             format!(
                 "{{\"id\": \"r{i}\", \"prompt\": \"Say {i}\", \"response_a\": \"{i}\", \"response_b\": \"{}\"}}\n",
@@ -74,7 +74,7 @@ impl Bench {
         self.write("rows.jsonl", &(0..3).map(row).collect::<String>())
     }
     /// A run file over a tiny random model.
-    fn run_file(&self) {
+    pub fn run_file(&self) {
         self.pairs();
         let tokenizer = golden("qwen3");
         self.write(
@@ -93,7 +93,7 @@ fn json_lines(text: &str) -> Vec<Value> {
     text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
 }
 
-fn utf8(path: &Path) -> &str {
+pub fn utf8(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 

@@ -6,4 +6,5 @@ mod fixture;
 mod golden;
 mod golden_text;
 mod invariance;
+mod misuse;
 mod tolerance;

@@ -1,5 +1,6 @@
 //! `gramophone plan`: what a run needs of memory.
 
+use super::console::print;
 use crate::error::Result;
 use crate::train::config::Run;
 use crate::train::run;
@@ -18,6 +19,6 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let plan = run::plan(&Run::load(&args.file, &args.overrides)?)?;
-    print!("{}", plan.table());
+    print(plan.table())?;
     plan.check()
 }
