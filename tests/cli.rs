@@ -14,7 +14,7 @@ pub fn golden(case: &str) -> PathBuf {
 
 /// A temporary directory and the program in it.
 pub struct Bench {
-    dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
 }
 
 impl Bench {
@@ -24,7 +24,7 @@ impl Bench {
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
-    fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
         fs::write(self.path(name), text).unwrap();
         self.path(name)
     }

@@ -9,4 +9,5 @@ mod golden_text;
 mod gpu;
 mod invariance;
 mod ledger;
+mod misuse;
 mod tolerance;
