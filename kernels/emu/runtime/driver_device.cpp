@@ -10,7 +10,7 @@ namespace emu {
 
 static std::atomic<bool> initialised;
 static std::mutex devices_mutex;
-static std::unique_ptr<Device> devices[MAX_DEVICES];
+static Device* devices[MAX_DEVICES];  // never destroyed
 static thread_local Device* current_of_thread;
 
 bool driver_initialised() { return initialised; }
@@ -21,7 +21,7 @@ int device_count() { return environment().devices; }
 Device& device_at(int ordinal) {
     std::lock_guard<std::mutex> guard(devices_mutex);
     if (!devices[ordinal]) {
-        devices[ordinal] = std::make_unique<Device>(ordinal);
+        devices[ordinal] = new Device(ordinal);
         if (ordinal == 0) devices[0]->settings = environment().settings;
     }
     return *devices[ordinal];

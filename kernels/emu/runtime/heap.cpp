@@ -30,8 +30,8 @@ struct Buffer {
     bool live, shadowed;
 };
 std::mutex mutex;
-std::map<char*, Buffer> buffers;     // by first byte; freed ones stay until their addresses are reused
-std::map<char*, size_t> free_pages;  // ranges that can be reused, once the window has been used up
+std::map<char*, Buffer>& buffers = *new std::map<char*, Buffer>;  // by first byte; freed ones stay until their addresses are reused
+std::map<char*, size_t>& free_pages = *new std::map<char*, size_t>;  // what can be reused once the window has been used up
 size_t used;                         // of the window
 
 char* reserve(size_t bytes, int protection) {

@@ -166,29 +166,29 @@ void Block::run(uint3 index) {
 
 // ---- a grid
 
-// Executors are kept: their stacks are costly to map. One launch has one at a time.
-namespace {
-std::mutex idle_mutex;
-std::vector<std::unique_ptr<Block>> idle;
-std::unique_ptr<Block> take_executor() {
+// Executors are kept, and never destroyed: their stacks are costly to map. One launch has one at a time.
+static std::mutex idle_mutex;
+static std::vector<Block*>& idle_executors() {
+    static auto* idle = new std::vector<Block*>;
+    return *idle;
+}
+static Block* take_executor() {
     std::lock_guard<std::mutex> guard(idle_mutex);
-    if (idle.empty()) return std::make_unique<Block>();
-    std::unique_ptr<Block> b = std::move(idle.back());
-    idle.pop_back();
+    if (idle_executors().empty()) return new Block;
+    Block* b = idle_executors().back();
+    idle_executors().pop_back();
     return b;
 }
-void give_executor(std::unique_ptr<Block> b) {
+static void give_executor(Block* b) {
     std::lock_guard<std::mutex> guard(idle_mutex);
-    idle.push_back(std::move(b));
+    idle_executors().push_back(b);
 }
-}  // namespace
 
 std::string run_launch(const Kernel& kernel, dim3 grid, dim3 threads, uint32_t dynamic_shared, void** arguments,
                        const LaunchOptions& options, int device, uint32_t id, LaunchCounts& counts) {
     install_fault_handlers();
     LaunchState state{&kernel, arguments, options, device, id, false, "", nullptr, {}, {}};
-    std::unique_ptr<Block> executor = take_executor();
-    Block& b = *executor;
+    Block& b = *take_executor();
     block = &b;
     b.launch = &state;
     b.checked = options.checked;
@@ -208,7 +208,7 @@ std::string run_launch(const Kernel& kernel, dim3 grid, dim3 threads, uint32_t d
     limit_processor_time(0);
     counts.switches += b.switches;
     counts.accesses += b.accesses;
-    give_executor(std::move(executor));
+    give_executor(&b);
     if (!state.failed) return "";
     return state.error_code ? symbolize(state.error_code) + ": " + state.error : state.error;
 }
