@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 /// Dynamic shared memory that a kernel gets without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 * 1024;
 /// Bytes of a GPU's workspace: what one op call may use between its own kernels.
-pub const WORKSPACE: usize = 64 << 20;
+pub const WORKSPACE: usize = 32 << 20;
 /// Names of launches that an error message can list.
 const REMEMBERED: usize = 8;
 
