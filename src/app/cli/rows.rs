@@ -58,7 +58,7 @@ pub fn answer<T>(
         seen += 1;
         match parse(&row) {
             Ok((item, count)) => {
-                let id = row.value.get("id").cloned().unwrap_or(Value::from(seen));
+                let id = row.value.get("id").cloned().unwrap_or(Value::from(seen + rows.skipped()));
                 tokens += count;
                 batch.push(Request { id, item });
             }
