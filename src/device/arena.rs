@@ -1,9 +1,9 @@
 //! The memory of a layout: one allocation, or the pages of mapped files.
 
-use super::{Layout, Slot, View};
+use super::{Layout, Mapped, Slot, View};
 use crate::base::dtype::Dtype;
 use crate::error::{Error, Result};
-use memmap2::{Mmap, MmapMut};
+use memmap2::MmapMut;
 use std::sync::Arc;
 
 /// Memory for every slot of a layout.
@@ -26,7 +26,7 @@ struct Place {
 #[allow(dead_code)] // Held for its drop.
 enum Memory {
     Owned(MmapMut),
-    Mapped(Vec<Arc<Mmap>>),
+    Mapped(Vec<Arc<Mapped>>),
 }
 
 impl Arena {
@@ -51,7 +51,7 @@ impl Arena {
 
     /// A read-only arena whose slots lie in mapped files: `(file, byte offset)` for each slot of the layout, in order.
     /// `None` when some tensor is not aligned for its type in its file; the caller then copies.
-    pub fn mapped(layout: &Layout, files: &[(Arc<Mmap>, usize)]) -> Option<Arena> {
+    pub fn mapped(layout: &Layout, files: &[(Arc<Mapped>, usize)]) -> Option<Arena> {
         assert_eq!(layout.slots().len(), files.len(), "one place per slot");
         let mut places = Vec::with_capacity(files.len());
         for (slot, (file, offset)) in layout.slots().iter().zip(files) {

@@ -6,10 +6,12 @@
 
 mod arena;
 mod layout;
+mod mapped;
 mod view;
 
 pub use arena::Arena;
 pub use layout::{Class, Init, Layout, Slot};
+pub use mapped::Mapped;
 pub use view::{View, disjoint};
 
 use crate::base::par::Pool;
