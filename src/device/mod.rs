@@ -12,7 +12,7 @@ mod view;
 
 pub use arena::Arena;
 pub use cuda::Gpu;
-pub use layout::{Class, Init, Layout, Slot};
+pub use layout::{Class, Init, Layout, STRETCH, Slot};
 pub use replay::Replays;
 pub use view::{View, disjoint};
 
