@@ -38,6 +38,11 @@ impl Rng {
         Rng { key, stream: stream as u32, step: step as u32 }
     }
 
+    /// What [`Rng::words`] depends on besides the element, as kernels take it: two words of key, the stream, the step.
+    pub fn key(&self) -> [u32; 4] {
+        [self.key[0], self.key[1], self.stream, self.step]
+    }
+
     /// Four independent 32-bit words for one element.
     #[inline(always)]
     pub fn words(&self, element: u64) -> [u32; 4] {
