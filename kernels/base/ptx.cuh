@@ -34,6 +34,11 @@ DEVICE float exp2_approx(float x) {
     PTX(float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y)
     HOST(return emu::exp2_approx(x))
 }
+// 1 / x within 1 ulp; results below the normal range are 0.
+DEVICE float reciprocal_approx(float x) {
+    PTX(float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y)
+    HOST(return 1.f / x)
+}
 
 // ---------------------------------------------------------------- asynchronous copies to shared memory (sm_80)
 
