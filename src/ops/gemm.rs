@@ -20,6 +20,7 @@
 pub(super) mod kernel;
 pub(super) mod pack;
 pub(super) mod scratch;
+pub(super) mod vector;
 
 mod blocked;
 

@@ -53,9 +53,10 @@ use super::{Heads, Packed};
 use crate::base::dtype::Elem;
 use crate::base::par::Pool;
 use crate::device::View;
-use crate::ops::gemm::kernel::{Kernel, MAX_LANES, Start, Tile};
+use crate::ops::gemm::kernel::{Kernel, Start, Tile};
 use crate::ops::gemm::pack::{Along, Job, Operand};
 use crate::ops::gemm::scratch::Scratch;
+use crate::ops::gemm::vector::MAX_LANES;
 use std::ops::Range;
 
 /// Keys per block of the online softmax, and queries (or keys) per job. Packed keys and values of a block, 2 x 32 KiB

@@ -6,9 +6,10 @@ use crate::base::par::Pool;
 use crate::base::simd::{exp, sum_by, vectorize};
 use crate::device::View;
 use crate::ops::attention::Packed;
-use crate::ops::gemm::kernel::{Kernel, MAX_LANES, Start, Tile};
+use crate::ops::gemm::kernel::{Kernel, Start, Tile};
 use crate::ops::gemm::pack::{Along, Job, Operand};
 use crate::ops::gemm::scratch::Scratch;
+use crate::ops::gemm::vector::MAX_LANES;
 use std::ops::Range;
 
 /// [`attention_bwd`](crate::ops::attention::attention_bwd) for types that are computed in f32: `[dq, dk, dv, delta]` from `[do, o, lse, q, k, v]`.
