@@ -250,12 +250,14 @@ impl<'m> Generator<'m> {
 
     fn pass(&self, extent: Extent, attend: Attend, settings: &[Sampling]) -> Result<Vec<(i32, f32)>> {
         let (dev, model, acts, n) = (self.dev, self.model, &self.acts, settings.len());
+        let table = acts.at(&acts.inputs.sampling).top(n);
+        dev.write(table, &settings.iter().flat_map(Sampling::row).collect::<Vec<_>>());
         dev.install(|| {
             forward(dev, model, acts, extent, attend);
             let logits = Head::gather(dev, model, acts, extent, n).logits();
             let ids = acts.at(&acts.inputs.targets).cols_in(0..n);
             let logprobs = acts.at(&acts.head.nll).cols_in(0..n);
-            sample(dev, ids, logprobs, logits, settings);
+            sample(dev, ids, logprobs, logits, table);
             let logprobs = super::scorer::read_f32(dev, logprobs)?;
             Ok(dev.read::<i32>(ids)?.into_iter().zip(logprobs).collect())
         })
