@@ -1,7 +1,8 @@
-//! Products and attention on the CPU, 1 thread and all of them: `cargo bench --bench ops [filter]`.
+//! Products, attention and norms on the CPU, 1 thread and all of them: `cargo bench --bench ops [filter]`.
 //!
-//! Throughput is floating-point operations (a multiply-add is two), so `Gelem/s` reads as GFLOP/s; attention counts what
-//! the causal half of the square needs.
+//! Throughput of products and attention is floating-point operations (a multiply-add is two), so `Gelem/s` reads as GFLOP/s;
+//! attention counts what the causal half of the square needs. Throughput of norms is the bytes that one pass over the
+//! tensors reads and writes.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use gramophone::base::dtype::{Dtype, Elem, bf16};
@@ -10,6 +11,7 @@ use gramophone::device::{Arena, Device, Init, Layout, View};
 use gramophone::ops::Heads;
 use gramophone::ops::attention::{attention_bwd, attention_fwd};
 use gramophone::ops::gemm::{Into, gemm_nn, gemm_nt, gemm_tn};
+use gramophone::ops::rmsnorm::{rmsnorm_bwd, rmsnorm_fwd};
 use std::time::Duration;
 
 /// Tensors of these shapes, filled with normal numbers, each starting on a cache line.
@@ -96,7 +98,14 @@ fn products(c: &mut Criterion) {
 
 fn attention(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention");
-    let cases = [(4, 512, Heads { query: 8, kv: 4, size: 64 }), (1, 4096, Heads { query: 8, kv: 2, size: 128 })];
+    let cases = [
+        (4, 512, Heads { query: 8, kv: 4, size: 64 }),
+        (1, 4096, Heads { query: 8, kv: 2, size: 128 }),
+        // The demo's rows, and its heads over long ones.
+        (64, 64, Heads { query: 4, kv: 4, size: 16 }),
+        (1, 4096, Heads { query: 4, kv: 4, size: 16 }),
+        (1, 4096, Heads { query: 4, kv: 2, size: 32 }),
+    ];
     for (sequences, length, heads) in cases {
         let (t, width, wide) =
             (sequences * length, heads.query * heads.size, (heads.query + 2 * heads.kv) * heads.size);
@@ -126,9 +135,31 @@ fn attention(c: &mut Criterion) {
     }
 }
 
+fn norms(c: &mut Criterion) {
+    let mut group = c.benchmark_group("rmsnorm");
+    for (dtype, rows, width) in [(Dtype::F32, 2048, 512), (Dtype::F32, 2048, 4096), (Dtype::Bf16, 2048, 4096)] {
+        let tensors = Tensors::new(dtype, &[[rows, width], [rows, width], [rows, width], [1, width]]);
+        let stats = Tensors::new(Dtype::F32, &[[1, rows], [1, width]]);
+        let (x, y, dx, w) = (tensors.view(0), tensors.view(1), tensors.view(2), tensors.view(3));
+        let (rstd, dw) = (stats.view(0), stats.view(1));
+        let tensor = (rows * width * dtype.size()) as u64;
+        for (threads, dev) in devices() {
+            let id = |way| BenchmarkId::new(format!("{way}/{dtype}/{rows}x{width}"), format!("{threads} threads"));
+            group.throughput(Throughput::Bytes(2 * tensor));
+            group.bench_function(id("fwd"), |bench| {
+                dev.install(|| bench.iter(|| rmsnorm_fwd(&dev, y, rstd, x, w, 1e-6)))
+            });
+            group.throughput(Throughput::Bytes(4 * tensor));
+            group.bench_function(id("bwd"), |bench| {
+                dev.install(|| bench.iter(|| rmsnorm_bwd(&dev, dx, dw, y, x, rstd, w)))
+            });
+        }
+    }
+}
+
 criterion_group! {
     name = ops;
     config = Criterion::default().sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
-    targets = products, attention
+    targets = products, attention, norms
 }
 criterion_main!(ops);

@@ -2,10 +2,10 @@
 
 use super::cuda::Memory as GpuMemory;
 use super::view::Place as Where;
-use super::{Device, Layout, Slot, View};
+use super::{Device, Layout, Mapped, Slot, View};
 use crate::base::dtype::Dtype;
 use crate::error::{Error, Result};
-use memmap2::{Mmap, MmapMut};
+use memmap2::MmapMut;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ struct Place {
 enum Memory {
     /// Held for their drop.
     Owned(#[allow(dead_code)] MmapMut),
-    Mapped(#[allow(dead_code)] Vec<Arc<Mmap>>),
+    Mapped(#[allow(dead_code)] Vec<Arc<Mapped>>),
     Gpu(GpuMemory),
 }
 
@@ -71,7 +71,7 @@ impl Arena {
 
     /// A read-only arena whose slots lie in mapped files: `(file, byte offset)` for each slot of the layout, in order.
     /// `None` when some tensor is not aligned for its type in its file; the caller then copies.
-    pub fn mapped(layout: &Layout, files: &[(Arc<Mmap>, usize)]) -> Option<Arena> {
+    pub fn mapped(layout: &Layout, files: &[(Arc<Mapped>, usize)]) -> Option<Arena> {
         assert_eq!(layout.slots().len(), files.len(), "one place per slot");
         let mut places = Vec::with_capacity(files.len());
         for (slot, (file, offset)) in layout.slots().iter().zip(files) {

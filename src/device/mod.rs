@@ -7,12 +7,14 @@
 mod arena;
 pub mod cuda;
 mod layout;
+mod mapped;
 mod replay;
 mod view;
 
 pub use arena::Arena;
 pub use cuda::Gpu;
 pub use layout::{Class, Init, Layout, STRETCH, Slot};
+pub use mapped::Mapped;
 pub use replay::Replays;
 pub use view::{View, disjoint};
 

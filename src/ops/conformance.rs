@@ -6,6 +6,7 @@
 
 use crate::base::dtype::{Dtype, Elem, bf16};
 use crate::device::cuda::launch::{self, Grid};
+use crate::device::cuda::{Swizzle, TensorMap};
 use crate::device::{Device, Gpu};
 use crate::ops::check::{Bed, gpus, normals};
 use std::path::{Path, PathBuf};
@@ -116,6 +117,48 @@ fn last_arriver(bed: &Bed, gpu: &Gpu) -> Outcome {
     Outcome { name: "last_arriver", same: Same::Bits, got, want: vec![300 * 299 / 2, 0] }
 }
 
+fn tma(bed: &Bed, gpu: &Gpu) -> Outcome {
+    // A box that sticks out of the tensor on two sides: rows 40 to 104 of 90, columns 48 to 112 of 104.
+    let (rows, cols, x, y) = (90, 104, 48, 40);
+    let data: Vec<f64> = (0..rows * cols).map(|i| (1 + i % 251) as f64).collect();
+    let (from, to) = (bed.put(Dtype::Bf16, rows, cols, &data), bed.put(Dtype::Bf16, rows, cols, &data));
+    let map = |view| TensorMap::new(view, 64, 64, Swizzle::Bytes128).unwrap();
+    let out = bed.zeros(Dtype::I32, 1, 64 * 32);
+    let grid = Grid::rows(1).shared(64 * 128 + 1024);
+    launch::conformance_tma(gpu, grid, out, &map(from), &map(to), x as i32, y as i32);
+    let element = |r: usize, c: usize| match (y + r < rows, x + c < cols) {
+        (true, true) => <bf16 as Elem>::put(data[(y + r) * cols + x + c] as f32).to_bits() as u32,
+        _ => 0,
+    };
+    // 16-byte piece p of row r lies at place p ^ (r % 8).
+    let word = |i: usize| {
+        let (r, place, within) = (i / 32, i % 32 / 4, i % 4);
+        let c = 8 * (place ^ (r % 8)) + 2 * within;
+        element(r, c) | element(r, c + 1) << 16
+    };
+    let mut got = words(bed, out);
+    got.extend(bed.get(to).into_iter().map(|v| (v as f32).to_bits()));
+    let stored = (0..rows * cols).map(|i| {
+        let inside = i / cols >= y && i % cols >= x;
+        (if inside { -data[i] } else { data[i] } as f32).to_bits()
+    });
+    Outcome { name: "tma", same: Same::Bits, got, want: (0..64 * 32).map(word).chain(stored).collect() }
+}
+
+fn mbarrier(bed: &Bed, gpu: &Gpu) -> Outcome {
+    let rounds = 7;
+    let data = numbers(32 * rounds);
+    let (out, given) = (bed.zeros(Dtype::I32, 1, 128), bed.ints(1, data.len(), &data));
+    launch::conformance_mbarrier(gpu, Grid::rows(1), out, given, rounds as i32);
+    let sum = |i: usize| match i / 32 {
+        0 => 0,
+        warp => (0..rounds).fold(0u32, |sum, r| sum.wrapping_add(data[32 * r + (i + warp) % 32] as u32)),
+    };
+    Outcome { name: "mbarrier", same: Same::Bits, got: words(bed, out), want: (0..128).map(sum).collect() }
+}
+
+/// What only sm_90a has.
+const HOPPER: &[fn(&Bed, &Gpu) -> Outcome] = &[tma, mbarrier];
 const ALL: &[fn(&Bed, &Gpu) -> Outcome] = &[exp2, cp_async, ldmatrix, mma_bf16, named_barrier, last_arriver];
 
 fn hold(place: &str, same: Same, got: &[u32], want: &[u32]) {
@@ -144,7 +187,8 @@ fn conformance() {
     for (called, dev) in gpus() {
         let bed = Bed::new(dev.clone());
         let Device::Cuda(gpu) = &dev else { panic!("{called} is not a GPU") };
-        for case in ALL {
+        let hopper = if gpu.capability() == (9, 0) { HOPPER } else { &[] };
+        for case in ALL.iter().chain(hopper) {
             let Outcome { name, same, got, want } = case(&bed, gpu);
             hold(&format!("{name} on {called}, by its formula"), same, &got, &want);
             if let Ok(bytes) = std::fs::read(recording(&golden, name)) {

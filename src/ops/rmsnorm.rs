@@ -11,6 +11,9 @@
 //! Shapes: `x`, `y`, `dx`, `dy` `[T, D]`; `w`, `dw` `[D]`; `rstd` `[T]` in the statistics' type. Everything is computed
 //! in the accumulator type and rounded once, on storing. The backward adds into `dx`, which already holds the gradient
 //! that came along the residual branch. `y` may be `x`.
+//!
+//! The backward passes over memory once: a stretch of rows gives its part of `dx` and a sum of its own for `dw`; then the sums
+//! are added in the order of the stretches. There are as many for any number of threads, so the bits do not depend on it.
 
 use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::simd::{sum_by, vectorize};
@@ -21,10 +24,12 @@ use crate::ops::partials::partials_add;
 
 /// Rows of work that one thread takes at a time.
 const ROWS: usize = 16;
-/// Stretches of rows whose parts of `dw` a GPU sums apart, at most. Fixed, so that bits do not depend on the GPU.
-const STRETCHES: usize = 256;
-/// Columns of `dw` that one thread sums at a time.
-const COLS: usize = 64;
+/// The most stretches of rows whose parts of `dw` the CPU sums apart, and a GPU, which has more to keep busy. Fixed, so that
+/// bits depend neither on threads nor on the GPU.
+const STRETCHES: usize = 32;
+const GPU_STRETCHES: usize = 256;
+/// Columns of `dw` to which one thread adds the stretches' sums at a time.
+const COLS: usize = 512;
 
 /// `y = x / rms(x) * w`, keeping `rstd`.
 pub fn rmsnorm_fwd(dev: &Device, y: View, rstd: View, x: View, w: View, eps: f64) {
@@ -70,7 +75,7 @@ pub fn rmsnorm_bwd(dev: &Device, dx: View, dw: View, dy: View, x: View, rstd: Vi
     disjoint("rmsnorm_bwd", dx, &[dy, x, rstd, w, dw]);
     match dev {
         Device::Cuda(gpu) => {
-            let stretch = t.div_ceil(STRETCHES).max(1);
+            let stretch = t.div_ceil(GPU_STRETCHES).max(1);
             let parts = t.div_ceil(stretch);
             let partials = gpu.workspace(Dtype::F32, parts, d);
             let [ld_dx, ld_dy, ld_x] = [dx, dy, x].map(|v| v.stride() as i32);
@@ -98,13 +103,18 @@ pub fn rmsnorm_bwd(dev: &Device, dx: View, dw: View, dy: View, x: View, rstd: Vi
         Device::Cpu(pool) => by_dtype!(x.dtype(), E => {
             type A = <E as Elem>::Acc;
             let (w, rstd) = (w.slice::<E>(), rstd.slice::<A>());
-            pool.ranges(d, COLS, |cols| vectorize(#[inline(always)] || {
-                let dw = dw.cols_in(cols.clone());
-                by_dtype!(dw.dtype(), G => dw_cols::<E, G>(dw.row_mut(0), dy.cols_in(cols.clone()), x.cols_in(cols), rstd))
+            let length = t.div_ceil(STRETCHES).max(ROWS);
+            let mut sums = vec![A::ZERO; t.div_ceil(length) * d];
+            let sums = View::of(&mut sums).reshape(t.div_ceil(length), d);
+            pool.ranges(t, length, |rows| vectorize(#[inline(always)] || {
+                let sums = sums.row_mut::<A>(rows.start / length);
+                for i in rows {
+                    bwd_row::<E>(dx.row_mut(i), sums, dy.row(i), x.row(i), rstd[i], w);
+                }
             }));
-            pool.ranges(t, ROWS, |rows| vectorize(#[inline(always)] || for i in rows {
-                dx_row::<E>(dx.row_mut(i), dy.row(i), x.row(i), rstd[i], w)
-            }));
+            by_dtype!(dw.dtype(), G => pool.ranges(d, COLS, |cols| vectorize(#[inline(always)] || {
+                add_sums::<A, G>(dw.cols_in(cols.clone()).row_mut(0), sums.cols_in(cols));
+            })));
         }),
     }
 }
@@ -120,27 +130,32 @@ fn fwd_row<E: Elem>(y: &mut [E], x: &[E], w: &[E], eps: f64) -> E::Acc {
     rstd
 }
 
+/// One row of `dx`; its part of `dw` is added to `sums`.
 #[inline(always)]
-fn dx_row<E: Elem>(dx: &mut [E], dy: &[E], x: &[E], rstd: E::Acc, w: &[E]) {
+fn bwd_row<E: Elem>(dx: &mut [E], sums: &mut [E::Acc], dy: &[E], x: &[E], rstd: E::Acc, w: &[E]) {
     let d = x.len();
+    let (dx, sums, dy, w) = (&mut dx[..d], &mut sums[..d], &dy[..d], &w[..d]);
     let gx = sum_by(d, |i| dy[i].get() * w[i].get() * x[i].get());
     let c = gx * rstd * rstd / E::Acc::of(d as f64);
     for i in 0..d {
-        dx[i] = E::put(dx[i].get() + rstd * (dy[i].get() * w[i].get() - x[i].get() * c));
+        let (dy, x) = (dy[i].get(), x[i].get());
+        sums[i] += dy * x * rstd;
+        dx[i] = E::put(dx[i].get() + rstd * (dy * w[i].get() - x * c));
     }
 }
 
+/// `dw += sums`, stretch after stretch.
 #[inline(always)]
-fn dw_cols<E: Elem, G: Elem>(dw: &mut [G], dy: View, x: View, rstd: &[E::Acc]) {
-    let mut sum = [E::Acc::ZERO; COLS];
-    for (i, rstd) in rstd.iter().enumerate().take(x.rows()) {
-        let (dy, x) = (dy.row::<E>(i), x.row::<E>(i));
-        for c in 0..x.len() {
-            sum[c] += dy[c].get() * x[c].get() * *rstd;
+fn add_sums<A: Real, G: Elem>(dw: &mut [G], sums: View) {
+    let mut total = [A::ZERO; COLS];
+    let total = &mut total[..dw.len()];
+    for stretch in 0..sums.rows() {
+        for (total, sum) in total.iter_mut().zip(sums.row::<A>(stretch)) {
+            *total += *sum;
         }
     }
-    for (dw, sum) in dw.iter_mut().zip(sum) {
-        *dw = G::put(dw.get() + G::Acc::of(sum.f64()));
+    for (dw, total) in dw.iter_mut().zip(total) {
+        *dw = G::put(dw.get() + G::Acc::of(total.f64()));
     }
 }
 
@@ -223,6 +238,29 @@ mod tests {
             rmsnorm_fwd(&bed.dev, y.cols_in(4..21), rstd, x, bed.normals(Dtype::F32, 1, 17, 2, 1.0), EPS);
             vec![("y", F32, bed.get(y)), ("rstd", F32, bed.get(rstd))]
         });
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        // Stretches of 16 rows with a short last one; of more; and one alone.
+        for (t, d) in [(70, 600), (1000, 40), (3, 16)] {
+            let single = |key, n| normals(key, n).iter().map(|x| *x as f32).collect::<Vec<f32>>();
+            let backward = |threads| {
+                let (mut x, mut w, mut dy) = (single(1, t * d), single(2, d), single(3, t * d));
+                let (mut dx, mut dw, mut rstd) = (single(4, t * d), single(5, d), single(6, t));
+                rmsnorm_bwd(
+                    &Device::cpu(threads),
+                    View::of(&mut dx).reshape(t, d),
+                    View::of(&mut dw),
+                    View::of(&mut dy).reshape(t, d),
+                    View::of(&mut x).reshape(t, d),
+                    View::of(&mut rstd),
+                    View::of(&mut w),
+                );
+                (dx, dw)
+            };
+            assert_eq!(backward(1), backward(3), "{t} x {d}");
+        }
     }
 
     #[test]

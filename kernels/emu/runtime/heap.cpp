@@ -19,7 +19,7 @@ uint16_t* heap_owner;
 namespace {
 
 constexpr size_t ALIGNMENT = 256;         // as cuMemAlloc's
-constexpr size_t POISON_LIMIT = 64 << 20;  // larger buffers are not filled with NaN: their pages stay untouched until used
+constexpr size_t POISON_LIMIT = 16 << 20;  // larger buffers are not filled with NaN: their pages stay untouched until used
 
 struct Buffer {
     char* begin;

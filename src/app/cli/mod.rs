@@ -3,6 +3,7 @@
 //! Exit codes: 0 success, 2 usage and configuration, 1 what fails while running. Errors are one line on standard error;
 //! results go to standard output or to the file that was asked for, which appears whole or not at all.
 
+mod console;
 mod data;
 mod demo;
 mod generate;
@@ -58,7 +59,7 @@ pub fn main() -> ExitCode {
     match report_file_size_limit().and_then(|()| run(cli.verb)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("gramophone: {e}");
+            console::remark(&e);
             ExitCode::from(e.exit_code())
         }
     }
