@@ -269,7 +269,9 @@ impl<'m> Generator<'m> {
         let (dev, acts, n) = (self.dev, &self.acts, settings.len());
         let ids = acts.at(&acts.inputs.targets).cols_in(0..n);
         let logprobs = acts.at(&acts.head.nll).cols_in(0..n);
-        dev.install(|| sample(dev, ids, logprobs, acts.at(&acts.head.logits).top(n), settings));
+        let table = acts.at(&acts.inputs.sampling).top(n);
+        dev.write(table, &settings.iter().flat_map(Sampling::row).collect::<Vec<_>>());
+        dev.install(|| sample(dev, ids, logprobs, acts.at(&acts.head.logits).top(n), table));
         let logprobs = super::scorer::read_f32(dev, logprobs)?;
         Ok(dev.read::<i32>(ids)?.into_iter().zip(logprobs).collect())
     }
