@@ -75,8 +75,9 @@ fn summary(o: &Outcome, out: &Path) -> String {
     text.push_str(&format!(
         "\nReport: {dir}/report.html   numbers: {dir}/demo.json   model: {dir}/model\nNext:\n  \
          gramophone judge --model {dir}/model --template {dir}/judge.txt --input {dir}/pairs.jsonl\n  \
-         gramophone generate --model {dir}/model --input prompts.jsonl\n  \
-         gramophone train run.toml\n"
+         echo '{{\"prompt\": \"Which is larger, 153 or 203?\", \"responses\": [\"153 is larger.\", \"203 is larger.\"]}}' | \
+         gramophone rank --model {dir}/model --template {dir}/judge.txt --input -\n  \
+         gramophone train --help\n"
     ));
     text
 }
