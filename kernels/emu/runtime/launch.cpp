@@ -128,14 +128,15 @@ static void reset_lanes(Block& b) {
     }
 }
 
-// Dynamic shared memory begins where it is aligned to what SHARED_DYNAMIC asks for; the table of variables begins behind it.
+// The first 1024 bytes and more are for dynamic memory, which SHARED_DYNAMIC places; variables follow.
 static void reset_shared(Block& b) {
     b.variables.clear();
     b.static_size = 0;
+    b.dynamic_placed = false;
     b.dynamic_begin = SHARED_BASE;
-    memset(b.shared + SHARED_BASE, 0xff, std::max(b.shared_dirty, SHARED_BASE + b.dynamic_size) - SHARED_BASE);
-    b.shared_dirty = std::max(b.shared_dirty, SHARED_BASE + b.dynamic_size);
-    b.shared_top = SHARED_BASE + b.dynamic_size;
+    b.shared_top = SHARED_BASE + (b.dynamic_size ? b.dynamic_size + 1024 : 0);
+    b.shared_dirty = std::max(b.shared_dirty, b.shared_top);
+    memset(b.shared + SHARED_BASE, 0xff, b.shared_dirty - SHARED_BASE);
 }
 
 void Block::run(uint3 index) {

@@ -178,6 +178,7 @@ struct Block {
     // Shared memory.
     char* shared = nullptr;
     uint32_t dynamic_size = 0, dynamic_begin = 0, shared_top = 0, shared_dirty = 0, static_size = 0;
+    bool dynamic_placed = false;
     std::vector<SharedVariable> variables;
 
     // Barriers; those beyond the 16 named ones are where warpgroups meet in wgmma.wait_group.

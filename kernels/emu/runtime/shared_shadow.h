@@ -4,11 +4,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "emulated.h"
+
 namespace emu {
 
 struct Lane;
 struct Block;
-struct Location;
 
 struct SharedCell {
     uint16_t writer;

@@ -2,7 +2,8 @@
 // other headers here call them; kernels do not call them directly. The runtime (`kernels/emu/runtime`) implements them.
 #pragma once
 
-namespace emu {
+// In a namespace of its own, so that passing one on does not bring the services into the overloads of a kernel's function.
+namespace emu_source {
 
 // The place of a call in a kernel's source, for messages and for checks that the lanes of a warp arrive together.
 struct Location {
@@ -14,6 +15,12 @@ struct Location {
         return line() == other.line() && source.column() == other.source.column() && !strcmp(file(), other.file());
     }
 };
+
+}  // namespace emu_source
+
+namespace emu {
+
+using emu_source::Location;
 
 // What a kernel may see of the thread that runs it.
 struct LaneFace {
