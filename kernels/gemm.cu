@@ -12,10 +12,8 @@
 // A block computes 64 x 64 outputs with 128 threads, 8 x 4 each. Stages of 16 summed indices lie in shared memory with
 // their free index contiguous: cp.async moves single floats, which transposes on the way and takes any alignment.
 // Per summed index a thread reads 12 floats for 32 FMAs. Limiter: the FMA pipes, then shared memory. Oracle: src/ops/gemm.rs.
+#include "gemm_plan.cuh"
 #include "ptx.cuh"
-#include "types.cuh"
-
-enum class Along { summed, free };  // which index of an operand is contiguous
 
 constexpr int SIDE = 64;        // outputs of a block, each way
 constexpr int DEPTH = 16;       // summed indices of a stage
@@ -62,10 +60,8 @@ DEVICE void gemm_f32(O* y, const float* left, const float* right, const float* b
 #pragma unroll
         for (int i = 0; i < RUN; i++)
 #pragma unroll
-            for (int j = 0; j < RUN; j++) {
-                const bool exists = add && place(h, i) < rows && first_col + col + j < cols;
-                sum[h][i][j] = exists ? get(y[int64_t(place(h, i)) * y_stride + first_col + col + j]) : 0.f;
-            }
+            for (int j = 0; j < RUN; j++)
+                sum[h][i][j] = add ? old_value(y, place(h, i), first_col + col + j, rows, cols, y_stride) : 0.f;
 
     for (int stage = 0; stage < stages; stage++) {
         cp_async_wait<STAGES - 2>();

@@ -16,10 +16,8 @@
 //
 // Operands of any alignment: whole chunks where rows are aligned to 16 bytes, else pairs, else single elements. Oracle: src/ops/gemm.rs.
 #pragma once
+#include "gemm_plan.cuh"
 #include "ptx.cuh"
-#include "types.cuh"
-
-enum class Along { summed, free };  // which index of an operand is contiguous
 
 constexpr int DEPTH = 64;  // summed indices of a stage
 constexpr int CHUNK = 8;   // bf16 elements of 16 bytes
@@ -119,23 +117,6 @@ template <Along ALONG, int FREE> DEVICE void right_fragment(uint32_t (&r)[4], co
         const int row = 16 * step + lane % 16, chunk = first / CHUNK + lane / 16;
         ldmatrix_x4_trans(r, stage + row * FREE + (chunk ^ (row & 7)) * CHUNK);
     }
-}
-
-// Which tile a block computes: columns of tiles within bands of about 2048 rows, so that the tiles under way at one time make
-// a near-square of the output and find both operands in the level-2 cache.
-struct Corner {
-    int row, col;
-};
-template <int BM, int BN> DEVICE Corner corner(int block, int rows, int cols) {
-    constexpr int BAND = 2048 / BM;
-    const int row_tiles = (rows + BM - 1) / BM, col_tiles = (cols + BN - 1) / BN;
-    const int band = block / (BAND * col_tiles), inside = block - band * BAND * col_tiles;
-    const int height = min(BAND, row_tiles - band * BAND);
-    return {(band * BAND + inside % height) * BM, inside / height * BN};
-}
-
-template <class T> DEVICE float old_value(const T* y, int64_t row, int col, int rows, int cols, int stride) {
-    return row < rows && col < cols ? get(y[row * stride + col]) : 0.f;
 }
 
 // Writes eight neighbouring outputs: `count` of them exist.

@@ -180,4 +180,6 @@ fn oracle<E: Elem, O: Elem>(pool: &Pool, left: Side, right: Side, depth: usize, 
 }
 
 #[cfg(test)]
+mod gpu_tests;
+#[cfg(test)]
 mod tests;
