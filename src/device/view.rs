@@ -113,6 +113,12 @@ impl<'a> View<'a> {
         assert_eq!(self.len(), rows * cols, "reshape {:?} to [{rows}, {cols}]", self.shape());
         View { rows, cols, stride: cols, ..self }
     }
+    /// The same rows seen as elements of a type that is no wider: each row starts where it did, and ends sooner.
+    pub fn narrowed(self, dtype: Dtype) -> View<'a> {
+        let times = self.dtype.size() / dtype.size();
+        assert!(times > 0, "{} memory as the wider {dtype}", self.dtype);
+        View { dtype, stride: self.stride * times, ..self }
+    }
 
     /// Row `i`.
     #[inline(always)]

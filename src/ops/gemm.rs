@@ -14,7 +14,10 @@
 //! Inputs have one type; the output has it too, or its statistics' type (f32 gradients of bf16 weights). Views may have
 //! row strides. The output overlaps no input, but `residual` may be `y` itself.
 //!
-//! f64 runs the oracle, plain loops; f32 and bf16 run register tiles (`gemm/kernel.rs`) over packed operands
+//! On a GPU (`gemm/gpu.rs`) f32 products have the same bits as here. bf16 products add up 16 summed indices at a time in the
+//! order and precision of the tensor cores: rows still do not know of each other, the last bits differ from the CPU's.
+//!
+//! On the CPU, f64 runs the oracle, plain loops; f32 and bf16 run register tiles (`gemm/kernel.rs`) over packed operands
 //! (`gemm/pack.rs`) in cache blocks (`gemm/blocked.rs`), which give the oracle's bits.
 
 pub(super) mod kernel;
@@ -23,6 +26,7 @@ pub(super) mod scratch;
 pub(super) mod vector;
 
 mod blocked;
+mod gpu;
 
 use crate::base::dtype::{Dtype, Elem, Real, bf16};
 use crate::base::par::Pool;
@@ -53,7 +57,13 @@ pub fn gemm_nt(dev: &Device, y: View, x: View, w: View, bias: Option<View>, resi
         "gemm_nt: bias or residual"
     );
     disjoint("gemm_nt", y, &[x, w]);
-    multiply(dev, (x, Along::Summed), (w, Along::Summed), k, Output { y, into: Into::Store, bias, residual });
+    match dev {
+        Device::Cuda(gpu) => gpu::nt(gpu, y, x, w, bias, residual),
+        Device::Cpu(pool) => {
+            let out = Output { y, into: Into::Store, bias, residual };
+            multiply(pool, (x, Along::Summed), (w, Along::Summed), k, out)
+        }
+    }
 }
 
 /// `dx (=|+=) dy w`: `dy [M,N]`, `w [N,K]`, `dx [M,K]`.
@@ -67,7 +77,13 @@ pub fn gemm_nn(dev: &Device, dx: View, dy: View, w: View, into: Into) {
         w.shape()
     );
     disjoint("gemm_nn", dx, &[dy, w]);
-    multiply(dev, (dy, Along::Summed), (w, Along::Free), n, Output { y: dx, into, bias: None, residual: None });
+    match dev {
+        Device::Cuda(gpu) => gpu::nn(gpu, dx, dy, w, into),
+        Device::Cpu(pool) => {
+            let out = Output { y: dx, into, bias: None, residual: None };
+            multiply(pool, (dy, Along::Summed), (w, Along::Free), n, out)
+        }
+    }
 }
 
 /// `dw (=|+=) dy^T x`: `dy [M,N]`, `x [M,K]`, `dw [N,K]`.
@@ -81,7 +97,13 @@ pub fn gemm_tn(dev: &Device, dw: View, dy: View, x: View, into: Into) {
         x.shape()
     );
     disjoint("gemm_tn", dw, &[dy, x]);
-    multiply(dev, (dy, Along::Free), (x, Along::Free), m, Output { y: dw, into, bias: None, residual: None });
+    match dev {
+        Device::Cuda(gpu) => gpu::tn(gpu, dw, dy, x, into),
+        Device::Cpu(pool) => {
+            let out = Output { y: dw, into, bias: None, residual: None };
+            multiply(pool, (dy, Along::Free), (x, Along::Free), m, out)
+        }
+    }
 }
 
 /// `db += sum_m dy[m,:]`, in ascending order of m.
@@ -90,7 +112,7 @@ pub fn bias_bwd(dev: &Device, db: View, dy: View) {
     assert!(db.len() == n, "bias_bwd: db {:?}, dy {:?}", db.shape(), dy.shape());
     disjoint("bias_bwd", db, &[dy]);
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => gpu::bias_bwd(gpu, db, dy),
         Device::Cpu(pool) => {
             by_dtype!(dy.dtype(), E => by_dtype!(db.dtype(), O => pool.ranges(n, COLS, |cols| vectorize(#[inline(always)] || {
                 let (db, dy) = (db.reshape(1, n).cols_in(cols.clone()), dy.cols_in(cols));
@@ -115,17 +137,14 @@ pub fn bias_bwd(dev: &Device, db: View, dy: View) {
 type Side<'a> = (View<'a>, Along);
 
 /// `out = left right` over `depth` summed indices; left's free index is the output's row, right's its column.
-fn multiply(dev: &Device, left: Side, right: Side, depth: usize, out: Output) {
+fn multiply(pool: &Pool, left: Side, right: Side, depth: usize, out: Output) {
     assert!(left.0.dtype() == right.0.dtype(), "a product of {} and {}", left.0.dtype(), right.0.dtype());
-    match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
-        Device::Cpu(pool) => match (left.0.dtype(), out.y.dtype()) {
-            (Dtype::F32, Dtype::F32) => fast::<f32, f32>(pool, left, right, depth, out),
-            (Dtype::F32, Dtype::Bf16) => fast::<f32, bf16>(pool, left, right, depth, out),
-            (Dtype::Bf16, Dtype::F32) => fast::<bf16, f32>(pool, left, right, depth, out),
-            (Dtype::Bf16, Dtype::Bf16) => fast::<bf16, bf16>(pool, left, right, depth, out),
-            (of, to) => by_dtype!(of, E => by_dtype!(to, O => oracle::<E, O>(pool, left, right, depth, out))),
-        },
+    match (left.0.dtype(), out.y.dtype()) {
+        (Dtype::F32, Dtype::F32) => fast::<f32, f32>(pool, left, right, depth, out),
+        (Dtype::F32, Dtype::Bf16) => fast::<f32, bf16>(pool, left, right, depth, out),
+        (Dtype::Bf16, Dtype::F32) => fast::<bf16, f32>(pool, left, right, depth, out),
+        (Dtype::Bf16, Dtype::Bf16) => fast::<bf16, bf16>(pool, left, right, depth, out),
+        (of, to) => by_dtype!(of, E => by_dtype!(to, O => oracle::<E, O>(pool, left, right, depth, out))),
     }
 }
 
@@ -161,5 +180,7 @@ fn oracle<E: Elem, O: Elem>(pool: &Pool, left: Side, right: Side, depth: usize, 
     });
 }
 
+#[cfg(test)]
+mod gpu_tests;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,8 @@
 //! at a time, in ascending order. Gradients of the logits overwrite them, rounded to the type of `h`, as the products
 //! take their inputs. `dh` is stored, `dw` added to; each may have the type of `h` or its statistics' type.
 //!
+//! On the CPU a target outside `0..V` panics before any work; on a GPU its row gets the loss NaN and no gradient of its own.
+//!
 //! The sum of a row of `dw` continues from chunk to chunk where it stopped, so where `dw` has the accumulator type, no result
 //! depends on the size of the chunk.
 
@@ -23,6 +25,7 @@ use super::softmax::log_sum_exp;
 use crate::base::dtype::{Elem, Real};
 use crate::base::simd::vectorize;
 use crate::by_dtype;
+use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
 use std::ops::Range;
 
@@ -32,13 +35,21 @@ const BLOCK: usize = 256;
 /// `nll` and `lse` of every row.
 pub fn xent_fwd(dev: &Device, nll: View, lse: View, h: View, w: View, targets: View, logits: View) {
     check("xent_fwd", [nll, lse], h, w, logits);
-    let targets = indices("xent_fwd", "target", targets, w.rows());
     assert_eq!(targets.len(), h.rows(), "xent_fwd: one target per row");
+    if let Device::Cpu(_) = dev {
+        indices("xent_fwd", "target", targets, w.rows());
+    }
     by_chunk(dev, h, w, logits, |rows, logits| match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
-        Device::Cpu(pool) => by_stat!(logits.dtype(), A => pool.each(rows.len(), 1, |i| {
-            row_loss::<A>(nll, lse, rows.start + i, logits.row(i), targets[rows.start + i] as usize);
-        })),
+        Device::Cuda(gpu) => {
+            let [nll, lse, targets] = [nll, lse, targets].map(|v| part(v, &rows));
+            launch::xent_fwd(gpu, Grid::rows(rows.len()), Some(nll), lse, logits, Some(targets), logits.cols() as i32);
+        }
+        Device::Cpu(pool) => by_stat!(logits.dtype(), A => {
+            let targets = targets.slice::<i32>();
+            pool.each(rows.len(), 1, |i| {
+                row_loss::<A>(nll, lse, rows.start + i, logits.row(i), targets[rows.start + i] as usize);
+            })
+        }),
     });
 }
 
@@ -65,20 +76,29 @@ pub fn xent_step(
         h.shape(),
         w.shape()
     );
-    let targets = indices("xent_step", "target", targets, w.rows());
     assert_eq!(targets.len(), h.rows(), "xent_step: one target per row");
-    by_chunk(dev, h, w, logits, |rows, logits| match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
-        Device::Cpu(pool) => by_dtype!(h.dtype(), E => {
-            let dlogits = gradients::<E>(logits);
-            pool.each(rows.len(), 1, |i| {
-                let (r, weight) = (rows.start + i, weights.slice::<<E as Elem>::Acc>()[rows.start + i]);
-                let lse = row_loss(nll, lse, r, logits.row(i), targets[r] as usize);
-                vectorize(#[inline(always)] || row_bwd::<E>(dlogits, logits, i, lse, targets[r] as usize, weight));
-            });
-            gemm_nn(dev, dh.rows_in(rows.clone()), dlogits, w, Into::Store);
-            gemm_tn(dev, dw, dlogits, h.rows_in(rows), Into::Add);
-        }),
+    if let Device::Cpu(_) = dev {
+        indices("xent_step", "target", targets, w.rows());
+    }
+    by_chunk(dev, h, w, logits, |rows, logits| {
+        let dlogits = logits.narrowed(h.dtype());
+        match dev {
+            Device::Cuda(gpu) => {
+                let [nll, lse, targets, weights] = [nll, lse, targets, weights].map(|v| part(v, &rows));
+                let (grid, v) = (Grid::rows(rows.len()), logits.cols() as i32);
+                launch::xent_step(gpu, h.dtype(), grid, nll, lse, logits, targets, weights, v);
+            }
+            Device::Cpu(pool) => by_dtype!(h.dtype(), E => {
+                let targets = targets.slice::<i32>();
+                pool.each(rows.len(), 1, |i| {
+                    let (r, weight) = (rows.start + i, weights.slice::<<E as Elem>::Acc>()[rows.start + i]);
+                    let lse = row_loss(nll, lse, r, logits.row(i), targets[r] as usize);
+                    vectorize(#[inline(always)] || row_bwd::<E>(dlogits, logits, i, lse, targets[r] as usize, weight));
+                });
+            }),
+        }
+        gemm_nn(dev, dh.rows_in(rows.clone()), dlogits, w, Into::Store);
+        gemm_tn(dev, dw, dlogits, h.rows_in(rows), Into::Add);
     });
 }
 
@@ -86,7 +106,10 @@ pub fn xent_step(
 pub fn head_lse(dev: &Device, lse: View, h: View, w: View, logits: View) {
     check("head_lse", [lse, lse], h, w, logits);
     by_chunk(dev, h, w, logits, |rows, logits| match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => {
+            let (grid, v) = (Grid::rows(rows.len()), logits.cols() as i32);
+            launch::xent_fwd(gpu, grid, None, part(lse, &rows), logits, None, v);
+        }
         Device::Cpu(pool) => by_stat!(logits.dtype(), A => pool.each(rows.len(), 1, |i| {
             let row = logits.row::<A>(i);
             *at::<A>(lse, rows.start + i) = vectorize(#[inline(always)] || log_sum_exp(row));
@@ -126,6 +149,11 @@ fn by_chunk(dev: &Device, h: View, w: View, logits: View, f: impl Fn(Range<usize
     }
 }
 
+/// Some elements of a vector with one for each row.
+fn part<'a>(vector: View<'a>, rows: &Range<usize>) -> View<'a> {
+    vector.reshape(vector.len(), 1).rows_in(rows.clone())
+}
+
 /// Element `r` of a vector of statistics; each row's item writes its own.
 fn at<A: Real>(vector: View<'_>, r: usize) -> &mut A {
     &mut vector.reshape(vector.len(), 1).row_mut::<A>(r)[0]
@@ -139,15 +167,6 @@ fn row_loss<A: Real>(nll: View, lse: View, r: usize, logits: &[A], target: usize
     *at::<A>(lse, r) = sum;
     *at::<A>(nll, r) = sum - logits[target];
     sum
-}
-
-/// The memory of the logits as the place of their gradients, which may be narrower: row `i` starts where row `i` of the
-/// logits starts.
-fn gradients<E: Elem>(logits: View<'_>) -> View<'_> {
-    let [rows, v] = logits.shape();
-    let memory: &mut [E] = bytemuck::cast_slice_mut(logits.slice_mut::<E::Acc>());
-    let width = memory.len() / rows;
-    View::of(memory).reshape(rows, width).cols_in(0..v)
 }
 
 /// Turns row `i` of the logits into their gradients, in the same memory. Gradients are no wider than logits, so a block's

@@ -1,0 +1,292 @@
+// Products of bf16 matrices on Hopper: the twin of gemm_nt.cu, gemm_nn.cu and gemm_tn.cu for H100 and H200.
+//
+//   NT  y[m, n] = sum_k x[m, k] w[n, k] (+ bias[n]) (+ residual[m, n])
+//   NN  dx[m, k] (=|+=) sum_n dy[m, n] w[n, k]
+//   TN  dw[n, k] (=|+=) sum_m dy[m, n] x[m, k]
+//
+// A persistent block computes tile after tile of 64 CONSUMERS x BN outputs. One thread of the first warpgroup, the producer, has TMA bring
+// stages of 64 summed indices, 128-byte swizzle, into a ring of STAGES slots; each of the other warpgroups multiplies 64 rows by BN columns
+// with wgmma (m64nBNk16), operands as they lie (K-major or MN-major). `full` barriers count TMA's bytes, `empty` ones the consumers' warps.
+// One stage's products run while the stage before it is handed back; the producer goes on to the next tile during the epilogue.
+//
+// Numerics. Every output is one chain of k16 products over the summed index in ascending order, in the tensor core's precision,
+// starting from zero or from what is there, then over zeros up to the next multiple of 64; then + bias, + residual, one rounding.
+// Neither tile nor rows change a bit; the bits are not those of mma.sync, so who has to choose must not look at the number of rows.
+//
+// Epilogue: the sums of a warpgroup go, 128 bytes of columns at a time, through one of two buffers that TMA stores from (`mapped`), or
+// from which threads copy where TMA cannot write: outputs of any alignment.
+//
+// Oracle: src/ops/gemm.rs.
+#define SM90A
+#include "gemm_plan.cuh"
+#include "ptx.cuh"
+
+constexpr int DEPTH = 64;             // summed indices of a stage: 128 bytes, the swizzle's width
+constexpr int BOX = 64 * DEPTH;       // elements of 64 rows of 128 bytes
+constexpr int GROUP_BYTES = 1024;     // eight of them
+constexpr int WARPGROUP = 128;        // threads
+constexpr int BUFFER = 64 * 128;      // bytes of an epilogue buffer
+constexpr int BUFFERS = 2;            // of each consumer
+
+template <int CONSUMERS_, int BN_, int STAGES_> struct Plan {
+    static constexpr int CONSUMERS = CONSUMERS_, BM = 64 * CONSUMERS, BN = BN_, STAGES = STAGES_;
+    static constexpr int STAGE = (BM + BN) * DEPTH;  // elements
+};
+
+struct Operands {
+    const TensorMap *left, *right;
+};
+
+// The ring's state, which the producer and each consumer advance alike.
+template <int STAGES> struct Slot {
+    int index = 0;
+    uint32_t phase = 0;
+    __device__ __forceinline__ void next() {
+        if (++index == STAGES) index = 0, phase ^= 1;
+    }
+};
+
+// Starts bringing one operand's stage: FREE free indices from `first` on, summed indices from `begin` on.
+template <Along ALONG, int FREE> DEVICE void bring(bf16* to, const TensorMap* map, uint64_t* full, int first, int begin) {
+    if constexpr (ALONG == Along::summed) {
+        tma_load_2d(to, map, full, begin, first);
+    } else {
+        static_assert(FREE % 64 == 0);
+#pragma unroll
+        for (int i = 0; i < FREE / 64; i++) tma_load_2d(to + i * BOX, map, full, first + 64 * i, begin);
+    }
+}
+
+// Describes step `step` of an operand's stage.
+template <Along ALONG> DEVICE uint64_t describe(const bf16* stage, int step) {
+    if constexpr (ALONG == Along::summed) return wgmma_descriptor(stage + 16 * step, 16, GROUP_BYTES);
+    else return wgmma_descriptor(stage + 16 * step * 64, BOX * 2, GROUP_BYTES);
+}
+
+template <class P, Along LEFT, Along RIGHT>
+DEVICE void produce(bf16* ring, uint64_t* full, uint64_t* empty, const Operands& from, int rows, int cols, int stages, int tiles) {
+    prefetch_tensor_map(from.left);
+    prefetch_tensor_map(from.right);
+    Slot<P::STAGES> slot;
+    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        const Corner at = corner<P::BM, P::BN>(tile, rows, cols);
+        for (int stage = 0; stage < stages; stage++, slot.next()) {
+            mbarrier_wait(&empty[slot.index], slot.phase ^ 1);
+            mbarrier_arrive_expect_tx(&full[slot.index], P::STAGE * 2);
+            bf16* to = ring + slot.index * P::STAGE;
+            bring<LEFT, P::BM>(to, from.left, &full[slot.index], at.row, stage * DEPTH);
+            bring<RIGHT, P::BN>(to + P::BM * DEPTH, from.right, &full[slot.index], at.col, stage * DEPTH);
+        }
+    }
+}
+
+// One tile's sums of a consumer: 64 rows.
+template <class P, Along LEFT, Along RIGHT>
+DEVICE void multiply(float (&sums)[P::BN / 2], const bf16* ring, uint64_t* full, uint64_t* empty, Slot<P::STAGES>& slot, int consumer, int stages) {
+    const int lane = threadIdx.x % WARP;
+    auto start = [&]() {
+        mbarrier_wait(&full[slot.index], slot.phase);
+        const bf16* left = ring + slot.index * P::STAGE + consumer * BOX;
+        const bf16* right = ring + slot.index * P::STAGE + P::BM * DEPTH;
+        wgmma_fence();
+#pragma unroll
+        for (int step = 0; step < DEPTH / 16; step++)
+            wgmma_bf16<P::BN, LEFT == Along::free, RIGHT == Along::free>(sums, describe<LEFT>(left, step), describe<RIGHT>(right, step), 1);
+        wgmma_commit();
+    };
+    // The first stage stands alone, so that in the loop nothing but wgmma ever sets the sums: else ptxas runs them one by one.
+    start();
+    int before = slot.index;
+    slot.next();
+    for (int stage = 1; stage < stages; stage++, slot.next()) {
+        start();
+        // The stage before this one has been multiplied: its slot goes back, from each warp for its own part.
+        wgmma_wait<1>();
+        if (lane == 0) mbarrier_arrive(&empty[before]);
+        before = slot.index;
+    }
+    wgmma_wait<0>();
+    if (lane == 0) mbarrier_arrive(&empty[before]);
+}
+
+// Where a consumer's outputs go, and what is added to them.
+template <class O> struct Output {
+    O* y;
+    const TensorMap* map;
+    const bf16 *bias, *residual;
+    int rows, cols, y_stride, residual_stride, mapped;
+};
+
+// What is added to columns `col` and the next of a row.
+template <class O> DEVICE float2 extra(const Output<O>& out, int64_t row, int col, float2 sum) {
+    const bool both = col + 1 < out.cols;
+    if (out.bias && col < out.cols) {
+        sum.x += get(out.bias[col]);
+        if (both) sum.y += get(out.bias[col + 1]);
+    }
+    if (out.residual && row < out.rows && col < out.cols) {
+        const bf16* p = out.residual + row * out.residual_stride + col;
+        if (both && (reinterpret_cast<uint64_t>(p) & 3) == 0) {
+            const uint32_t pair = *reinterpret_cast<const uint32_t*>(p);
+            sum.x += low_bf16(pair), sum.y += high_bf16(pair);
+        } else {
+            sum.x += get(p[0]);
+            if (both) sum.y += get(p[1]);
+        }
+    }
+    return sum;
+}
+
+// Writes a consumer's 64 rows from `row0` on. Row r of a buffer has its 16-byte chunks at their number xor r modulo 8, TMA's swizzle.
+template <class P, class O>
+DEVICE void write(const Output<O>& out, const float (&sums)[P::BN / 2], unsigned char* buffers, int consumer, int row0, int col0) {
+    constexpr int COLS = P::BN * int(sizeof(O)) < 128 ? P::BN : 128 / int(sizeof(O));  // columns that go through a buffer at a time
+    constexpr int N = Vec<O>::N;
+    const int thread = threadIdx.x % WARPGROUP, lane = thread % WARP, barrier = 1 + consumer;
+    const bool vector = aligned16(out.y, out.y_stride);
+#pragma unroll
+    for (int part = 0; part < P::BN / COLS; part++) {
+        unsigned char* buffer = buffers + (part % BUFFERS) * BUFFER;
+        // The store from this buffer before last has read it.
+        if (thread == 0) tma_store_wait_read<BUFFERS - 1>();
+        named_barrier_sync(barrier, WARPGROUP);
+#pragma unroll
+        for (int j = 0; j < COLS / 8; j++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int r = thread / WARP * 16 + 8 * half + lane / 4, c = 8 * j + lane % 4 * 2, i = 4 * (part * COLS / 8 + j) + 2 * half;
+                const float2 sum = extra(out, row0 + r, col0 + part * COLS + c, make_float2(sums[i], sums[i + 1]));
+                unsigned char* to = buffer + r * 128 + ((c / N ^ (r & 7)) * 16) + c % N * int(sizeof(O));
+                if constexpr (sizeof(O) == 4) *reinterpret_cast<float2*>(to) = sum;
+                else *reinterpret_cast<uint32_t*>(to) = pack_bf16(sum.x, sum.y);
+            }
+        const int col = col0 + part * COLS;
+        if (out.mapped) {
+            fence_proxy_async();
+            named_barrier_sync(barrier, WARPGROUP);
+            if (thread == 0) {
+                if (row0 < out.rows && col < out.cols) tma_store_2d(out.map, buffer, col, row0);
+                tma_store_commit();
+            }
+        } else {
+            named_barrier_sync(barrier, WARPGROUP);
+            for (int item = thread; item < 64 * COLS / N; item += WARPGROUP) {
+                const int r = item / (COLS / N), chunk = item % (COLS / N), c = col + chunk * N;
+                if (row0 + r >= out.rows || c >= out.cols) continue;
+                float v[N];
+                Vec<O>::load(v, reinterpret_cast<const O*>(buffer + r * 128 + ((chunk ^ (r & 7)) * 16)));
+                store_part<O>(out.y + int64_t(row0 + r) * out.y_stride + c, v, out.cols - c, vector);
+            }
+        }
+    }
+}
+
+template <class P, Along LEFT, Along RIGHT, class O>
+DEVICE void gemm(const Output<O>& out, const Operands& from, int depth, int add) {
+    SHARED_DYNAMIC(bf16, ring, 1024);
+    SHARED(uint64_t, full, [P::STAGES]);
+    SHARED(uint64_t, empty, [P::STAGES]);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < P::STAGES; i++) mbarrier_init(&full[i], 1), mbarrier_init(&empty[i], P::CONSUMERS * WARPGROUP / WARP);
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+    const int rows = out.rows, cols = out.cols, stages = (depth + DEPTH - 1) / DEPTH;
+    const int tiles = (rows + P::BM - 1) / P::BM * ((cols + P::BN - 1) / P::BN);
+    if (threadIdx.x < WARPGROUP) {
+        if constexpr (P::CONSUMERS > 1) registers_decrease<40>();
+        if (threadIdx.x == 0) produce<P, LEFT, RIGHT>(ring, full, empty, from, rows, cols, stages, tiles);
+        return;
+    }
+    if constexpr (P::CONSUMERS > 1) registers_increase<232>();
+    const int consumer = threadIdx.x / WARPGROUP - 1, lane = threadIdx.x % WARP;
+    unsigned char* buffers = reinterpret_cast<unsigned char*>(ring + P::STAGES * P::STAGE) + consumer * BUFFERS * BUFFER;
+    Slot<P::STAGES> slot;
+    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        const Corner at = corner<P::BM, P::BN>(tile, rows, cols);
+        const int row0 = at.row + 64 * consumer;
+        float sums[P::BN / 2];
+        const int row = row0 + threadIdx.x % WARPGROUP / WARP * 16 + lane / 4, col = at.col + lane % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < P::BN / 2; i++)
+            sums[i] = add ? old_value(out.y, row + i / 2 % 2 * 8, col + i / 4 * 8 + i % 2, rows, cols, out.y_stride) : 0.f;
+        multiply<P, LEFT, RIGHT>(sums, ring, full, empty, slot, consumer, stages);
+        write<P, O>(out, sums, buffers, consumer, row0, at.col);
+    }
+    if (threadIdx.x % WARPGROUP == 0) tma_store_wait<0>();
+}
+
+using Plan64x32 = Plan<1, 32, 6>;     // for few rows: bound by reading the weights
+using Plan128x128 = Plan<2, 128, 4>;
+using Plan128x256 = Plan<2, 256, 4>;
+
+template <class P, class O>
+DEVICE void gemm_nt(O* y, const bf16* bias, const bf16* residual, const TensorMap* x, const TensorMap* w, const TensorMap* to, int m, int n,
+                    int k, int y_stride, int residual_stride, int mapped) {
+    gemm<P, Along::summed, Along::summed>(Output<O>{y, to, bias, residual, m, n, y_stride, residual_stride, mapped}, {x, w}, k, 0);
+}
+template <class P, class O>
+DEVICE void gemm_nn(O* dx, const TensorMap* dy, const TensorMap* w, const TensorMap* to, int m, int n, int k, int dx_stride, int mapped, int add) {
+    gemm<P, Along::summed, Along::free>(Output<O>{dx, to, nullptr, nullptr, m, k, dx_stride, 0, mapped}, {dy, w}, n, add);
+}
+template <class P, class O>
+DEVICE void gemm_tn(O* dw, const TensorMap* dy, const TensorMap* x, const TensorMap* to, int m, int n, int k, int dw_stride, int mapped, int add) {
+    gemm<P, Along::free, Along::free>(Output<O>{dw, to, nullptr, nullptr, n, k, dw_stride, 0, mapped}, {dy, x}, m, add);
+}
+
+KERNEL(gemm_nt_64x32_sm90_f32, (256, 2), float* y, NULLABLE const bf16* bias, NULLABLE const bf16* residual, TMAP x, TMAP w, TMAP to,
+       int m, int n, int k, int y_stride, int residual_stride, int mapped) {
+    gemm_nt<Plan64x32>(y, bias, residual, &x, &w, &to, m, n, k, y_stride, residual_stride, mapped);
+}
+KERNEL(gemm_nt_64x32_sm90_bf16, (256, 2), bf16* y, NULLABLE const bf16* bias, NULLABLE const bf16* residual, TMAP x, TMAP w, TMAP to,
+       int m, int n, int k, int y_stride, int residual_stride, int mapped) {
+    gemm_nt<Plan64x32>(y, bias, residual, &x, &w, &to, m, n, k, y_stride, residual_stride, mapped);
+}
+KERNEL(gemm_nt_128x128_sm90_f32, (384, 1), float* y, NULLABLE const bf16* bias, NULLABLE const bf16* residual, TMAP x, TMAP w, TMAP to,
+       int m, int n, int k, int y_stride, int residual_stride, int mapped) {
+    gemm_nt<Plan128x128>(y, bias, residual, &x, &w, &to, m, n, k, y_stride, residual_stride, mapped);
+}
+KERNEL(gemm_nt_128x128_sm90_bf16, (384, 1), bf16* y, NULLABLE const bf16* bias, NULLABLE const bf16* residual, TMAP x, TMAP w, TMAP to,
+       int m, int n, int k, int y_stride, int residual_stride, int mapped) {
+    gemm_nt<Plan128x128>(y, bias, residual, &x, &w, &to, m, n, k, y_stride, residual_stride, mapped);
+}
+KERNEL(gemm_nt_128x256_sm90_f32, (384, 1), float* y, NULLABLE const bf16* bias, NULLABLE const bf16* residual, TMAP x, TMAP w, TMAP to,
+       int m, int n, int k, int y_stride, int residual_stride, int mapped) {
+    gemm_nt<Plan128x256>(y, bias, residual, &x, &w, &to, m, n, k, y_stride, residual_stride, mapped);
+}
+KERNEL(gemm_nt_128x256_sm90_bf16, (384, 1), bf16* y, NULLABLE const bf16* bias, NULLABLE const bf16* residual, TMAP x, TMAP w, TMAP to,
+       int m, int n, int k, int y_stride, int residual_stride, int mapped) {
+    gemm_nt<Plan128x256>(y, bias, residual, &x, &w, &to, m, n, k, y_stride, residual_stride, mapped);
+}
+KERNEL(gemm_nn_128x128_sm90_f32, (384, 1), float* dx, TMAP dy, TMAP w, TMAP to, int m, int n, int k, int dx_stride,
+       int mapped, int add) {
+    gemm_nn<Plan128x128>(dx, &dy, &w, &to, m, n, k, dx_stride, mapped, add);
+}
+KERNEL(gemm_nn_128x128_sm90_bf16, (384, 1), bf16* dx, TMAP dy, TMAP w, TMAP to, int m, int n, int k, int dx_stride,
+       int mapped, int add) {
+    gemm_nn<Plan128x128>(dx, &dy, &w, &to, m, n, k, dx_stride, mapped, add);
+}
+KERNEL(gemm_nn_128x256_sm90_f32, (384, 1), float* dx, TMAP dy, TMAP w, TMAP to, int m, int n, int k, int dx_stride,
+       int mapped, int add) {
+    gemm_nn<Plan128x256>(dx, &dy, &w, &to, m, n, k, dx_stride, mapped, add);
+}
+KERNEL(gemm_nn_128x256_sm90_bf16, (384, 1), bf16* dx, TMAP dy, TMAP w, TMAP to, int m, int n, int k, int dx_stride,
+       int mapped, int add) {
+    gemm_nn<Plan128x256>(dx, &dy, &w, &to, m, n, k, dx_stride, mapped, add);
+}
+KERNEL(gemm_tn_128x128_sm90_f32, (384, 1), float* dw, TMAP dy, TMAP x, TMAP to, int m, int n, int k, int dw_stride,
+       int mapped, int add) {
+    gemm_tn<Plan128x128>(dw, &dy, &x, &to, m, n, k, dw_stride, mapped, add);
+}
+KERNEL(gemm_tn_128x128_sm90_bf16, (384, 1), bf16* dw, TMAP dy, TMAP x, TMAP to, int m, int n, int k, int dw_stride,
+       int mapped, int add) {
+    gemm_tn<Plan128x128>(dw, &dy, &x, &to, m, n, k, dw_stride, mapped, add);
+}
+KERNEL(gemm_tn_128x256_sm90_f32, (384, 1), float* dw, TMAP dy, TMAP x, TMAP to, int m, int n, int k, int dw_stride,
+       int mapped, int add) {
+    gemm_tn<Plan128x256>(dw, &dy, &x, &to, m, n, k, dw_stride, mapped, add);
+}
+KERNEL(gemm_tn_128x256_sm90_bf16, (384, 1), bf16* dw, TMAP dy, TMAP x, TMAP to, int m, int n, int k, int dw_stride,
+       int mapped, int add) {
+    gemm_tn<Plan128x256>(dw, &dy, &x, &to, m, n, k, dw_stride, mapped, add);
+}
