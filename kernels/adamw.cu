@@ -232,7 +232,7 @@ DEVICE void step_8bit(P* p, uint8_t* m_code, uint8_t* v_code, float* m_scale, fl
         }
     }
     s.store(p, rounded), s.store(m_code, m_codes), s.store(v_code, v_codes);
-    __syncwarp();  // every lane has read the scales: shuffles alone do not order memory
+    __syncwarp();  // All lanes have read the old scales.
     if (threadIdx.x % WARP == 0) m_scale[s.index] = largest[0], v_scale[s.index] = largest[1];
 }
 
