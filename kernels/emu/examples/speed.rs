@@ -53,7 +53,11 @@ fn main() {
         let before = statistics(d.ordinal).switches;
         let t = fastest(|| d.run("legal_block_sum", blocks(rows as u32, 256), args!(y, x, columns as i32)).unwrap());
         let switches = (statistics(d.ordinal).switches - before) / 3;
-        println!("{flavour}: block sums: {:.1} million elements/s, {:.0} ns a switch", (rows * columns) as f64 / t * 1e-6, t / switches as f64 * 1e9);
+        println!(
+            "{flavour}: block sums: {:.1} million elements/s, {:.0} ns a switch",
+            (rows * columns) as f64 / t * 1e-6,
+            t / switches as f64 * 1e9
+        );
         let t = fastest(|| {
             for _ in 0..1000 {
                 d.run("legal_scale", blocks(1, 128), args!(y, x, 128i32, 2f32)).unwrap();

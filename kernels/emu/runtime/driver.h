@@ -43,7 +43,7 @@ enum Result : int {
     CAPTURED_EVENT = 907,
 };
 
-constexpr int MAX_DEVICES = 1024;
+constexpr int MAX_DEVICES = 32768;
 typedef uint64_t DevicePointer;
 
 struct Device;
@@ -113,14 +113,13 @@ struct Settings {
 };
 
 struct Statistics {
-    uint64_t launches, switches, accesses, allocated, peak, allocations;
+    uint64_t launches, switches, accesses, allocated, peak, allocations, leaked;
 };
 
 struct Device {
     int ordinal;
     std::recursive_mutex mutex;
     Settings settings;
-    bool claimed = false;
     int retained = 0;  // of the primary context
     Result sticky = SUCCESS;
     std::string error_text;
@@ -181,6 +180,8 @@ Result refuse_during_capture(Device& d);
 
 // ---- memory (driver_memory.cpp)
 
+// Frees everything, as the end of a context does, and counts it as leaked.
+void free_everything(Device& d);
 // Whether [p, p + size) lies within one live buffer of this device.
 bool valid_range(Device& d, DevicePointer p, size_t size);
 

@@ -16,7 +16,9 @@ static thread_local Device* current_of_thread;
 bool driver_initialised() { return initialised; }
 Device* current_device() { return current_of_thread; }
 void set_current_device(Device* device) { current_of_thread = device; }
-int device_count() { return environment().devices; }
+// As many as the environment says, until somebody claims one.
+static std::atomic<int> claimed;
+int device_count() { return claimed ? MAX_DEVICES : environment().devices; }
 
 Device& device_at(int ordinal) {
     std::lock_guard<std::mutex> guard(devices_mutex);
@@ -185,7 +187,11 @@ EMU_EXPORT int cuDevicePrimaryCtxRelease_v2(int device) {
     if (!d) return INVALID_DEVICE;
     std::lock_guard<std::recursive_mutex> guard(d->mutex);  // releasing works on a failed device, too
     if (!d->retained) return INVALID_CONTEXT;
-    d->retained--;
+    if (--d->retained) return SUCCESS;
+    for (auto& s : d->streams) s->queue.clear(), s->done = s->issued;
+    d->default_stream->queue.clear();
+    d->default_stream->done = d->default_stream->issued;
+    free_everything(*d);
     return SUCCESS;
 }
 EMU_EXPORT int cuDevicePrimaryCtxGetState(int device, unsigned* flags, int* active) {
@@ -222,13 +228,10 @@ EMU_EXPORT int cuCtxGetStreamPriorityRange(int* least, int* greatest) {
 // ---- the emulated GPU's own functions, for kernels/emu/src/lib.rs
 
 EMU_EXPORT int emu_configure(const EmuConfiguration* c) {
-    std::lock_guard<std::mutex> claiming(claim_mutex());
-    int ordinal = 1;  // 0 belongs to the environment
-    while (ordinal < device_count() && device_at(ordinal).claimed) ordinal++;
-    if (ordinal >= device_count()) return -1;
+    const int ordinal = ++claimed;  // 0 belongs to the environment
+    if (ordinal >= MAX_DEVICES) return -1;
     Device& d = device_at(ordinal);
     std::lock_guard<std::recursive_mutex> guard(d.mutex);
-    d.claimed = true;
     d.settings = settings_of(*c);
     return ordinal;
 }

@@ -48,6 +48,12 @@ static bool release(Device& d, DevicePointer p) {
     return true;
 }
 
+void free_everything(Device& d) {
+    d.statistics.leaked += d.statistics.allocated;
+    d.statistics.allocated = d.statistics.allocations = 0;
+    heap_free_all(d.ordinal);
+}
+
 static Operation copy_in(DevicePointer to, const void* from, size_t n) {
     return [=](Device& d) {
         if (Result r = require_range(d, to, n, "copy to the device")) return r;

@@ -123,17 +123,24 @@ static void clear_shadow(const Buffer& b) {
     else memset(static_cast<void*>(accesses), 0, (last - first) / 2 * sizeof(LastAccess));
 }
 
-void heap_free(int device, void* p) {
-    std::lock_guard<std::mutex> guard(mutex);
-    auto found = buffers.find(static_cast<char*>(p));
-    if (found == buffers.end() || !found->second.live || found->second.device != device) return;
-    Buffer& b = found->second;
+static void free_buffer(Buffer& b) {
     b.live = false;
     if (b.shadowed) memset(heap_state + heap_offset(b.begin), OUTSIDE, b.size);
     clear_shadow(b);
     mprotect(b.pages, b.page_bytes, PROT_NONE);
     madvise(b.pages, b.page_bytes, MADV_DONTNEED);
     give_pages(b.pages - HEAP_PAGE, b.page_bytes + HEAP_PAGE);
+}
+void heap_free(int device, void* p) {
+    std::lock_guard<std::mutex> guard(mutex);
+    auto found = buffers.find(static_cast<char*>(p));
+    if (found == buffers.end() || !found->second.live || found->second.device != device) return;
+    free_buffer(found->second);
+}
+void heap_free_all(int device) {
+    std::lock_guard<std::mutex> guard(mutex);
+    for (auto& [begin, b] : buffers)
+        if (b.live && b.device == device) free_buffer(b);
 }
 
 void heap_forget_accesses(int device) {

@@ -19,6 +19,7 @@ char* heap_allocate(int device, size_t size, bool shadowed);
 // The size that was allocated here and is still live, or 0.
 size_t heap_size(int device, const void* p);
 void heap_free(int device, void* p);
+void heap_free_all(int device);
 // The live buffer that has this address within it: its beginning and size. Returns false where there is none.
 bool heap_find(const void* p, char** begin, size_t* size, int* device);
 // What lies at an address, for messages: the nearest buffer and the distance.

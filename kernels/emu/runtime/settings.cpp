@@ -15,11 +15,6 @@ Settings settings_of(const EmuConfiguration& c) {
     return s;
 }
 
-std::mutex& claim_mutex() {
-    static std::mutex mutex;
-    return mutex;
-}
-
 [[noreturn]] static void not_understood(const std::string& word) {
     fprintf(stderr,
             "emulated GPU: GRAMOPHONE_EMU has \"%s\"; it takes, separated by commas: checked, fast, seed=N, memory=BYTES, devices=N,\n"

@@ -153,7 +153,13 @@ impl Device {
 pub struct TensorMap([u8; 128]);
 
 /// A tensor map of a row-major bf16 matrix, with a box of `box_rows` x `box_columns` and 128-byte swizzle.
-pub fn tensor_map(p: u64, rows: u64, columns: u64, box_rows: u32, box_columns: u32) -> Result<TensorMap, sys::CUresult> {
+pub fn tensor_map(
+    p: u64,
+    rows: u64,
+    columns: u64,
+    box_rows: u32,
+    box_columns: u32,
+) -> Result<TensorMap, sys::CUresult> {
     let mut map = TensorMap([0; 128]);
     // SAFETY: the pointers are valid for the call.
     let status = unsafe {
