@@ -1,5 +1,5 @@
-// Device and pinned memory, copies and fills. Copies from the host read it when they run, which may be long after the call; the
-// destination of a copy to the host holds 0xff bytes until then.
+// Device and pinned memory, copies and fills. Copies from the host read it when they run, which may be long after the call;
+// the destination of a copy to the host holds 0xff bytes until then.
 #include <cstdlib>
 
 #include "driver.h"
@@ -74,7 +74,8 @@ static Operation copy_within(DevicePointer to, DevicePointer from, size_t n) {
         if (Result r = require_range(d, from, n, "copy within the device (source)")) return r;
         if (Result r = require_range(d, to, n, "copy within the device (destination)")) return r;
         memmove(host_pointer(to), host_pointer(from), n);
-        if (d.settings.checked) memmove(heap_state + heap_offset(host_pointer(to)), heap_state + heap_offset(host_pointer(from)), n);
+        if (d.settings.checked)
+            memmove(heap_state + heap_offset(host_pointer(to)), heap_state + heap_offset(host_pointer(from)), n);
         return SUCCESS;
     };
 }

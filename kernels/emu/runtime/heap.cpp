@@ -18,7 +18,7 @@ uint16_t* heap_owner;
 
 namespace {
 
-constexpr size_t ALIGNMENT = 256;         // as cuMemAlloc's
+constexpr size_t ALIGNMENT = 256;          // as cuMemAlloc's
 constexpr size_t POISON_LIMIT = 64 << 20;  // larger buffers are not filled with NaN: their pages stay untouched until used
 
 struct Buffer {
@@ -30,9 +30,10 @@ struct Buffer {
     bool live, shadowed;
 };
 std::mutex mutex;
-std::map<char*, Buffer>& buffers = *new std::map<char*, Buffer>;  // by first byte; freed ones stay until their addresses are reused
+std::map<char*, Buffer>& buffers =
+    *new std::map<char*, Buffer>;  // by first byte; freed ones stay until their addresses are reused
 std::map<char*, size_t>& free_pages = *new std::map<char*, size_t>;  // what can be reused once the window has been used up
-size_t used;                         // of the window
+size_t used;                                                         // of the window
 
 char* reserve(size_t bytes, int protection) {
     void* p = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

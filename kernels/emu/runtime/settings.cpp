@@ -16,10 +16,12 @@ Settings settings_of(const EmuConfiguration& c) {
 }
 
 [[noreturn]] static void not_understood(const std::string& word) {
-    fprintf(stderr,
-            "emulated GPU: GRAMOPHONE_EMU has \"%s\"; it takes, separated by commas: checked, fast, seed=N, memory=BYTES, devices=N,\n"
-            "capability=MAJOR.MINOR, multiprocessors=N, driver=VERSION, steps=N, seconds=S, lenient, fail=FUNCTION:NTH:ERROR\n",
-            word.c_str());
+    fprintf(
+        stderr,
+        "emulated GPU: GRAMOPHONE_EMU has \"%s\"; it takes, separated by commas: checked, fast, seed=N, memory=BYTES, "
+        "devices=N,\n"
+        "capability=MAJOR.MINOR, multiprocessors=N, driver=VERSION, steps=N, seconds=S, lenient, fail=FUNCTION:NTH:ERROR\n",
+        word.c_str());
     _Exit(2);
 }
 // A number with nothing after it.
