@@ -1,0 +1,28 @@
+// Settings of emulated devices: from Rust through `emu_configure`, or from the environment for device 0.
+#pragma once
+#include <mutex>
+
+#include "driver.h"
+
+// Mirrors `Configuration` in kernels/emu/src/lib.rs.
+struct EmuConfiguration {
+    uint64_t seed, memory, steps, fail_nth;
+    double seconds;
+    const char* fail_call;
+    int32_t checked, strict_wgmma, capability_major, capability_minor, multiprocessors, driver_version, fail_code;
+};
+
+namespace emu {
+
+Settings settings_of(const EmuConfiguration& c);
+
+struct Environment {
+    Settings settings;  // of device 0
+    int devices = MAX_DEVICES;
+};
+// What GRAMOPHONE_EMU says; read once. Ends the process with a message if it cannot be understood.
+const Environment& environment();
+
+std::mutex& claim_mutex();
+
+}  // namespace emu
