@@ -97,7 +97,10 @@ template <int D, class T> DEVICE void store_row(T* to, const float (&sum)[D / 32
 }
 
 // The largest and the sum over the eight threads that share a row.
-DEVICE float row8_max(float v) { return fmaxf(row_max(v), __shfl_xor_sync(FULL, row_max(v), 4)); }
+DEVICE float row8_max(float v) {
+    v = row_max(v);
+    return fmaxf(v, __shfl_xor_sync(FULL, v, 4));
+}
 DEVICE float row8_sum(float v) {
     v = row_sum(v);
     return v + __shfl_xor_sync(FULL, v, 4);
@@ -281,11 +284,11 @@ KERNEL(attention_fwd_plain_128_bf16, (128), bf16* o, float* lse, const bf16* q, 
        int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
     PLAIN_FWD(128);
 }
-KERNEL(attention_fwd_plain_256_f32, (128), float* o, float* lse, const float* q, const float* k, const float* v, const int* plan, int heads,
+KERNEL(attention_fwd_plain_256_f32, (128, 2), float* o, float* lse, const float* q, const float* k, const float* v, const int* plan, int heads,
        int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
     PLAIN_FWD(256);
 }
-KERNEL(attention_fwd_plain_256_bf16, (128), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan, int heads,
+KERNEL(attention_fwd_plain_256_bf16, (128, 2), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan, int heads,
        int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
     PLAIN_FWD(256);
 }
@@ -299,12 +302,12 @@ KERNEL(attention_dq_plain_128_bf16, (128), bf16* dq, const bf16* d_o, const floa
        int q_stride, int k_stride, int v_stride, float scale) {
     PLAIN_DQ(128);
 }
-KERNEL(attention_dq_plain_256_f32, (128), float* dq, const float* d_o, const float* lse, const float* delta, const float* q, const float* k,
+KERNEL(attention_dq_plain_256_f32, (128, 2), float* dq, const float* d_o, const float* lse, const float* delta, const float* q, const float* k,
        const float* v, const int* plan, int heads, int group, int size, int dq_stride, int do_stride, int lse_stride, int delta_stride,
        int q_stride, int k_stride, int v_stride, float scale) {
     PLAIN_DQ(256);
 }
-KERNEL(attention_dq_plain_256_bf16, (128), bf16* dq, const bf16* d_o, const float* lse, const float* delta, const bf16* q, const bf16* k,
+KERNEL(attention_dq_plain_256_bf16, (128, 2), bf16* dq, const bf16* d_o, const float* lse, const float* delta, const bf16* q, const bf16* k,
        const bf16* v, const int* plan, int heads, int group, int size, int dq_stride, int do_stride, int lse_stride, int delta_stride,
        int q_stride, int k_stride, int v_stride, float scale) {
     PLAIN_DQ(256);
@@ -319,12 +322,12 @@ KERNEL(attention_dkdv_plain_128_bf16, (128), bf16* dk, bf16* dv, const bf16* d_o
        int lse_stride, int delta_stride, int q_stride, int k_stride, int v_stride, float scale) {
     PLAIN_DKDV(128);
 }
-KERNEL(attention_dkdv_plain_256_f32, (128), float* dk, float* dv, const float* d_o, const float* lse, const float* delta, const float* q,
+KERNEL(attention_dkdv_plain_256_f32, (128, 2), float* dk, float* dv, const float* d_o, const float* lse, const float* delta, const float* q,
        const float* k, const float* v, const int* plan, int kv_heads, int group, int size, int dk_stride, int dv_stride, int do_stride,
        int lse_stride, int delta_stride, int q_stride, int k_stride, int v_stride, float scale) {
     PLAIN_DKDV(256);
 }
-KERNEL(attention_dkdv_plain_256_bf16, (128), bf16* dk, bf16* dv, const bf16* d_o, const float* lse, const float* delta, const bf16* q,
+KERNEL(attention_dkdv_plain_256_bf16, (128, 2), bf16* dk, bf16* dv, const bf16* d_o, const float* lse, const float* delta, const bf16* q,
        const bf16* k, const bf16* v, const int* plan, int kv_heads, int group, int size, int dk_stride, int dv_stride, int do_stride,
        int lse_stride, int delta_stride, int q_stride, int k_stride, int v_stride, float scale) {
     PLAIN_DKDV(256);

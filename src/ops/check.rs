@@ -84,7 +84,7 @@ pub struct Bed {
 }
 
 impl Bed {
-    fn new(dev: Device) -> Bed {
+    pub fn new(dev: Device) -> Bed {
         Bed { dev, arenas: RefCell::default() }
     }
 
