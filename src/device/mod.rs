@@ -122,6 +122,21 @@ impl Device {
         }
     }
 
+    /// Seconds that `f`'s launches take, by the device's own clock. On a GPU what was launched before should keep it busy meanwhile.
+    ///
+    /// # Errors
+    /// As [`Device::sync`].
+    pub fn timed(&self, f: impl FnOnce() + Send) -> Result<f64> {
+        match self {
+            Device::Cpu(pool) => Ok(pool.install(|| {
+                let start = std::time::Instant::now();
+                f();
+                start.elapsed().as_secs_f64()
+            })),
+            Device::Cuda(gpu) => gpu.timed(f),
+        }
+    }
+
     /// Bytes of memory that can be allocated now, where the system or the driver tells.
     pub fn free_memory(&self) -> Option<usize> {
         match self {

@@ -33,6 +33,7 @@ use crate::by_dtype;
 use crate::device::cuda::Gpu;
 use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, STRETCH, View, disjoint};
+use crate::ops::cost::Cost;
 use std::ops::Range;
 
 /// The settings of one step.
@@ -458,6 +459,27 @@ fn step_8bit(
         m_codes[i] = encode_signed(m[i] * inverses[0], words[0][i] << 16);
         v_codes[i] = encode_unsigned(root[i] * inverses[1], words[1][i]);
     }
+}
+
+/// Operations of one element's step.
+const FLOPS: usize = 16;
+
+/// What [`adamw_f32`] of `n` elements costs.
+pub fn adamw_f32_cost(n: usize) -> Cost {
+    Cost::of(7 * n, Dtype::F32, FLOPS * n)
+}
+/// What [`adamw_master`] of `n` elements costs.
+pub fn adamw_master_cost(gradient: Dtype, n: usize) -> Cost {
+    Cost::of(6 * n, Dtype::F32, FLOPS * n).and(n, Dtype::Bf16).and(n, gradient)
+}
+/// What [`adamw_sr`] of `n` elements costs.
+pub fn adamw_sr_cost(gradient: Dtype, n: usize) -> Cost {
+    Cost::of(4 * n, Dtype::F32, FLOPS * n).and(2 * n, Dtype::Bf16).and(n, gradient)
+}
+/// What [`adamw_8bit`] of `n` elements costs.
+pub fn adamw_8bit_cost(parameter: Dtype, gradient: Dtype, n: usize) -> Cost {
+    let scales = 4 * n.div_ceil(BLOCK);
+    Cost::of(4 * n, Dtype::U8, FLOPS * n).and(2 * n, parameter).and(n, gradient).and(scales, Dtype::F32)
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ use crate::base::par::Pool;
 use crate::base::simd::level;
 use crate::by_dtype;
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 use std::ops::Range;
 
 /// What forward and backward share besides their tensors.
@@ -239,6 +240,20 @@ fn store<E: Elem>(to: &mut [E], from: &[E::Acc]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = E::put(*from);
     }
+}
+
+/// What [`attention_fwd`] over sequences of these lengths costs: two products over the causal pairs.
+pub fn attention_fwd_cost(dtype: Dtype, lengths: &[usize], heads: Heads) -> Cost {
+    let (t, pairs) = (lengths.iter().sum::<usize>(), lengths.iter().map(|n| n * (n + 1) / 2).sum::<usize>());
+    let elements = 2 * t * (heads.query + heads.kv) * heads.size;
+    Cost::of(elements, dtype, 4 * pairs * heads.query * heads.size).and(t * heads.query, dtype.stat())
+}
+
+/// What [`attention_bwd`] costs: five products over the causal pairs.
+pub fn attention_bwd_cost(dtype: Dtype, lengths: &[usize], heads: Heads) -> Cost {
+    let (t, pairs) = (lengths.iter().sum::<usize>(), lengths.iter().map(|n| n * (n + 1) / 2).sum::<usize>());
+    let elements = 4 * t * (heads.query + heads.kv) * heads.size;
+    Cost::of(elements, dtype, 10 * pairs * heads.query * heads.size).and(2 * t * heads.query, dtype.stat())
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use crate::by_dtype;
 use crate::device::cuda::Gpu;
 use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 use std::ops::Range;
 
 /// Positions that one partial result covers.
@@ -310,6 +311,13 @@ fn merge<E: Elem>(o: &mut [E], partials: View, i: usize, chunks: usize, head: us
     for (o, sum) in o.iter_mut().zip(sum) {
         *o = E::put(sum * inverse);
     }
+}
+
+/// What [`decode_fwd`] over sequences of these lengths costs: every key and value once.
+pub fn decode_fwd_cost(dtype: Dtype, lengths: &[usize], heads: Heads) -> Cost {
+    let (b, keys) = (lengths.len(), lengths.iter().sum::<usize>());
+    let elements = 2 * (keys * heads.kv + b * heads.query) * heads.size;
+    Cost::of(elements, dtype, 4 * keys * heads.query * heads.size)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::by_dtype;
 use crate::device::cuda::Gpu;
 use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 
 /// Rows that one thread copies at a time.
 const ROWS: usize = 16;
@@ -117,6 +118,16 @@ fn add<E: Elem, G: Elem>(to: &mut [G], from: &[E]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = G::put(to.get() + G::Acc::of(from.get().f64()));
     }
+}
+
+/// What [`embed_fwd`] of `T` tokens and `D` columns costs.
+pub fn embed_fwd_cost(dtype: Dtype, t: usize, d: usize) -> Cost {
+    Cost::of(2 * t * d, dtype, 0).and(t, Dtype::I32)
+}
+
+/// What [`embed_bwd`] costs where every token has another id.
+pub fn embed_bwd_cost(dtype: Dtype, gradient: Dtype, t: usize, d: usize) -> Cost {
+    Cost::of(t * d, dtype, t * d).and(2 * t * d, gradient).and(t, Dtype::I32)
 }
 
 #[cfg(test)]

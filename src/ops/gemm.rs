@@ -34,6 +34,7 @@ use crate::base::par::Pool;
 use crate::base::simd::{level, vectorize};
 use crate::by_dtype;
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 use blocked::{Output, product};
 use kernel::Kernel;
 use pack::{Along, Operand};
@@ -186,5 +187,10 @@ fn oracle<E: Elem, O: Elem>(pool: &Pool, left: Side, right: Side, depth: usize, 
 
 #[cfg(test)]
 mod gpu_tests;
+/// What a product of `[M, K]` and `[K, N]` costs, in any orientation.
+pub fn gemm_cost(dtype: Dtype, m: usize, n: usize, k: usize) -> Cost {
+    Cost::of(m * n + m * k + n * k, dtype, 2 * m * n * k)
+}
+
 #[cfg(test)]
 mod tests;

@@ -62,7 +62,9 @@ macro_rules! by_gradient {
 pub mod adamw;
 mod angles;
 pub mod attention;
+pub mod ceiling;
 mod codes;
+pub mod cost;
 pub mod decode;
 pub mod embed;
 pub mod gemm;

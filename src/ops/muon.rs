@@ -22,12 +22,13 @@
 use super::gemm::{Into, gemm_nn, gemm_nt, gemm_tn};
 use super::norm2::{blocks, norm2};
 use super::rounding::{BLOCK, Draws, Rounded};
-use crate::base::dtype::{Elem, Real};
+use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::par::Pool;
 use crate::base::simd::vectorize;
 use crate::by_dtype;
 use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 use std::ops::Range;
 
 /// The settings of one step.
@@ -269,6 +270,13 @@ fn apply_blocks<P: Rounded>(pool: &Pool, p: View, x: View, [shrink, factor]: [f6
             },
         );
     });
+}
+
+/// What [`muon`] of a matrix costs: three products a step of the iteration, the symmetric ones at half.
+pub fn muon_cost(parameter: Dtype, gradient: Dtype, rows: usize, cols: usize) -> Cost {
+    let (n, wide) = (rows.min(cols), rows.max(cols));
+    let flops = STEPS * (n * n * wide + n * n * n + 2 * n * n * wide);
+    Cost::of(2 * rows * cols, parameter, flops).and(rows * cols, gradient).and(2 * rows * cols, Dtype::F32)
 }
 
 #[cfg(test)]

@@ -8,9 +8,11 @@
 //! tokens with one place, the last stays. A place outside the pool panics on the CPU; a GPU leaves its token out.
 
 use super::indices;
+use crate::base::dtype::Dtype;
 use crate::by_dtype;
 use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 
 /// Columns that one thread copies: places may repeat, columns do not.
 const COLS: usize = 256;
@@ -52,6 +54,11 @@ pub fn pages_write(dev: &Device, k_pool: View, v_pool: View, k: View, v: View, p
             }))
         }
     }
+}
+
+/// What [`pages_write`] of `T` tokens, keys and values `width` wide, costs.
+pub fn pages_write_cost(dtype: Dtype, t: usize, width: usize) -> Cost {
+    Cost::of(4 * t * width, dtype, 0).and(t, Dtype::I32)
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ use crate::by_dtype;
 use crate::device::cuda::Gpu;
 use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 use crate::ops::partials::partials_add;
 
 /// RMSNorm of each query and key head before the rotation: weights `[K]`.
@@ -428,6 +429,18 @@ fn add_sums<A: Real, G: Elem>(dw: View, sums: View) {
         let sum = (0..sums.rows()).fold(A::ZERO, |sum, row| sum + sums.row::<A>(row)[i]);
         *dw = G::put(dw.get() + G::Acc::of(sum.f64()));
     }
+}
+
+/// What [`rope_fwd`] of `T` tokens costs; norms of heads included.
+pub fn rope_fwd_cost(dtype: Dtype, t: usize, heads: Heads) -> Cost {
+    let n = t * (heads.query + heads.kv) * heads.size;
+    Cost::of(2 * n, dtype, 7 * n).and(t * heads.size, dtype.stat())
+}
+
+/// What [`rope_bwd`] of `T` tokens costs: it turns gradients in place and reads what the forward read.
+pub fn rope_bwd_cost(dtype: Dtype, t: usize, heads: Heads) -> Cost {
+    let n = t * (heads.query + heads.kv) * heads.size;
+    Cost::of(3 * n, dtype, 14 * n).and(t * heads.size, dtype.stat())
 }
 
 #[cfg(test)]

@@ -20,12 +20,13 @@
 //! of 2^-40, exactly in any order, so a GPU keeps and draws the CPU's tokens. A row with NaN gives some id and a NaN log-probability.
 
 use super::softmax::{log_sum_exp, max_by};
-use crate::base::dtype::{Elem, Real};
+use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::rng::{Rng, Stream};
 use crate::base::simd::vectorize;
 use crate::by_dtype;
 use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 
 /// How one sequence draws its next token.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -250,6 +251,11 @@ impl<E: Elem> Row<'_, E> {
         }
         winner
     }
+}
+
+/// What [`sample`] of `R` rows costs: each logit once.
+pub fn sample_cost(dtype: Dtype, r: usize, v: usize) -> Cost {
+    Cost::of(r * v, dtype, 0)
 }
 
 #[cfg(test)]

@@ -10,11 +10,12 @@
 //! may be an input of the same place: `y` may be `gate` or `up`, `dgate` may be `gate`, `dup` may be `up`. Gradients are stored,
 //! not added.
 
-use crate::base::dtype::{Elem, Real};
+use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::simd::vectorize;
 use crate::by_dtype;
 use crate::device::cuda::launch;
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 use crate::ops::vector_grid;
 use std::ops::Range;
 
@@ -144,6 +145,16 @@ fn store<E: Elem>(to: &mut [E], from: &[E::Acc]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = E::put(*from);
     }
+}
+
+/// What [`swiglu_fwd`] of `n` elements costs.
+pub fn swiglu_fwd_cost(dtype: Dtype, n: usize) -> Cost {
+    Cost::of(3 * n, dtype, 5 * n)
+}
+
+/// What [`swiglu_bwd`] of `n` elements costs.
+pub fn swiglu_bwd_cost(dtype: Dtype, n: usize) -> Cost {
+    Cost::of(5 * n, dtype, 12 * n)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod cublaslt;
 pub mod driver;
+mod event;
 mod graph;
 mod images;
 pub mod launch;
