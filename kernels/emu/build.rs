@@ -35,7 +35,8 @@ fn main() {
         units.push(kernel_unit(source, &kernels, &out, "checked"));
     }
     units.push(runtime_unit(&emulator, &out, "kernels_end"));
-    for name in files(&emulator.join("runtime"), "cpp").iter().filter_map(|p| p.file_stem()?.to_str().map(String::from)) {
+    for name in files(&emulator.join("runtime"), "cpp").iter().filter_map(|p| p.file_stem()?.to_str().map(String::from))
+    {
         if !name.starts_with("kernels_") {
             units.push(runtime_unit(&emulator, &out, &name));
         }
@@ -49,9 +50,8 @@ fn main() {
 
 /// Files of a directory with this extension, in order.
 fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = fs::read_dir(directory)
-        .map(|entries| entries.flatten().map(|e| e.path()).collect())
-        .unwrap_or_default();
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(directory).map(|entries| entries.flatten().map(|e| e.path()).collect()).unwrap_or_default();
     found.retain(|p| p.extension().is_some_and(|e| e == extension));
     found.sort();
     found
@@ -80,9 +80,10 @@ fn write_if_changed(path: &Path, content: &str) {
 
 fn common_flags(kernels: &Path) -> Vec<String> {
     let repository = kernels.parent().unwrap();
-    let mut flags: Vec<String> = ["-std=c++20", "-g1", "-fPIC", "-fvisibility=hidden", "-Wno-psabi", "-fno-strict-aliasing"]
-        .map(String::from)
-        .into();
+    let mut flags: Vec<String> =
+        ["-std=c++20", "-g1", "-fPIC", "-fvisibility=hidden", "-Wno-psabi", "-fno-strict-aliasing"]
+            .map(String::from)
+            .into();
     if cfg!(target_arch = "x86_64") {
         flags.push("-march=x86-64-v3".into());
     }
@@ -110,10 +111,7 @@ fn identifier(source: &Path, kernels: &Path) -> String {
 fn kernel_unit(source: &Path, kernels: &Path, out: &Path, flavour: &str) -> Unit {
     let name = format!("{flavour}_{}", identifier(source, kernels));
     let unit = out.join(format!("{name}.cpp"));
-    let text = format!(
-        "#include \"emulated.h\"\nnamespace {name} {{\n#include \"{}\"\n}}\n",
-        source.display()
-    );
+    let text = format!("#include \"emulated.h\"\nnamespace {name} {{\n#include \"{}\"\n}}\n", source.display());
     write_if_changed(&unit, &text);
     let mut flags = common_flags(kernels);
     flags.push(format!("-I{}", kernels.join("base").display()));

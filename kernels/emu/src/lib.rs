@@ -167,9 +167,9 @@ fn loaded() -> &'static Library {
         // SAFETY: the types are those of the definitions in runtime/driver_device.cpp.
         unsafe {
             Library {
-                configure: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const Configuration) -> c_int>(symbol(
-                    c"emu_configure",
-                )),
+                configure: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const Configuration) -> c_int>(
+                    symbol(c"emu_configure"),
+                ),
                 statistics: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int, *mut Statistics) -> c_int>(
                     symbol(c"emu_statistics"),
                 ),
