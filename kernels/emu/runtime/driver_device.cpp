@@ -113,6 +113,8 @@ using namespace emu;
 
 EMU_EXPORT int cuInit(unsigned flags) {
     if (flags) return INVALID_VALUE;
+    const Settings& s = environment().settings;
+    if (s.fail_call == "cuInit") return s.fail_code;  // before any device is there to count calls
     if (device_count() == 0) return NO_DEVICE;
     initialised = true;
     return SUCCESS;
