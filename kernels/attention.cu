@@ -15,7 +15,8 @@
 //
 // Cost: 4 T' K flops per query and head (T' = keys seen, half a sequence on average); bytes q + o + (k + v) once a query block, mostly from L2.
 // Limiter: the matrix units through mma.sync, then shared memory: for 32 x 64 scores of K = 128 a warp issues 256 mma (about 400
-// cycles of the SM's matrix units on H100) and 80 ldmatrix.x4 (320 cycles of its shared memory). Two blocks of 128 threads fit an SM. Oracle: src/ops/attention.rs.
+// cycles of the SM's matrix units on H100) and 80 ldmatrix.x4 (320 cycles of its shared memory). 253 to 255 registers (K = 128),
+// 64 KiB of shared memory: two blocks of 128 threads fit an SM. Oracle: src/ops/attention.rs.
 #include "attention.cuh"
 
 constexpr int THREADS = 128, QUERIES = 128, KEYS = 64;

@@ -17,7 +17,8 @@
 //
 // Cost: 14 T' K flops per query and head, of which 10 are counted as useful. Limiter: shared memory, then mma.sync: for 16 x 64 scores of
 // K = 128 dkdv issues 256 mma (400 cycles of the SM's matrix units on H100) and 144 ldmatrix.x4 (576 cycles of its shared memory), dq
-// 192 mma (300) and 96 ldmatrix.x4 (384). Two blocks of 128 threads fit an SM. Oracle: src/ops/attention.rs.
+// 192 mma (300) and 96 ldmatrix.x4 (384). K = 128: 242 (dq) and 255 (dkdv) registers, 64 and 81 KiB of shared memory:
+// two blocks of 128 threads fit an SM of A100 and H100. Oracle: src/ops/attention.rs.
 #include "attention.cuh"
 #include "reduce.cuh"
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::base::simd::Level;
-use crate::ops::check::{F32, F32_GRADIENT, Within, agree, dot, gradient, normals};
+use crate::ops::check::{Bed, F32, F32_GRADIENT, Within, agree, dot, gpus, gradient, normals};
 
 /// One buffer `[T, (H+2G) K]` seen as q, k and v.
 fn windows<'a, E: Elem>(qkv: &'a mut [E], heads: Heads) -> [View<'a>; 3] {
@@ -199,13 +199,44 @@ fn a_sequence_has_the_same_bits_alone_in_a_batch_and_as_a_prefix() {
 /// bf16 results on matrix units, where probabilities are rounded to bf16 between the two products.
 const ROUNDED: Within = Within::Distance(5e-3);
 
+/// What of the logits is large.
+#[derive(Clone, Copy, Debug)]
+enum Logits {
+    /// Nothing: standard normal.
+    Normal,
+    /// All of them lie near this number, one apart.
+    Around(f64),
+    /// They lie this far apart, so that mostly one key has all the probability.
+    Apart(f64),
+}
+use Logits::*;
+
 struct Shape {
     heads: Heads,
     lens: &'static [usize],
-    /// The standard deviation of the logits.
-    logits: f64,
+    logits: Logits,
     /// Columns in front of q, k and v in the buffer that holds them.
     edge: usize,
+}
+
+impl Shape {
+    /// Rows of q, k and v with these logits, behind `edge` columns.
+    fn rows(&self, wide: usize) -> Vec<f64> {
+        let (heads, size) = (self.heads, self.heads.size);
+        let mut all = normals(1, self.lens.iter().sum::<usize>() * wide);
+        for row in all.chunks_exact_mut(wide) {
+            let (q, k) = row[self.edge..].split_at_mut(heads.query * size);
+            match self.logits {
+                Normal => {}
+                Apart(far) => q.iter_mut().for_each(|q| *q *= far),
+                Around(place) => {
+                    q.chunks_exact_mut(size).for_each(|q| q[0] = place / heads.scale());
+                    k.chunks_exact_mut(size).take(heads.kv).for_each(|k| k[0] = 1.0);
+                }
+            }
+        }
+        all
+    }
 }
 
 /// A buffer's columns between these.
@@ -213,26 +244,22 @@ fn columns(buffer: View<'_>, at: [usize; 4]) -> [View<'_>; 3] {
     std::array::from_fn(|i| buffer.cols_in(at[i]..at[i + 1]))
 }
 
-/// Forward and backward on the GPUs against the CPU. The backward starts from the CPU's output and statistics: where logits are
-/// so large that one key has all the probability, a gradient is what is left of two equal numbers, and the forward's last bit
-/// would stand for it.
-fn agree_on(dtype: Dtype, shape: &Shape) {
+/// Forward and backward on the GPUs against the CPU. The backward starts from the CPU's output and statistics, so that it is
+/// compared by itself.
+fn agree_on(dtype: Dtype, shape: Shape) {
     let Shape { heads, lens, logits, edge } = shape;
     let starts: Vec<i32> = (0..=lens.len()).map(|n| lens[..n].iter().sum::<usize>() as i32).collect();
     let (t, scale) = (starts[lens.len()] as usize, heads.scale());
     let (out, kv) = (heads.query * heads.size, heads.kv * heads.size);
     let wide = edge + out + 2 * kv;
-    let mut qkv = normals(1, t * wide);
-    for row in qkv.chunks_exact_mut(wide) {
-        row[..edge + out].iter_mut().for_each(|q| *q *= logits);
-    }
-    let at = [*edge, edge + out, edge + out + kv, wide];
+    let at = [edge, edge + out, edge + out + kv, wide];
+    let qkv = shape.rows(wide);
     let saved = std::cell::RefCell::<Option<[Vec<f64>; 2]>>::default();
-    agree(&format!("attention {dtype} {heads:?} {lens:?} logits of {logits} at column {edge}"), |bed| {
+    agree(&format!("attention {dtype} {heads:?} {lens:?} {logits:?} at column {edge}"), |bed| {
         let [q, k, v] = columns(bed.put(dtype, t, wide, &qkv), at);
         let starts = bed.ints(1, starts.len(), &starts);
         let (o, lse) = (bed.zeros(dtype, t, out), bed.zeros(Dtype::F32, t, heads.query));
-        attention_fwd(&bed.dev, o, lse, q, k, v, starts, *heads, scale);
+        attention_fwd(&bed.dev, o, lse, q, k, v, starts, heads, scale);
         let forward = [bed.get(o), bed.get(lse)];
         let saved = &mut *saved.borrow_mut();
         let [of, log_total] = saved.get_or_insert_with(|| forward.clone()); // The CPU's: it comes first.
@@ -241,62 +268,99 @@ fn agree_on(dtype: Dtype, shape: &Shape) {
         let d_qkv = bed.zeros(dtype, t, wide);
         let [dq, dk, dv] = columns(d_qkv, at);
         let delta = bed.zeros(Dtype::F32, t, heads.query);
-        attention_bwd(&bed.dev, dq, dk, dv, delta, d_o, of, log_total, q, k, v, starts, *heads, scale);
+        attention_bwd(&bed.dev, dq, dk, dv, delta, d_o, of, log_total, q, k, v, starts, heads, scale);
         let [o, lse] = forward;
         let (value, gradient) = if dtype == Dtype::Bf16 { (ROUNDED, ROUNDED) } else { (F32, F32_GRADIENT) };
         let gradients = bed.get(d_qkv);
         let part = |i: usize| gradients.chunks_exact(wide).flat_map(|row| row[at[i]..at[i + 1]].to_vec()).collect();
-        vec![
+        let mut all = vec![
             ("o", value, o),
             ("lse", F32, lse),
             ("delta", F32_GRADIENT, bed.get(delta)),
-            ("dq", gradient, part(0)),
-            ("dk", gradient, part(1)),
             ("dv", gradient, part(2)),
-        ]
+        ];
+        // A key that has all the probability passes nothing on to its logit: dq and dk are noise.
+        if !matches!(logits, Apart(_)) {
+            all.extend([("dq", gradient, part(0)), ("dk", gradient, part(1))]);
+        }
+        all
     });
 }
 
-const fn shape(query: usize, kv: usize, size: usize, lens: &'static [usize], logits: f64, edge: usize) -> Shape {
-    Shape { heads: Heads { query, kv, size }, lens, logits, edge }
+const fn shape(query: usize, kv: usize, size: usize, lens: &'static [usize]) -> Shape {
+    Shape { heads: Heads { query, kv, size }, lens, logits: Normal, edge: 0 }
 }
 
 #[test]
 fn gpus_agree_at_the_borders_of_tiles() {
-    for dtype in [Dtype::F32, Dtype::Bf16] {
-        agree_on(dtype, &shape(2, 1, 64, &[63, 64, 65, 1], 1.0, 0));
-        agree_on(dtype, &shape(1, 1, 96, &[127, 1, 128], 1.0, 0));
-        agree_on(dtype, &shape(1, 1, 128, &[129, 2], 1.0, 8));
-    }
+    agree_on(Dtype::F32, shape(2, 1, 20, &[31, 32, 33, 1, 64]));
+    agree_on(Dtype::Bf16, shape(2, 1, 64, &[63, 64, 65, 1]));
+    agree_on(Dtype::Bf16, shape(1, 1, 96, &[127, 1]));
+    agree_on(Dtype::Bf16, Shape { edge: 8, ..shape(1, 1, 128, &[129, 2, 128]) });
 }
 
 #[test]
 fn gpus_agree_on_long_and_on_many_short_sequences() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
-        agree_on(dtype, &shape(1, 1, 64, &[600], 1.0, 0));
-        agree_on(dtype, &shape(2, 1, 16, &[1, 2, 3, 0, 1, 1, 7, 5, 4, 1, 1, 9, 33, 1, 0, 2], 1.0, 0));
+        agree_on(dtype, shape(1, 1, 16, &[600]));
+        agree_on(dtype, shape(2, 1, 16, &[1, 2, 3, 0, 1, 7, 5, 1, 33, 0, 2]));
         // More sequences than a warp has lanes.
-        agree_on(dtype, &shape(1, 1, 8, &[1; 40], 1.0, 0));
+        agree_on(dtype, shape(1, 1, 8, &[2; 36]));
     }
 }
 
 #[test]
 fn gpus_agree_on_large_logits() {
-    for logits in [1e2, 1e3, 1e4] {
-        agree_on(Dtype::F32, &shape(2, 1, 64, &[70, 1], logits, 0));
-        agree_on(Dtype::Bf16, &shape(1, 1, 64, &[70, 1], logits, 0));
+    for large in [1e2, 1e4] {
+        for logits in [Apart(large), Around(large)] {
+            agree_on(Dtype::F32, Shape { logits, ..shape(2, 1, 40, &[50, 1]) });
+            agree_on(Dtype::Bf16, Shape { logits, ..shape(1, 1, 64, &[70, 1]) });
+        }
     }
 }
 
 #[test]
 fn gpus_agree_on_other_head_sizes_groups_and_windows() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
-        agree_on(dtype, &shape(7, 1, 32, &[20, 3], 1.0, 16));
-        agree_on(dtype, &shape(3, 3, 80, &[18, 1], 1.0, 0));
-        agree_on(dtype, &shape(2, 1, 40, &[33], 1.0, 0));
-        // Neither whole vectors nor aligned, and heads that no matrix kernel takes.
-        agree_on(dtype, &shape(2, 1, 5, &[35, 2], 1.0, 3));
-        agree_on(dtype, &shape(2, 1, 64, &[35], 1.0, 1));
-        agree_on(dtype, &shape(2, 1, 256, &[33, 34], 1.0, 0));
+        agree_on(dtype, Shape { edge: 16, ..shape(7, 1, 32, &[20, 3]) });
+        agree_on(dtype, shape(2, 2, 80, &[18, 1]));
+        // Neither whole vectors nor aligned, and heads that no kernel of the matrix units takes.
+        agree_on(dtype, Shape { edge: 3, ..shape(2, 1, 5, &[35, 2]) });
+        agree_on(dtype, Shape { edge: 1, ..shape(2, 1, 64, &[35]) });
+        agree_on(dtype, shape(1, 1, 256, &[33]));
+    }
+}
+
+/// A sequence's rows on a GPU have the bits that they have alone, and its first outputs those of its beginning.
+#[test]
+fn gpus_give_a_sequence_the_same_bits_in_a_batch_and_as_a_prefix() {
+    let heads = Heads { query: 2, kv: 1, size: 16 };
+    for (called, dev) in gpus().into_iter().take(2) {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let bed = Bed::new(dev.clone());
+            let forward = |rows: &[usize], lens: &[i32]| {
+                let wide = 4 * heads.size;
+                let all = normals(1, 300 * wide);
+                let mine: Vec<f64> = rows.iter().flat_map(|r| all[r * wide..(r + 1) * wide].to_vec()).collect();
+                let qkv = bed.put(dtype, rows.len(), wide, &mine);
+                let [q, k, v] = columns(qkv, [0, 2 * heads.size, 3 * heads.size, wide]);
+                let (o, lse) = (bed.zeros(dtype, rows.len(), 2 * heads.size), bed.zeros(Dtype::F32, rows.len(), 2));
+                attention_fwd(&bed.dev, o, lse, q, k, v, bed.ints(1, lens.len(), lens), heads, heads.scale());
+                let (o, lse) = (bed.get(o), bed.get(lse));
+                o.chunks_exact(2 * heads.size)
+                    .zip(lse.chunks_exact(2))
+                    .map(|(o, lse)| [o, lse].concat())
+                    .collect::<Vec<_>>()
+            };
+            let rows: Vec<usize> = (0..300).collect();
+            let all = forward(&rows, &[0, 5, 145, 150, 300]);
+            assert!(forward(&rows[5..145], &[0, 140]) == all[5..145], "{called} {dtype}: alone");
+            for n in [1, 31, 33, 64, 129] {
+                assert!(
+                    forward(&rows[150..150 + n], &[0, n as i32]) == all[150..150 + n],
+                    "{called} {dtype}: {n} rows"
+                );
+            }
+        }
     }
 }
