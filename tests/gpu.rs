@@ -35,6 +35,8 @@ fn training_agrees_with_the_cpu() {
                     check.value(GPU, format_args!("{stage:?} loss {k} on {name}"), got.losses[k], want.losses[k]);
                     check.relative(GPU, format_args!("{stage:?} norm {k} on {name}"), got.norms[k], want.norms[k]);
                 }
+                // A key's bias moves all logits of a row alike, so its gradient is nothing but rounding, which AdamW makes as
+                // large as any other.
                 for (i, (got, want)) in got.tensors().iter().zip(want.tensors()).enumerate() {
                     check.tensor(GPU_TRAINED, format_args!("{stage:?} weights {i} on {name}"), got, &want);
                 }
@@ -183,8 +185,8 @@ fn what_is_wrong_with_the_driver_or_the_gpu_is_said() {
     for (settings, words) in cases {
         ends(&under(&b, settings, &args), 1, words);
     }
-    ends(&under(&b, "fast", &[&args[..7], &["cuda:4000"]].concat()), 1, &["cuda:4000"]);
-    b.fails(&[&args[..7], &["gpu"]].concat(), 2, &["--device gpu", "cuda"]);
+    ends(&under(&b, "fast", &[&args[..6], &["cuda:4000"]].concat()), 1, &["cuda:4000"]);
+    b.fails(&[&args[..6], &["gpu"]].concat(), 2, &["--device gpu", "cuda"]);
 }
 
 /// A kernel that faults in mid-run names itself; the last checkpoint stays and the run goes on from it.
@@ -194,14 +196,7 @@ fn a_fault_in_mid_run_keeps_the_last_checkpoint() {
     b.run_file();
     ends(&under(&b, "fast", &["train", "run.toml", "train.steps=10", "--device", "cuda"]), 0, &[]);
     let before = std::fs::read(b.path("run/checkpoint-000010/model.safetensors")).unwrap();
-    let args = [
-        "train",
-        "run.toml",
-        "train.steps=10",
-        "checkpoint.resume=\"none\"",
-        "checkpoint.dir=\"other\"",
-        "checkpoint.every=2",
-    ];
+    let args = ["train", "run.toml", "train.steps=10", "checkpoint.dir=\"other\"", "checkpoint.every=2"];
     let out = under(&b, "fast,fail=cuLaunchKernel:900:719", &[&args[..], &["--device", "cuda"]].concat());
     ends(&out, 1, &["cuda:0", "CUDA_ERROR_LAUNCH_FAILED"]);
     assert!(b.path("other/checkpoint-000002").exists(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -218,5 +213,5 @@ fn a_run_that_does_not_fit_prints_its_plan() {
     let args = ["train", "run.toml", "train.micro_tokens=100000", "--device", "cuda"];
     let out = under(&b, "fast,memory=90000000", &args);
     ends(&out, 1, &["memory", "train.micro_tokens to at most"]);
-    assert!(String::from_utf8_lossy(&out.stderr).contains("largest micro-batch that fits"));
+    assert!(String::from_utf8_lossy(&out.stdout).contains("largest micro-batch that fits"));
 }

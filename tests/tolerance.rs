@@ -31,7 +31,7 @@ pub const TRAINED: Class = class("trained", 1e-3);
 pub const RATE: Class = class("rate", 1e-15);
 pub const REGROUPED: Class = class("regrouped", 1e-5);
 pub const GPU: Class = class("gpu", 1e-4);
-pub const GPU_TRAINED: Class = class("gpu trained", 1e-3);
+pub const GPU_TRAINED: Class = class("gpu trained", 1e-2);
 pub const BF16: Class = class("bf16", 1e-1);
 
 /// The comparisons of one claim and the worst of each class.

@@ -1,4 +1,5 @@
-// The only place with inline assembly. Each instruction is written twice, side by side: its PTX for the device, and the service
+// The only place with inline assembly (beside `wgmma.cuh`, whose macros write out long lists of registers). Each instruction is written
+// twice, side by side: its PTX for the device, and the service
 // of the emulated GPU that does the same on a host. `kernels/conformance.cu` has one kernel for each of them, so that a real
 // GPU can confirm that the two agree.
 //

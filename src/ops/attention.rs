@@ -21,8 +21,11 @@
 //! A row's bits depend on its own sequence up to it (backward: on its own sequence) and on nothing else: not on the
 //! other sequences of the batch, on later tokens (forward), or on the number of threads.
 //!
-//! f64 runs the oracle, plain loops; f32 and bf16 run `attention/flash.rs`. Probabilities stay in f32 between the two products.
+//! f64 runs the oracle, plain loops; f32 and bf16 run `attention/flash.rs`. Probabilities stay in f32 between the two products, but
+//! on a GPU's matrix units: there bf16 rounds them, and `ds`, to bf16. On a GPU, rows that the offsets leave out (they do not ascend from
+//! 0 to T) keep what they held, and heads have at most 256 columns.
 
+mod cuda;
 mod flash;
 
 use super::Heads;
@@ -64,8 +67,9 @@ pub fn attention_fwd(
 ) {
     check("attention_fwd", heads, &[("q", q), ("o", o)], &[("k", k), ("v", v)], &[("lse", lse)]);
     disjoint("attention_fwd", o, &[q, k, v, lse]);
+    assert!(!starts.is_empty(), "attention_fwd: no offsets");
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => cuda::forward(gpu, o, lse, [q, k, v], starts, heads, scale),
         Device::Cpu(pool) => {
             let packed = Packed { starts: offsets("attention_fwd", starts, q.rows()), heads, scale };
             match q.dtype() {
@@ -106,8 +110,9 @@ pub fn attention_bwd(
         disjoint("attention_bwd", output, &[others[0], others[1], d_o, o, lse, delta, q, k, v]);
     }
     disjoint("attention_bwd", delta, &[d_o, o, lse, q, k, v]);
+    assert!(!starts.is_empty(), "attention_bwd: no offsets");
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => cuda::backward(gpu, [dq, dk, dv, delta], [d_o, o, lse, q, k, v], starts, heads, scale),
         Device::Cpu(pool) => {
             let packed = Packed { starts: offsets("attention_bwd", starts, q.rows()), heads, scale };
             let (out, saved) = ([dq, dk, dv, delta], [d_o, o, lse, q, k, v]);

@@ -121,6 +121,13 @@ fn vector_grid(view: View, threads: u32, each: usize) -> Grid {
     Grid::cover(vectors, threads as usize * each)
 }
 
+/// How a GPU divides `rows` whose parts of a small gradient it sums apart: rows in a stretch, and stretches. Fixed, so that bits do
+/// not depend on the GPU.
+fn stretches(rows: usize) -> (usize, usize) {
+    let stretch = rows.div_ceil(128).max(4);
+    (stretch, rows.div_ceil(stretch))
+}
+
 /// The elements of an index tensor, each asserted to lie in `0..bound`; `op` and `what` say in the message whose it is.
 fn indices<'a>(op: &str, what: &str, view: View<'a>, bound: usize) -> &'a [i32] {
     let all = view.slice::<i32>();

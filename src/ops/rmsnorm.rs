@@ -19,16 +19,22 @@ use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::simd::{sum_by, vectorize};
 use crate::by_dtype;
 use crate::device::cuda::launch::{self, Grid};
+use crate::device::cuda::{Gpu, WORKSPACE};
 use crate::device::{Device, View, disjoint};
 use crate::ops::cost::Cost;
 use crate::ops::partials::partials_add;
 
 /// Rows of work that one thread takes at a time.
 const ROWS: usize = 16;
-/// The most stretches of rows whose parts of `dw` the CPU sums apart, and a GPU, which has more to keep busy. Fixed, so that
-/// bits depend neither on threads nor on the GPU.
+/// Vectors of a row that one GPU thread keeps in the forward, and elements in the backward (`kernels/rmsnorm.cu`).
+const FWD_KEPT: usize = 4;
+const BWD_ELEMENTS: usize = 16;
+/// Blocks of a GPU's backward, at most, and rows of the stretch that a team of warps sums apart, at least. Fixed, so that
+/// bits do not depend on the GPU.
+const BLOCKS: usize = 384;
+const LEAST_STRETCH: usize = 4;
+/// The most stretches of rows whose parts of `dw` the CPU sums apart.
 const STRETCHES: usize = 32;
-const GPU_STRETCHES: usize = 256;
 /// Columns of `dw` to which one thread adds the stretches' sums at a time.
 const COLS: usize = 512;
 
@@ -46,8 +52,11 @@ pub fn rmsnorm_fwd(dev: &Device, y: View, rstd: View, x: View, w: View, eps: f64
     disjoint("rmsnorm_fwd", y, &[rstd, w]);
     match dev {
         Device::Cuda(gpu) => {
-            let (ld_y, ld_x) = (y.stride() as i32, x.stride() as i32);
-            launch::rmsnorm_fwd(gpu, x.dtype(), Grid::rows(t), y, rstd, x, w, d as i32, ld_y, ld_x, eps as f32);
+            let most = launch::RMSNORM_FWD_F32_THREADS as usize / 32;
+            let warps = warps(d, FWD_KEPT * 16 / x.dtype().size(), most);
+            let grid = Grid::cover(t, most / warps);
+            let [rows, cols, ld_y, ld_x, warps] = [t, d, y.stride(), x.stride(), warps].map(|n| n as i32);
+            launch::rmsnorm_fwd(gpu, x.dtype(), grid, y, rstd, x, w, rows, cols, ld_y, ld_x, warps, eps as f32);
         }
         Device::Cpu(pool) => by_dtype!(x.dtype(), E => {
             let (w, rstd) = (w.slice::<E>(), rstd.ptr_mut::<<E as Elem>::Acc>() as usize);
@@ -75,32 +84,7 @@ pub fn rmsnorm_bwd(dev: &Device, dx: View, dw: View, dy: View, x: View, rstd: Vi
     );
     disjoint("rmsnorm_bwd", dx, &[dy, x, rstd, w, dw]);
     match dev {
-        Device::Cuda(gpu) => {
-            let stretch = t.div_ceil(GPU_STRETCHES).max(1);
-            let parts = t.div_ceil(stretch);
-            let partials = gpu.workspace(Dtype::F32, parts, d);
-            let [ld_dx, ld_dy, ld_x] = [dx, dy, x].map(|v| v.stride() as i32);
-            let (rows, cols, stretch) = (t as i32, d as i32, stretch as i32);
-            let grid = Grid::rows(parts);
-            launch::rmsnorm_bwd(
-                gpu,
-                x.dtype(),
-                grid,
-                dx,
-                partials,
-                dy,
-                x,
-                rstd,
-                w,
-                rows,
-                cols,
-                ld_dx,
-                ld_dy,
-                ld_x,
-                stretch,
-            );
-            partials_add(gpu, dw, partials);
-        }
+        Device::Cuda(gpu) => gpu_bwd(gpu, dx, dw, dy, x, rstd, w),
         Device::Cpu(pool) => by_dtype!(x.dtype(), E => {
             type A = <E as Elem>::Acc;
             let (w, rstd) = (w.slice::<E>(), rstd.slice::<A>());
@@ -118,6 +102,30 @@ pub fn rmsnorm_bwd(dev: &Device, dx: View, dw: View, dy: View, x: View, rstd: Vi
             })));
         }),
     }
+}
+
+/// Warps that share a row of `d` columns on a GPU: as few as keep it in registers, a power of two.
+fn warps(d: usize, kept: usize, most: usize) -> usize {
+    d.div_ceil(32 * kept).next_power_of_two().min(most)
+}
+
+fn gpu_bwd(gpu: &Gpu, dx: View, dw: View, dy: View, x: View, rstd: View, w: View) {
+    let ([t, d], dtype) = (x.shape(), x.dtype());
+    let narrow = launch::RMSNORM_BWD_F32_THREADS as usize / 32;
+    let wide = launch::RMSNORM_BWD_WIDE_F32_THREADS as usize / 32;
+    let is_wide = d > narrow * 32 * BWD_ELEMENTS;
+    let most = if is_wide { wide } else { narrow };
+    let warps = warps(d, BWD_ELEMENTS, most);
+    let teams = (BLOCKS * most / warps).min(WORKSPACE / (4 * d)).max(1);
+    let stretch = t.div_ceil(teams).max(LEAST_STRETCH);
+    let parts = t.div_ceil(stretch);
+    let partials = gpu.workspace(Dtype::F32, parts, d);
+    let grid = Grid::cover(parts, most / warps);
+    let launch = if is_wide { launch::rmsnorm_bwd_wide } else { launch::rmsnorm_bwd };
+    let [a, b, c] = [dx, dy, x].map(|v| v.stride() as i32);
+    let [rows, cols, warps, stretch] = [t, d, warps, stretch].map(|n| n as i32);
+    launch(gpu, dtype, grid, dx, partials, dy, x, rstd, w, rows, cols, a, b, c, warps, stretch);
+    partials_add(gpu, dw, partials);
 }
 
 #[inline(always)]
@@ -214,8 +222,8 @@ mod tests {
         }
     }
 
-    /// `[T, D]`: one element, tails of vectors, rows that outgrow the registers of a block.
-    const CASES: [[usize; 2]; 7] = [[1, 1], [3, 5], [2, 72], [300, 64], [5, 1032], [2, 4100], [2, 8208]];
+    /// `[T, D]`: one element, tails of vectors, rows of one warp to all of a block's, rows that outgrow a block's registers.
+    const CASES: [[usize; 2]; 8] = [[1, 1], [3, 5], [9, 72], [70, 64], [5, 1032], [2, 4096], [1, 8192], [2, 8210]];
 
     #[test]
     fn gpus_agree() {
@@ -243,12 +251,25 @@ mod tests {
 
     #[test]
     fn gpus_take_windows_of_wider_tensors() {
-        agree("rmsnorm of columns 3 to 20", |bed| {
-            let x = bed.normals(Dtype::F32, 4, 40, 1, 1.0).cols_in(3..20);
-            let (y, rstd) = (bed.zeros(Dtype::F32, 4, 24), bed.zeros(Dtype::F32, 1, 4));
-            rmsnorm_fwd(&bed.dev, y.cols_in(4..21), rstd, x, bed.normals(Dtype::F32, 1, 17, 2, 1.0), EPS);
-            vec![("y", F32, bed.get(y)), ("rstd", F32, bed.get(rstd))]
-        });
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            for cols in [3..20, 3..19, 8..24] {
+                agree(&format!("rmsnorm {dtype} of columns {cols:?}"), |bed| {
+                    let d = cols.len();
+                    let window = |key| bed.normals(dtype, 4, 40, key, 1.0);
+                    let (x, w) = (window(1).cols_in(cols.clone()), bed.normals(dtype, 1, d, 2, 1.0));
+                    let (y, rstd) = (window(3), bed.zeros(Dtype::F32, 1, 4));
+                    rmsnorm_fwd(&bed.dev, y.cols_in(cols.clone()), rstd, x, w, EPS);
+                    let (dx, dw) = (window(4), bed.normals(dtype, 1, d, 5, 1.0));
+                    rmsnorm_bwd(&bed.dev, dx.cols_in(cols.clone()), dw, y.cols_in(cols.clone()), x, rstd, w);
+                    vec![
+                        ("y", within(dtype), bed.get(y)),
+                        ("rstd", F32, bed.get(rstd)),
+                        ("dx", within(dtype), bed.get(dx)),
+                        ("dw", within(dtype), bed.get(dw)),
+                    ]
+                });
+            }
+        }
     }
 
     #[test]

@@ -15,13 +15,17 @@
 //!
 //! Shapes: `h`, `dh` `[R, D]`, `w`, `dw` `[V, D]`; `z`, `dz` `[R, 2]` and `nll`, `eps`, `weights` `[R]` in the statistics' type; `labels` `[R]`
 //! of i32, 0 or 1. Dot products sum in the fixed lanes of `sum_by`; the loss of a row is computed in f64 and rounded once,
-//! so it neither overflows nor saturates. `dh` is stored, `dw` added to; each may have the type of `h` or its statistics' type.
+//! so it neither overflows nor saturates. A label other than 0 and 1 panics on the CPU; a GPU gives NaN. `dh` is stored, `dw` added to; each may have the type of `h` or its statistics' type.
 
 use super::indices;
-use crate::base::dtype::{Elem, Real};
+use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::simd::{sum_by, vectorize};
 use crate::by_dtype;
+use crate::device::cuda::Gpu;
+use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::partials::partials_add;
+use crate::ops::{stretches, vector_grid};
 
 /// Rows of work that one thread takes at a time.
 const ROWS: usize = 16;
@@ -34,7 +38,11 @@ pub fn verdict_fwd(dev: &Device, z: View, h: View, w: View, ids: [i32; 2]) {
     assert!(z.shape() == [r, 2], "verdict_fwd: z {:?}, h {:?}", z.shape(), h.shape());
     disjoint("verdict_fwd", z, &[h, w]);
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => {
+            let [a, b, d, ld_z, ld_h, ld_w] =
+                [ids[0], ids[1], h.cols(), z.stride(), h.stride(), w.stride()].map(|n| n as i32);
+            launch::verdict_fwd(gpu, h.dtype(), Grid::rows(r), z, h, w, a, b, d, ld_z, ld_h, ld_w);
+        }
         Device::Cpu(pool) => by_dtype!(h.dtype(), E => pool.each(r, ROWS, |i| {
             let (z, h) = (z.row_mut::<<E as Elem>::Acc>(i), h.row::<E>(i));
             for (z, id) in z.iter_mut().zip(ids) {
@@ -59,10 +67,14 @@ pub fn verdict_loss(dev: &Device, nll: View, dz: View, z: View, labels: View, ep
         weights.shape()
     );
     disjoint("verdict_loss", dz, &[z, nll, eps, weights]);
-    let labels = indices("verdict_loss", "label", labels, 2);
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => {
+            let grid = Grid::cover(r, launch::VERDICT_LOSS_THREADS as usize);
+            let [r, ld_dz, ld_z] = [r, dz.stride(), z.stride()].map(|n| n as i32);
+            launch::verdict_loss(gpu, grid, nll, dz, z, labels, eps, weights, r, ld_dz, ld_z);
+        }
         Device::Cpu(_) => by_stat!(z.dtype(), A => {
+            let labels = indices("verdict_loss", "label", labels, 2);
             let (nll, eps, weights) = (nll.slice_mut::<A>(), eps.slice::<A>(), weights.slice::<A>());
             for (i, label) in labels.iter().enumerate() {
                 let (label, z, dz) = (*label as usize, z.row::<A>(i), dz.row_mut::<A>(i));
@@ -92,7 +104,7 @@ pub fn verdict_bwd(dev: &Device, dh: View, dw: View, dz: View, h: View, w: View,
     disjoint("verdict_bwd", dh, &[dw, dz, h, w]);
     disjoint("verdict_bwd", dw, &[dz, h, w]);
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => gpu_bwd(gpu, dh, dw, dz, h, w, ids),
         Device::Cpu(pool) => {
             by_gradient!(h.dtype(), dh.dtype(), E, G => pool.each(r, ROWS, |i| {
                 let (dh, dz, w) = (dh.row_mut(i), dz.row(i), ids.map(|id| w.row(id)));
@@ -106,6 +118,43 @@ pub fn verdict_bwd(dev: &Device, dh: View, dw: View, dz: View, h: View, w: View,
                 }
             }));
         }
+    }
+}
+
+fn gpu_bwd(gpu: &Gpu, dh: View, dw: View, dz: View, h: View, w: View, ids: [usize; 2]) {
+    let [r, d] = h.shape();
+    let (stretch, parts) = stretches(r);
+    let partials = gpu.workspace(Dtype::F32, 2 * parts, d);
+    let grid = vector_grid(h.top(r.min(1)), launch::VERDICT_BWD_F32_F32_THREADS, 1);
+    let grid = Grid::new(grid.x as usize, parts, 1);
+    let [a, b, r, d, stretch] = [ids[0], ids[1], r, d, stretch].map(|n| n as i32);
+    let [ld_dh, ld_dz, ld_h, ld_w] = [dh, dz, h, w].map(|v| v.stride() as i32);
+    match h.dtype() {
+        Dtype::F32 => launch::verdict_bwd_f32_f32(
+            gpu, grid, dh, partials, dz, h, w, a, b, r, d, ld_dh, ld_dz, ld_h, ld_w, stretch,
+        ),
+        _ => launch::verdict_bwd_bf16(
+            gpu,
+            dh.dtype(),
+            grid,
+            dh,
+            partials,
+            dz,
+            h,
+            w,
+            a,
+            b,
+            r,
+            d,
+            ld_dh,
+            ld_dz,
+            ld_h,
+            ld_w,
+            stretch,
+        ),
+    }
+    for (c, id) in ids.into_iter().enumerate() {
+        partials_add(gpu, dw.rows_in(id..id + 1), partials.rows_in(c * parts..(c + 1) * parts));
     }
 }
 
@@ -140,8 +189,9 @@ fn dh_row<E: Elem, G: Elem>(dh: &mut [G], dz: &[E::Acc], w: [&[E]; 2]) {
     }
 }
 
+/// `dw += dz^T h` for one column of `dz` and at most [`COLS`] columns of `h`.
 #[inline(always)]
-fn dw_cols<E: Elem, G: Elem>(dw: &mut [G], dz: View, h: View) {
+pub(super) fn dw_cols<E: Elem, G: Elem>(dw: &mut [G], dz: View, h: View) {
     let mut sum = [E::Acc::ZERO; COLS];
     for i in 0..h.rows() {
         let dz = dz.row::<E::Acc>(i)[0];
@@ -158,7 +208,9 @@ fn dw_cols<E: Elem, G: Elem>(dw: &mut [G], dz: View, h: View) {
 mod tests {
     use super::*;
     use crate::base::dtype::bf16;
-    use crate::ops::check::{close, dot, gradient, matrix, normals, stored};
+    use crate::ops::check::{
+        Bed, F32, F32_GRADIENT, agree, close, dot, gpus, gradient, matrix, normals, stored, within,
+    };
 
     const R: usize = 5;
     const D: usize = 150;
@@ -246,5 +298,84 @@ mod tests {
         let (dh, dw) = backward::<bf16>(2, &dz32, &stored(&h), &stored(&w));
         close("bf16 dh", &dh, &exact_dh, 0.03);
         close("bf16 dw", &dw, &exact_dw, 0.03);
+    }
+
+    #[test]
+    fn gpus_agree() {
+        let types = [
+            (Dtype::F32, Dtype::F32, Dtype::F32),
+            (Dtype::Bf16, Dtype::F32, Dtype::Bf16),
+            (Dtype::Bf16, Dtype::Bf16, Dtype::F32),
+        ];
+        for (stored, dh_type, dw_type) in types {
+            for [r, d] in [[1, 1], [3, 5], [2, 72], [530, 16], [3, 1500]] {
+                agree(&format!("verdict {stored}, {dh_type} dh, {dw_type} dw, [{r}, {d}]"), |bed| {
+                    let (h, w) = (bed.normals(stored, r, d, 1, 10.0), bed.normals(stored, V, d, 2, 1.0));
+                    let [z, dz] = [(); 2].map(|()| bed.zeros(Dtype::F32, r, 2));
+                    let (nll, weights) = (bed.zeros(Dtype::F32, 1, r), bed.normals(Dtype::F32, 1, r, 3, 1.0));
+                    let labels: Vec<i32> = (0..r as i32).map(|i| i * 5 % 3 % 2).collect();
+                    let eps: Vec<f64> = (0..r).map(|i| EPS[i % R]).collect();
+                    let (labels, eps) = (bed.ints(1, r, &labels), bed.put(Dtype::F32, 1, r, &eps));
+                    let (dh, dw) = (bed.zeros(dh_type, r, d), bed.normals(dw_type, V, d, 4, 1.0));
+                    verdict_fwd(&bed.dev, z, h, w, IDS);
+                    verdict_loss(&bed.dev, nll, dz, z, labels, eps, weights);
+                    verdict_bwd(&bed.dev, dh, dw, bed.normals(Dtype::F32, r, 2, 5, 1.0), h, w, IDS);
+                    let sums = if dw_type == Dtype::F32 { F32_GRADIENT } else { within(dw_type) };
+                    vec![
+                        ("z", F32, bed.get(z)),
+                        ("nll", F32_GRADIENT, bed.get(nll)),
+                        ("dz", F32_GRADIENT, bed.get(dz)),
+                        ("dh", within(dh_type), bed.get(dh)),
+                        ("dw", sums, bed.get(dw)),
+                    ]
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn gpus_lose_nothing_at_large_magnitudes() {
+        agree("verdict_loss of logits up to 1e30", |bed| {
+            let z = [1e30, -1e30, -1e30, 1e30, 40.0, 0.0, 0.0, 40.0, 1e4, -1e4];
+            let (z, ones) = (bed.put(Dtype::F32, 5, 2, &z), bed.put(Dtype::F32, 1, 5, &[1.0; 5]));
+            let eps = bed.put(Dtype::F32, 1, 5, &[0.0, 0.0, 0.0, 0.1, 0.1]);
+            let (nll, dz) = (bed.zeros(Dtype::F32, 1, 5), bed.zeros(Dtype::F32, 5, 2));
+            verdict_loss(&bed.dev, nll, dz, z, bed.ints(1, 5, &[0; 5]), eps, ones);
+            // Each by itself, for the first would hide the others.
+            let [nll, dz] = [nll, dz].map(|v| bed.get(v));
+            let logs = |x: Vec<f64>| x.iter().map(|x| x.signum() * (x.abs() + 1e-30).ln()).collect();
+            vec![("nll", F32, logs(nll)), ("dz", F32, logs(dz))]
+        });
+    }
+
+    #[test]
+    fn gpus_take_windows_of_wider_tensors() {
+        for cols in [3..20, 8..24] {
+            agree(&format!("verdict of columns {cols:?}"), |bed| {
+                let window = |rows, key| bed.normals(Dtype::Bf16, rows, 40, key, 1.0);
+                let (h, w) = (window(3, 1).cols_in(cols.clone()), window(V, 2).cols_in(cols.clone()));
+                let (dh, dw) = (window(3, 3), bed.normals(Dtype::F32, V, cols.len(), 4, 1.0));
+                let (z, dz) = (bed.zeros(Dtype::F32, 3, 4), bed.normals(Dtype::F32, 3, 5, 5, 1.0).cols_in(1..3));
+                verdict_fwd(&bed.dev, z.cols_in(1..3), h, w, IDS);
+                verdict_bwd(&bed.dev, dh.cols_in(cols.clone()), dw, dz, h, w, IDS);
+                let bf16 = within(Dtype::Bf16);
+                vec![("z", F32, bed.get(z)), ("dh", bf16, bed.get(dh)), ("dw", F32_GRADIENT, bed.get(dw))]
+            });
+        }
+    }
+
+    #[test]
+    fn on_gpus_a_label_that_is_none_gives_nan() {
+        for (_, dev) in gpus() {
+            let bed = Bed::new(dev);
+            let (z, eps) = (bed.normals(Dtype::F32, 3, 2, 1, 1.0), bed.zeros(Dtype::F32, 1, 3));
+            let (nll, dz) = (bed.zeros(Dtype::F32, 1, 3), bed.zeros(Dtype::F32, 3, 2));
+            verdict_loss(&bed.dev, nll, dz, z, bed.ints(1, 3, &[2, 1, -1]), eps, eps);
+            assert_eq!(bed.get(nll).iter().map(|x| x.is_nan()).collect::<Vec<_>>(), [true, false, true]);
+            assert_eq!(
+                bed.get(dz).iter().map(|x| x.is_nan()).collect::<Vec<_>>(),
+                [true, true, false, false, true, true]
+            );
+        }
     }
 }

@@ -18,7 +18,7 @@ uint16_t* heap_owner;
 
 namespace {
 
-constexpr size_t ALIGNMENT = 256;         // as cuMemAlloc's
+constexpr size_t ALIGNMENT = 256;          // as cuMemAlloc's
 constexpr size_t POISON_LIMIT = 16 << 20;  // larger buffers are not filled with NaN: their pages stay untouched until used
 
 struct Buffer {
@@ -30,9 +30,10 @@ struct Buffer {
     bool live, shadowed;
 };
 std::mutex mutex;
-std::map<char*, Buffer>& buffers = *new std::map<char*, Buffer>;  // by first byte; freed ones stay until their addresses are reused
+std::map<char*, Buffer>& buffers =
+    *new std::map<char*, Buffer>;  // by first byte; freed ones stay until their addresses are reused
 std::map<char*, size_t>& free_pages = *new std::map<char*, size_t>;  // what can be reused once the window has been used up
-size_t used;                         // of the window
+size_t used;                                                         // of the window
 
 char* reserve(size_t bytes, int protection) {
     void* p = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -122,11 +123,7 @@ static void clear_accesses(const Buffer& b, size_t most_by_hand) {
     else memset(static_cast<void*>(accesses), 0, bytes);
 }
 
-void heap_free(int device, void* p) {
-    std::lock_guard<std::mutex> guard(mutex);
-    auto found = buffers.find(static_cast<char*>(p));
-    if (found == buffers.end() || !found->second.live || found->second.device != device) return;
-    Buffer& b = found->second;
+static void free_buffer(Buffer& b) {
     b.live = false;
     // Untouched pages read as zero, which is OUTSIDE; giving them back keeps a long test run small.
     static_assert(OUTSIDE == 0);
@@ -137,6 +134,17 @@ void heap_free(int device, void* p) {
     mprotect(b.pages, b.page_bytes, PROT_NONE);
     madvise(b.pages, b.page_bytes, MADV_DONTNEED);
     give_pages(b.pages - HEAP_PAGE, b.page_bytes + HEAP_PAGE);
+}
+void heap_free(int device, void* p) {
+    std::lock_guard<std::mutex> guard(mutex);
+    auto found = buffers.find(static_cast<char*>(p));
+    if (found == buffers.end() || !found->second.live || found->second.device != device) return;
+    free_buffer(found->second);
+}
+void heap_free_all(int device) {
+    std::lock_guard<std::mutex> guard(mutex);
+    for (auto& [begin, b] : buffers)
+        if (b.live && b.device == device) free_buffer(b);
 }
 
 void heap_forget_accesses(int device) {

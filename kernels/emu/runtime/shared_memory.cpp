@@ -1,4 +1,5 @@
-// Shared memory: one window for each executing block. Variables are set apart, so that the checker sees overruns from one to the next.
+// Shared memory: one window for each executing block. Variables are set apart, so that the checker sees overruns from one to
+// the next.
 #include <algorithm>
 
 #include "fault.h"
@@ -21,7 +22,8 @@ std::string Block::describe_shared(uint32_t offset) const {
         if (text.empty()) text = within(v.name, v.offset, v.size, "shared array ", GAP);
     if (text.empty() && dynamic_size) text = within("", dynamic_begin, dynamic_size, "dynamic shared memory", 1024);
     if (!text.empty()) return text;
-    return formatted("shared memory that the block does not have (it has %u bytes dynamic, %u static)", dynamic_size, static_size);
+    return formatted("shared memory that the block does not have (it has %u bytes dynamic, %u static)", dynamic_size,
+                     static_size);
 }
 
 void* shared_static(const void* tag, const char* name, size_t size, size_t align, Location at) {
@@ -50,7 +52,8 @@ void* shared_dynamic(size_t align, Location at) {
     if (!b.dynamic_placed) b.dynamic_begin = SHARED_BASE + uint32_t(align < 1024 ? std::max<size_t>(align, 16) : 0);
     b.dynamic_placed = true;
     if (b.dynamic_begin % align)
-        fail(at, "SHARED_DYNAMIC: the kernel's dynamic shared memory is used with two alignments; give the larger one to both");
+        fail(at,
+             "SHARED_DYNAMIC: the kernel's dynamic shared memory is used with two alignments; give the larger one to both");
     return b.shared + b.dynamic_begin;
 }
 
@@ -59,7 +62,8 @@ uint32_t require_shared(const void* p, uint32_t size, const char* what, Location
     if (!b.in_shared(p)) fail(at, "%s: %p is no address in shared memory", what, p);
     const uint32_t offset = b.offset_of(p);
     if (!b.allocated(offset, size))
-        fail(at, "%s: OUT OF BOUNDS: %u bytes at %s", what, size, b.describe_shared(b.allocated(offset, 1) ? offset + size - 1 : offset).c_str());
+        fail(at, "%s: OUT OF BOUNDS: %u bytes at %s", what, size,
+             b.describe_shared(b.allocated(offset, 1) ? offset + size - 1 : offset).c_str());
     return offset;
 }
 char* shared_at(uint32_t offset, uint32_t size, const char* what, Location at) {

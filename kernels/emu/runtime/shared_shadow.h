@@ -1,5 +1,5 @@
-// What the checker remembers of shared memory: who wrote and who read each two bytes (or each byte, where bytes are accessed one by
-// one), and whether they were initialised.
+// What the checker remembers of shared memory: who wrote and who read each two bytes (or each byte, where bytes are accessed
+// one by one), and whether they were initialised.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -39,7 +39,8 @@ class SharedShadow {
 
   private:
     SharedCell& fresh(SharedCell& cell);
-    void touch(Block& b, const Accessor& who, SharedCell& cell, uint32_t offset, Access kind, const Location* at, void* code);
+    void touch(Block& b, const Accessor& who, SharedCell& cell, uint32_t offset, Access kind, const Location* at,
+               void* code);
     void split(SharedCell& cell);
 
     std::vector<SharedCell> cells_;

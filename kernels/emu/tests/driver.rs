@@ -38,6 +38,19 @@ fn memory_is_counted_and_limited() {
 }
 
 #[test]
+fn the_end_of_a_context_frees_and_counts_what_leaked() {
+    let d = Device::new(Settings::fast());
+    let (kept, freed) = (d.zeros(100), d.zeros(50));
+    d.free(freed);
+    // SAFETY: the context is not used afterwards.
+    unsafe { result::primary_ctx::release(result::device::get(d.ordinal).unwrap()).unwrap() };
+    let s = statistics(d.ordinal);
+    assert_eq!((s.allocated_bytes, s.leaked_bytes), (0, 100));
+    // SAFETY: the driver must refuse: there is no context.
+    assert_eq!(unsafe { result::free_sync(kept) }.unwrap_err().0, Code::CUDA_ERROR_INVALID_CONTEXT);
+}
+
+#[test]
 fn copies_beyond_a_buffer_are_refused() {
     let d = Device::new(Settings::fast());
     let p = d.zeros(16);
