@@ -1,6 +1,7 @@
 //! The one integration binary.
 mod allocations;
 mod architecture;
+mod bench;
 mod cli;
 mod devices;
 mod fixture;

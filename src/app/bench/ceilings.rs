@@ -57,7 +57,7 @@ impl Ceilings {
             operands: vec![Operand::zeros(dtype, edge, edge), square.clone(), square],
             work: Box::new(|dev, v| gemm_nt(dev, v[0], v[1], v[2], None, None)),
         };
-        // The best half of the samples: a ceiling is what can be reached.
+        // The lower quartile of the times: a ceiling is what can be reached.
         let rate =
             |case: &Case, amount: f64| Ok::<_, crate::error::Error>(amount / case.measure(dev, effort, flush)?.low);
         Ok(Ceilings {
