@@ -183,11 +183,12 @@ fn ledger_lines(log: &str) -> String {
             entry = parts.next().zip(parts.nth(1));
         } else if line.contains("spill stores") {
             spills = number(line, "bytes spill stores") + number(line, "bytes spill loads");
-        } else if line.contains("Used ") && line.contains("registers") {
-            if let Some((name, architecture)) = entry.take() {
-                let (registers, shared) = (number(line, "registers"), number(line, "bytes smem"));
-                lines.push(format!("{name}\t{architecture}\t{registers}\t{shared}\t{spills}\n"));
-            }
+        } else if line.contains("Used ")
+            && line.contains("registers")
+            && let Some((name, architecture)) = entry.take()
+        {
+            let (registers, shared) = (number(line, "registers"), number(line, "bytes smem"));
+            lines.push(format!("{name}\t{architecture}\t{registers}\t{shared}\t{spills}\n"));
         }
     }
     lines.sort();

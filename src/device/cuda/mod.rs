@@ -1,7 +1,7 @@
 //! An NVIDIA GPU through its driver: memory, copies, launches, graphs.
 //!
 //! Everything is asynchronous on one stream. The first error is latched with the kernels that were under way, and comes
-//! out of the next [`Gpu::sync`] or [`Gpu::read`], the only two calls that wait. `GRAMOPHONE_SYNC=1` waits after every
+//! out of the next [`Gpu::sync`] or [`Device::read`](super::Device::read), the only two calls that wait. `GRAMOPHONE_SYNC=1` waits after every
 //! launch, so that the error names the one kernel that failed.
 
 mod cublaslt;
