@@ -168,8 +168,8 @@ mod tests {
             ("[train]\nlr = \"fast\"", "run.toml:2: train.lr = \"fast\": must be a number of at least 0"),
             ("\n\n[train]\n\nlr = -1e-5", "run.toml:5: train.lr = -1e-5: must be a number of at least 0"),
             ("train.lr = inf", "run.toml:1: train.lr = inf: must be a number of at least 0"),
-            ("[train]\nbatch = 0", "run.toml:2: train.batch = 0: must be a whole number of at least 1"),
-            ("[train]\nbatch = 1.5", "run.toml:2: train.batch = 1.5: must be a whole number of at least 1"),
+            ("[train]\nbatch = 0", "run.toml:2: train.batch = 0: must be a whole number from 1 to 1048576"),
+            ("[train]\nbatch = 1.5", "run.toml:2: train.batch = 1.5: must be a whole number from 1 to 1048576"),
             ("[train]\nbeta1 = 1", "run.toml:2: train.beta1 = 1: must be a number from 0 to below 1"),
             (
                 "[train]\nstage = \"tune\"",
