@@ -203,7 +203,7 @@ template <int N> DEVICE void wgmma_wait(AT0) {
 }
 // Describes an operand tile in shared memory, 128-byte swizzle; offsets in bytes.
 DEVICE uint64_t wgmma_descriptor(const void* tile, uint32_t leading, uint32_t stride AT) {
-    const uint32_t address = PTX(shared_address(tile)) HOST(shared_address(tile, at))
+    const uint32_t address = PTX(shared_address(tile)) HOST(emu::shared_address(tile, at))
     return uint64_t((address & 0x3ffff) >> 4) | uint64_t(leading >> 4) << 16 | uint64_t(stride >> 4) << 32 | 1ull << 62;
 }
 

@@ -26,6 +26,7 @@ pub(super) mod scratch;
 
 mod blocked;
 mod gpu;
+mod hopper;
 
 use crate::base::dtype::{Dtype, Elem, Real, bf16};
 use crate::base::par::Pool;
