@@ -6,30 +6,32 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-fn golden(case: &str) -> PathBuf {
+pub fn golden(case: &str) -> PathBuf {
     let root =
         std::env::var_os("GRAMOPHONE_ROOT").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     root.join("tests/golden").join(case)
 }
 
 /// A temporary directory and the program in it.
-struct Bench {
-    dir: tempfile::TempDir,
+pub struct Bench {
+    pub dir: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub fn new() -> Bench {
         Bench { dir: tempfile::tempdir().unwrap() }
     }
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
-    fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
         fs::write(self.path(name), text).unwrap();
         self.path(name)
     }
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gramophone"));
+    pub fn command(&self, args: &[&str]) -> Command {
+        // A bundle carries the program beside the tests.
+        let built = || env!("CARGO_BIN_EXE_gramophone").into();
+        let mut command = Command::new(std::env::var_os("GRAMOPHONE_BIN").unwrap_or_else(built));
         command.current_dir(self.dir.path()).args(args).stdin(Stdio::null());
         command
     }
@@ -37,13 +39,13 @@ impl Bench {
         self.command(args).output().unwrap()
     }
     /// Runs what must succeed; its standard output.
-    fn ok(&self, args: &[&str]) -> String {
+    pub fn ok(&self, args: &[&str]) -> String {
         let out = self.run(args);
         assert!(out.status.success(), "{args:?} failed: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap()
     }
     /// Runs what must fail with this exit code in one line that holds all `words`.
-    fn fails(&self, args: &[&str], code: i32, words: &[&str]) {
+    pub fn fails(&self, args: &[&str], code: i32, words: &[&str]) {
         let out = self.run(args);
         let message = String::from_utf8_lossy(&out.stderr).into_owned();
         assert_eq!(out.status.code(), Some(code), "{args:?}: {message}");
@@ -64,7 +66,7 @@ impl Bench {
         self.write("pairs.jsonl", &(0..6).map(row).collect::<String>())
     }
     /// Three rows to judge.
-    fn rows(&self) -> PathBuf {
+    pub fn rows(&self) -> PathBuf {
         let row = |i: usize| {
             format!(
                 "{{\"id\": \"r{i}\", \"prompt\": \"Say {i}\", \"response_a\": \"{i}\", \"response_b\": \"{}\"}}\n",
@@ -74,7 +76,7 @@ impl Bench {
         self.write("rows.jsonl", &(0..3).map(row).collect::<String>())
     }
     /// A run file over a tiny random model.
-    fn run_file(&self) {
+    pub fn run_file(&self) {
         self.pairs();
         let tokenizer = golden("qwen3");
         self.write(
@@ -89,11 +91,11 @@ impl Bench {
     }
 }
 
-fn json_lines(text: &str) -> Vec<Value> {
+pub fn json_lines(text: &str) -> Vec<Value> {
     text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
 }
 
-fn utf8(path: &Path) -> &str {
+pub fn utf8(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -187,7 +189,9 @@ fn bad_rows_name_their_place_and_can_be_skipped() {
     let skipping = b.run(&[&args[..], &["--on-error", "skip"]].concat());
     assert!(skipping.status.success());
     assert!(String::from_utf8_lossy(&skipping.stderr).contains("left out 2 of 4 rows"));
-    assert_eq!(json_lines(&fs::read_to_string(b.path("out.jsonl")).unwrap()).len(), 2);
+    let answers = json_lines(&fs::read_to_string(b.path("out.jsonl")).unwrap());
+    let ids: Vec<u64> = answers.iter().map(|a| a["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [1, 4], "a row without an id has its number, whatever was left out before it");
     let empty = b.write("empty.jsonl", "");
     b.fails(&["judge", "--model", utf8(&model), "--input", utf8(&empty)], 1, &["empty"]);
     b.fails(&["judge", "--model", utf8(&model), "--input", "nowhere.jsonl"], 1, &["nowhere.jsonl"]);

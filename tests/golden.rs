@@ -1,5 +1,6 @@
 //! The engine computes what transformers and torch computed (`tests/golden/`): one test for each claim, over all cases.
 
+use crate::devices::devices;
 use crate::fixture::{self, Case, Digests, Gradients, Language, Run, Scalar, language, scalar};
 use crate::tolerance::{Check, Class, GRADIENT, RATE, TRAINED, VALUE, agree, norm};
 use gramophone::base::dtype::Dtype;
@@ -25,10 +26,10 @@ const SCORER: scorer::Shape = scorer::Shape { context: CONTEXT, pass: 1024 };
 
 #[test]
 fn logits_and_log_probabilities() {
-    agree("logits and log-probabilities", |check| {
+    on_devices("logits and log-probabilities", |check, dev| {
         for case in language() {
-            let (name, model, sequences) = (case.name, case.model(), &case.expected.sequences);
-            let rows = read(&model, &sequences.iter().map(|s| s.ids.as_slice()).collect::<Vec<_>>());
+            let (name, model, sequences) = (case.name, case.model().on(dev).unwrap(), &case.expected.sequences);
+            let rows = read(dev, &model, &sequences.iter().map(|s| s.ids.as_slice()).collect::<Vec<_>>());
             for entry in &case.expected.logits {
                 let (i, of) = (entry.sequence, &rows[entry.sequence]);
                 let ours: Vec<f32> = entry.positions.iter().flat_map(|p| of.logits[*p].clone()).collect();
@@ -44,10 +45,10 @@ fn logits_and_log_probabilities() {
 
 #[test]
 fn label_logits_and_the_mass_around_them() {
-    agree("label logits and log-sum-exp", |check| {
+    on_devices("label logits and log-sum-exp", |check, dev| {
         for case in language() {
-            let (model, dev, labels) = (case.model(), Device::cpu(2), case.labels());
-            let mut scorer = Scorer::new(&dev, &model, SCORER).unwrap();
+            let (model, labels) = (case.model().on(dev).unwrap(), case.labels());
+            let mut scorer = Scorer::new(dev, &model, SCORER).unwrap();
             for entry in &case.expected.logits {
                 let ids = &case.expected.sequences[entry.sequence].ids;
                 let prompts: Vec<Vec<i32>> = entry.positions.iter().map(|p| ids[..=*p].to_vec()).collect();
@@ -65,10 +66,10 @@ fn label_logits_and_the_mass_around_them() {
 
 #[test]
 fn verdict_margins() {
-    agree("verdict margins", |check| {
+    on_devices("verdict margins", |check, dev| {
         for case in language() {
-            let (name, model, dev, theirs) = (case.name, case.model(), Device::cpu(2), &case.expected.verdicts);
-            let mut judge = Judge::new(&dev, &model, case.judge_prompts(), SCORER).unwrap();
+            let (name, model, theirs) = (case.name, case.model().on(dev).unwrap(), &case.expected.verdicts);
+            let mut judge = Judge::new(dev, &model, case.judge_prompts(), SCORER).unwrap();
             let encoded = |v: &fixture::Verdict| EncodedPair { ab: v.ab.ids.clone(), ba: v.ba.ids.clone() };
             let ours = judge.judge(&theirs.iter().map(encoded).collect::<Vec<_>>()).unwrap();
             assert_eq!(ours.len(), theirs.len());
@@ -84,12 +85,12 @@ fn verdict_margins() {
 /// log-probabilities met on the way are those of one pass over the whole text.
 #[test]
 fn greedy_ids() {
-    agree("log-probabilities of greedy ids", |check| {
+    on_devices("log-probabilities of greedy ids", |check, dev| {
         for case in language() {
-            let (name, model, dev) = (case.name, case.model(), Device::cpu(2));
+            let (name, model) = (case.name, case.model().on(dev).unwrap());
             let write = |sequences: usize, requests: &[Request]| -> Vec<Generation> {
                 let shape = generator::Shape { sequences, context: CONTEXT };
-                Generator::new(&dev, &model, shape, &[]).unwrap().generate(requests, |_, _| ()).unwrap()
+                Generator::new(dev, &model, shape, &[]).unwrap().generate(requests, |_, _| ()).unwrap()
             };
             let settings = generator::Settings { max_tokens: 20, ..Default::default() };
             let request = |g: &fixture::Greedy| Request { prompt: g.prompt.clone(), settings };
@@ -100,7 +101,7 @@ fn greedy_ids() {
                 assert_eq!((&ours.tokens, ours.finish), (&theirs.new, Finish::Length), "{name} greedy {i}");
                 assert_eq!(vec![ours.clone()], write(1, &requests[i..=i]), "{name} greedy {i}, alone");
                 let whole = [&theirs.prompt[..], &theirs.new].concat();
-                let logprobs = &read(&model, &[&whole])[0].logprobs[theirs.prompt.len() - 1..];
+                let logprobs = &read(dev, &model, &[&whole])[0].logprobs[theirs.prompt.len() - 1..];
                 check.values(VALUE, format_args!("{name} greedy {i}"), &ours.logprobs, logprobs);
             }
         }
@@ -109,17 +110,17 @@ fn greedy_ids() {
 
 #[test]
 fn scalar_rewards() {
-    agree("scalar rewards", |check| {
+    on_devices("scalar rewards", |check, dev| {
         for case in scalar() {
-            let (mut model, dev) = (case.model(), Device::cpu(2));
+            let mut model = case.model().on(dev).unwrap();
             assert_eq!(model.config.pad, Some(case.expected.pad_token_id), "{}", case.name);
             let conversations: Vec<Vec<i32>> = case.expected.rewards.iter().map(|r| r.ids.clone()).collect();
-            let ours = Scorer::new(&dev, &model, SCORER).unwrap().rewards(&conversations).unwrap();
+            let ours = Scorer::new(dev, &model, SCORER).unwrap().rewards(&conversations).unwrap();
             for theirs in &case.expected.rewards {
                 assert_eq!(model.config.scored(&theirs.ids), theirs.scored_position + 1, "{}", theirs.conversation);
             }
             model.config.pad = None; // Without padding the last token is read.
-            let at_last = Scorer::new(&dev, &model, SCORER).unwrap().rewards(&conversations).unwrap();
+            let at_last = Scorer::new(dev, &model, SCORER).unwrap().rewards(&conversations).unwrap();
             for ((ours, at_last), theirs) in ours.into_iter().zip(at_last).zip(&case.expected.rewards) {
                 let place = format!("{} {}", case.name, theirs.conversation);
                 check.value(VALUE, &place, ours, theirs.reward);
@@ -131,19 +132,19 @@ fn scalar_rewards() {
 
 #[test]
 fn language_model_loss_and_gradients() {
-    agree("language-model gradients", |check| {
+    on_devices("language-model gradients", |check, dev| {
         for case in language() {
             let lm = &case.expected.lm;
-            gradients(check, &case, "grad.lm", case.objective(), &case.continuations(&lm.batch), &lm.of);
+            gradients(dev, check, &case, "grad.lm", case.objective(), &case.continuations(&lm.batch), &lm.of);
         }
     });
 }
 
 #[test]
 fn gram_fine_tuning_loss_and_gradients() {
-    agree("GRAM fine-tuning gradients", |check| {
+    on_devices("GRAM fine-tuning gradients", |check, dev| {
         for case in language() {
-            gradients(check, &case, "grad.gram", case.objective(), &case.judgments(), &case.expected.gram.of);
+            gradients(dev, check, &case, "grad.gram", case.objective(), &case.judgments(), &case.expected.gram.of);
         }
     });
 }
@@ -151,13 +152,13 @@ fn gram_fine_tuning_loss_and_gradients() {
 /// Two targets on one row of the language-model head; and which verdicts it counts as right.
 #[test]
 fn verdicts_over_the_vocabulary() {
-    agree("gradients of verdicts over the vocabulary", |check| {
+    on_devices("gradients of verdicts over the vocabulary", |check, dev| {
         for case in language() {
             let Some(theirs) = &case.expected.vocabulary else { continue };
-            let (items, dev) = (case.judgments(), Device::cpu(2));
+            let items = case.judgments();
             let objective = objective::Settings { over: Over::Vocabulary, ..case.objective() };
-            gradients(check, &case, "grad.vocabulary", objective, &items, theirs);
-            let trainer = Trainer::new(&dev, case.model_to_train(), STILL, shape(objective)).unwrap();
+            gradients(dev, check, &case, "grad.vocabulary", objective, &items, theirs);
+            let trainer = Trainer::new(dev, case.model_to_train().on(dev).unwrap(), STILL, shape(objective)).unwrap();
             let (tally, leads) = trainer.evaluate(&items).unwrap();
             check.value(VALUE, format_args!("{} evaluated", case.name), tally.mean_nll(), theirs.loss);
             let margins = case.expected.gram.rows.iter().map(|row| {
@@ -177,10 +178,10 @@ fn verdicts_over_the_vocabulary() {
 
 #[test]
 fn gram_compat_sums_micro_batches() {
-    agree("sums of the means of micro-batches", |check| {
+    on_devices("sums of the means of micro-batches", |check, dev| {
         for case in language() {
             let Some(theirs) = &case.expected.gram_compat else { continue };
-            let (items, dev, name) = (case.judgments(), Device::cpu(2), case.name);
+            let (items, name) = (case.judgments(), case.name);
             let tokens = |group: &Vec<usize>| group.iter().map(|i| items[*i].tokens()).sum::<usize>();
             let micro_tokens = theirs.micro_batches.iter().map(tokens).max().unwrap();
             let objective = objective::Settings { reduction: Reduction::GramCompat, ..case.objective() };
@@ -188,7 +189,7 @@ fn gram_compat_sums_micro_batches() {
             let sizes = |groups: &[Vec<usize>]| groups.iter().map(Vec::len).collect::<Vec<_>>();
             assert_eq!(cut.iter().map(|b| b.terms).collect::<Vec<_>>(), sizes(&theirs.micro_batches), "{name}");
             let shape = Shape { micro_tokens, ..shape(objective) };
-            let mut trainer = Trainer::new(&dev, case.model_to_train(), STILL, shape).unwrap();
+            let mut trainer = Trainer::new(dev, case.model_to_train().on(dev).unwrap(), STILL, shape).unwrap();
             let report = trainer.step(&items, 0.0).unwrap();
             check.value(VALUE, format_args!("{name} loss"), report.tally.loss, theirs.loss);
             check.relative(GRADIENT, format_args!("{name} norm"), report.norm, theirs.grad_norm);
@@ -199,28 +200,28 @@ fn gram_compat_sums_micro_batches() {
 
 #[test]
 fn bradley_terry_loss_and_gradients() {
-    agree("Bradley-Terry gradients", |check| {
+    on_devices("Bradley-Terry gradients", |check, dev| {
         for case in scalar() {
             let bt = &case.expected.bradley_terry;
-            gradients(check, &case, "grad.bradley_terry", case.objective(), &case.preferences(&bt.batch), &bt.of);
+            gradients(dev, check, &case, "grad.bradley_terry", case.objective(), &case.preferences(&bt.batch), &bt.of);
         }
     });
 }
 
 #[test]
 fn adamw_on_the_language_model_loss() {
-    agree("AdamW, language model", |check| {
+    on_devices("AdamW, language model", |check, dev| {
         for case in language() {
-            adamw(check, &case, &case.expected.adamw, case.objective(), |batch| case.continuations(batch));
+            adamw(dev, check, &case, &case.expected.adamw, case.objective(), |batch| case.continuations(batch));
         }
     });
 }
 
 #[test]
 fn adamw_on_the_bradley_terry_loss() {
-    agree("AdamW, Bradley-Terry", |check| {
+    on_devices("AdamW, Bradley-Terry", |check, dev| {
         for case in scalar() {
-            adamw(check, &case, &case.expected.adamw, case.objective(), |batch| case.preferences(batch));
+            adamw(dev, check, &case, &case.expected.adamw, case.objective(), |batch| case.preferences(batch));
         }
     });
 }
@@ -250,6 +251,13 @@ fn saved_models_open_with_the_same_bits() {
     }
 }
 
+/// Makes the comparisons on every device that the run covers.
+fn on_devices(claim: &str, compare: impl Fn(&mut Check, &Device)) {
+    for (name, dev) in devices() {
+        agree(&format!("{claim}, {name}"), |check| compare(check, &dev));
+    }
+}
+
 /// What one pass over packed sequences says of one of them.
 struct Read {
     /// One row for each token.
@@ -259,8 +267,7 @@ struct Read {
 }
 
 /// Runs sequences through the model together, without padding, and reads every row.
-fn read(model: &Model, sequences: &[&[i32]]) -> Vec<Read> {
-    let dev = Device::cpu(2);
+fn read(dev: &Device, model: &Model, sequences: &[&[i32]]) -> Vec<Read> {
     let ids = sequences.concat();
     let (tokens, count) = (ids.len(), sequences.len());
     let positions: Vec<i32> = sequences.iter().flat_map(|s| 0..s.len() as i32).collect();
@@ -273,7 +280,7 @@ fn read(model: &Model, sequences: &[&[i32]]) -> Vec<Read> {
     // The last token of a sequence predicts what nobody asks for.
     let next: Vec<i32> = ids[1..].iter().copied().chain([0]).collect();
     let capacity = Capacity { tokens, sequences: count, rows: tokens, positions: tokens, keep: Keep::Nothing };
-    let acts = Acts::new(&Device::cpu(1), &model.config, model.dtype, capacity).unwrap();
+    let acts = Acts::new(dev, &model.config, model.dtype, capacity).unwrap();
     let i = &acts.inputs;
     for (slot, data) in
         [(&i.ids, &ids), (&i.positions, &positions), (&i.starts, &starts), (&i.rows, &rows), (&i.targets, &next)]
@@ -281,8 +288,8 @@ fn read(model: &Model, sequences: &[&[i32]]) -> Vec<Read> {
         dev.write(acts.at(slot), data);
     }
     let extent = Extent { tokens, sequences: count };
-    forward(&dev, model, &acts, extent, Attend::Packed);
-    let head = Head::gather(&dev, model, &acts, extent, tokens);
+    forward(dev, model, &acts, extent, Attend::Packed);
+    let head = Head::gather(dev, model, &acts, extent, tokens);
     let logits: Vec<f32> = dev.read(head.logits()).unwrap();
     head.vocab_loss();
     let nll: Vec<f32> = dev.read(acts.at(&acts.head.nll)).unwrap();
@@ -361,6 +368,7 @@ fn shape(objective: objective::Settings) -> Shape {
 
 /// One step at rate 0: its loss, its gradient norm and every gradient tensor.
 fn gradients<E>(
+    dev: &Device,
     check: &mut Check,
     case: &Case<E>,
     group: &str,
@@ -368,8 +376,7 @@ fn gradients<E>(
     items: &[Item],
     theirs: &Gradients,
 ) {
-    let dev = Device::cpu(2);
-    let mut trainer = Trainer::new(&dev, case.model_to_train(), STILL, shape(objective)).unwrap();
+    let mut trainer = Trainer::new(dev, case.model_to_train().on(dev).unwrap(), STILL, shape(objective)).unwrap();
     let report = trainer.step(items, 0.0).unwrap();
     check.value(VALUE, format_args!("{} {group} loss", case.name), report.tally.loss, theirs.loss);
     check.relative(GRADIENT, format_args!("{} {group} norm", case.name), report.norm, theirs.grad_norm);
@@ -378,17 +385,18 @@ fn gradients<E>(
 
 /// A run of AdamW: rates, losses and gradient norms of every step, and the parameters it ends with.
 fn adamw<E>(
+    dev: &Device,
     check: &mut Check,
     case: &Case<E>,
     run: &Run,
     objective: objective::Settings,
     items: impl Fn(&[usize]) -> Vec<Item>,
 ) {
-    let (dev, name) = (Device::cpu(2), case.name);
+    let name = case.name;
     let Run { lr, betas: [beta1, beta2], eps, weight_decay, clip, total, warmup, .. } = *run;
     let schedule = Schedule::new(schedule::Shape::Cosine, lr, 0.0, warmup, total).unwrap();
     let settings = optim::Settings { beta1, beta2, eps, weight_decay, clip };
-    let mut trainer = Trainer::new(&dev, case.model_to_train(), settings, shape(objective)).unwrap();
+    let mut trainer = Trainer::new(dev, case.model_to_train().on(dev).unwrap(), settings, shape(objective)).unwrap();
     assert_eq!(run.steps.len() as u64, total);
     for (k, theirs) in run.steps.iter().enumerate() {
         let lr = schedule.lr(k as u64);
@@ -415,7 +423,8 @@ fn tensors<E>(
     assert!(theirs.len() == names.len() && names.iter().all(|n| theirs.contains_key(*n)), "{}: {names:?}", case.name);
     for slot in slots {
         let (place, theirs) = (format!("{} {group}.{}", case.name, slot.name), &theirs[&slot.name]);
-        let all = arena.at(slot).slice::<f32>();
+        let bytes = arena.fetch(slot).unwrap();
+        let all: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         check.relative(class, format_args!("{place}, its norm"), norm(all.iter().copied()), theirs.norm);
         let kept: Vec<f32> = all.iter().step_by(theirs.stride).copied().collect();
         check.tensor(class, &place, &kept, case.array(&format!("{group}.{}", slot.name)));

@@ -19,7 +19,7 @@ use gramophone::train::objective::{self, Over, Reduction};
 use gramophone::train::optim;
 use gramophone::train::trainer::{Shape, Trainer};
 
-const CONTEXT: usize = 200;
+pub const CONTEXT: usize = 200;
 /// No id is outside the vocabulary of the golden tokenizers.
 const VOCAB: usize = 300;
 
@@ -80,17 +80,7 @@ fn rewards_depend_on_the_conversation_alone() {
 #[test]
 fn generation_depends_on_the_request_alone() {
     let model = model(Family::Qwen3, HeadKind::LanguageModel);
-    let requests: Vec<Request> = texts(9, 3)
-        .into_iter()
-        .enumerate()
-        .map(|(i, prompt)| {
-            let temperature = [0.0, 0.7, 1.3][i % 3];
-            let (top_k, top_p, min_p) = [(0, 1.0, 0.0), (40, 0.9, 0.0), (0, 1.0, 0.05)][i / 3];
-            let settings =
-                generator::Settings { temperature, top_k, top_p, min_p, max_tokens: 10 + 3 * i, seed: i as u64 % 4 };
-            Request { prompt, settings }
-        })
-        .collect();
+    let requests = requests();
     let write = |threads: usize, sequences: usize, requests: &[Request]| -> Vec<Generation> {
         let dev = Device::cpu(threads);
         let shape = generator::Shape { sequences, context: CONTEXT };
@@ -185,13 +175,28 @@ fn bf16_models_learn_as_f32_ones_do() {
     });
 }
 
-fn bits(j: &Judgment) -> [u64; 5] {
+/// Nine requests, greedy and sampled, of different lengths.
+pub fn requests() -> Vec<Request> {
+    texts(9, 3)
+        .into_iter()
+        .enumerate()
+        .map(|(i, prompt)| {
+            let temperature = [0.0, 0.7, 1.3][i % 3];
+            let (top_k, top_p, min_p) = [(0, 1.0, 0.0), (40, 0.9, 0.0), (0, 1.0, 0.05)][i / 3];
+            let settings =
+                generator::Settings { temperature, top_k, top_p, min_p, max_tokens: 10 + 3 * i, seed: i as u64 % 4 };
+            Request { prompt, settings }
+        })
+        .collect()
+}
+
+pub fn bits(j: &Judgment) -> [u64; 5] {
     let small = |x: f32| u64::from(x.to_bits());
     [j.p_a.to_bits(), small(j.margin_ab), small(j.margin_ba), j.label_mass.to_bits(), j.verdict as u64]
 }
 
 /// A random model whose sizes are no multiples of any block, and large enough for several.
-fn model(family: Family, head: HeadKind) -> Model {
+pub fn model(family: Family, head: HeadKind) -> Model {
     let shape = preset::Shape {
         vocab: Some(VOCAB),
         width: Some(100),
@@ -210,7 +215,7 @@ fn model(family: Family, head: HeadKind) -> Model {
 }
 
 /// Random sequences of 1 to 130 tokens, block edges among them.
-fn texts(count: usize, seed: u64) -> Vec<Vec<i32>> {
+pub fn texts(count: usize, seed: u64) -> Vec<Vec<i32>> {
     let rng = |i: usize| Rng::new(seed, Stream::Test, i as u64);
     let edges = [1, 2, 16, 17, 63, 64, 65, 128];
     (0..count)
@@ -226,14 +231,14 @@ fn shuffle(n: usize) -> Vec<usize> {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Stage {
+pub enum Stage {
     Tokens,
     Verdict,
     Scalar,
 }
 
 impl Stage {
-    const ALL: [Stage; 3] = [Stage::Tokens, Stage::Verdict, Stage::Scalar];
+    pub const ALL: [Stage; 3] = [Stage::Tokens, Stage::Verdict, Stage::Scalar];
 
     /// A step's items; steps go round three batches.
     fn items(self, step: usize) -> Vec<Item> {
@@ -259,25 +264,37 @@ fn shape(micro_tokens: usize, keep: Keep) -> Shape {
 
 /// What a run of training came to.
 #[derive(Debug, PartialEq)]
-struct Trained {
-    losses: Vec<f64>,
-    norms: Vec<f64>,
+pub struct Trained {
+    pub losses: Vec<f64>,
+    pub norms: Vec<f64>,
     /// Every parameter's bits.
     weights: Vec<Vec<u8>>,
 }
 
 fn train(stage: Stage, dev: Device, micro_tokens: usize, keep: Keep, steps: usize) -> Trained {
+    train_on(stage, &dev, micro_tokens, keep, steps)
+}
+
+pub fn train_on(stage: Stage, dev: &Device, micro_tokens: usize, keep: Keep, steps: usize) -> Trained {
     let (family, head) = match stage {
         Stage::Tokens => (Family::Qwen3, HeadKind::LanguageModel),
         Stage::Verdict => (Family::Llama, HeadKind::LanguageModel),
         Stage::Scalar => (Family::Qwen2, HeadKind::Scalar),
     };
-    run(model(family, head), &dev, shape(micro_tokens, keep), steps, |step| stage.items(step))
+    run(model(family, head), dev, shape(micro_tokens, keep), steps, |step| stage.items(step))
+}
+
+impl Trained {
+    /// Every parameter, where they are stored in f32.
+    pub fn tensors(&self) -> Vec<Vec<f32>> {
+        let floats = |bytes: &Vec<u8>| bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        self.weights.iter().map(floats).collect()
+    }
 }
 
 fn run(model: Model, dev: &Device, shape: Shape, steps: usize, items: impl Fn(usize) -> Vec<Item>) -> Trained {
     let settings = optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
-    let mut trainer = Trainer::new(dev, model, settings, shape).unwrap();
+    let mut trainer = Trainer::new(dev, model.on(dev).unwrap(), settings, shape).unwrap();
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
     for step in 0..steps {
         let report = trainer.step(&items(step), 1e-3).unwrap();
@@ -285,6 +302,6 @@ fn run(model: Model, dev: &Device, shape: Shape, steps: usize, items: impl Fn(us
         norms.push(report.norm);
     }
     let model = &trainer.model;
-    let weights = model.layout.slots().iter().map(|s| model.at(s).bytes().to_vec()).collect();
+    let weights = model.layout.slots().iter().map(|s| model.fetch(s).unwrap().into_owned()).collect();
     Trained { losses, norms, weights }
 }

@@ -2,9 +2,12 @@
 mod allocations;
 mod architecture;
 mod cli;
+mod devices;
 mod fixture;
 mod golden;
 mod golden_text;
+mod gpu;
 mod invariance;
 mod ledger;
+mod misuse;
 mod tolerance;

@@ -7,6 +7,8 @@
 //! | [`TRAINED`] | transformers | parameters after a run of AdamW: relative L2 distance |
 //! | [`RATE`] | transformers | learning rates, both f64: relative |
 //! | [`REGROUPED`] | ourselves | the same sum in another order: losses when a step is cut differently |
+//! | [`GPU`] | the CPU | values of f32 models on a GPU: as `VALUE` |
+//! | [`GPU_TRAINED`] | the CPU | parameters after some steps of AdamW on a GPU: relative L2 distance |
 //! | [`BF16`] | ourselves in f32 | values of a tiny model that stores everything in bf16 (8 bits): as `VALUE` |
 
 use std::collections::BTreeMap;
@@ -28,6 +30,8 @@ pub const GRADIENT: Class = class("gradient", 1e-3);
 pub const TRAINED: Class = class("trained", 1e-3);
 pub const RATE: Class = class("rate", 1e-15);
 pub const REGROUPED: Class = class("regrouped", 1e-5);
+pub const GPU: Class = class("gpu", 1e-4);
+pub const GPU_TRAINED: Class = class("gpu trained", 1e-3);
 pub const BF16: Class = class("bf16", 1e-1);
 
 /// The comparisons of one claim and the worst of each class.

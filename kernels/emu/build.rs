@@ -26,7 +26,7 @@ fn main() {
     println!("cargo:rerun-if-changed={}", kernels.display());
     println!("cargo:rerun-if-env-changed=CXX");
 
-    let compiler = Compiler::find();
+    let compiler = Compiler::find(kernels.parent().unwrap());
     let mut units = vec![runtime_unit(&emulator, &out, "kernels_begin")];
     let mut sources = cuda_files(&kernels, &emulator);
     sources.extend(cuda_files(&emulator.join("tests/kernels"), Path::new("")));
@@ -81,14 +81,14 @@ fn write_if_changed(path: &Path, content: &str) {
 fn common_flags(kernels: &Path) -> Vec<String> {
     let repository = kernels.parent().unwrap();
     let mut flags: Vec<String> =
-        ["-std=c++20", "-g1", "-fPIC", "-fvisibility=hidden", "-Wno-psabi", "-fno-strict-aliasing"]
+        ["-std=c++20", "-g1", "-gdwarf-4", "-fPIC", "-fvisibility=hidden", "-Wno-psabi", "-fno-strict-aliasing"]
             .map(String::from)
             .into();
     if cfg!(target_arch = "x86_64") {
         flags.push("-march=x86-64-v3".into());
     }
     flags.push(format!("-I{}", kernels.join("emu/include").display()));
-    flags.push(format!("-ffile-prefix-map={}/=", repository.display()));
+    flags.push(format!("-ffile-prefix-map={}=.", repository.display()));
     flags
 }
 
@@ -156,10 +156,11 @@ fn kernel_unit(source: &Path, kernels: &Path, out: &Path, flavour: &str) -> Unit
 
 struct Compiler {
     command: String,
+    repository: PathBuf,
 }
 
 impl Compiler {
-    fn find() -> Compiler {
+    fn find(repository: &Path) -> Compiler {
         let command = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
         match Command::new(&command).arg("-dumpfullversion").output() {
             Ok(found) if found.status.success() => {}
@@ -168,7 +169,7 @@ impl Compiler {
                  or name it in CXX"
             ),
         }
-        Compiler { command }
+        Compiler { command, repository: repository.to_path_buf() }
     }
 
     /// Compiles what is not up to date, as many files at a time as there are processors.
@@ -225,6 +226,7 @@ impl Compiler {
         let _ = fs::remove_file(&record);
         let done = Command::new(&self.command)
             .args(self.arguments(unit))
+            .current_dir(&self.repository) // what debug information calls "."
             .output()
             .map_err(|e| format!("cannot run {}: {e}", self.command))?;
         let text = String::from_utf8_lossy(&done.stderr);

@@ -1,10 +1,12 @@
 //! Floor 6: what people touch: the command line, the demo, reports, signals.
 
 mod axis;
+pub mod bench;
 mod chart;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod demo;
+pub mod doctor;
 pub mod report;
 #[cfg(feature = "cli")]
 pub mod signals;

@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::flag;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -48,6 +49,32 @@ impl Signals {
     /// Whether somebody asked the run to stop.
     pub fn stop_requested(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Where SIGINT or SIGTERM ends the process, the unfinished file at `temporary` goes first. For verbs that do not stop
+/// early; a signal that was ignored when the program started (`nohup`, `&` in a script) stays ignored.
+///
+/// # Errors
+/// The operating system refuses.
+pub fn remove_when_ended(temporary: &Path) -> Result<()> {
+    let heeded = [SIGINT, SIGTERM].into_iter().filter(|signal| !ignored(*signal));
+    let mut signals = signal_hook::iterator::Signals::new(heeded).map_err(refused)?;
+    let temporary = temporary.to_path_buf();
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            let _ = std::fs::remove_file(&temporary);
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
+    });
+    Ok(())
+}
+
+fn ignored(signal: i32) -> bool {
+    // SAFETY: asks for the present handler and changes nothing; all zeros is a valid value.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
     }
 }
 

@@ -59,6 +59,11 @@ impl AtomicFile {
         &self.path
     }
 
+    /// The name it has until then; a device or a pipe has none.
+    pub fn temporary(&self) -> Option<&Path> {
+        self.temporary.as_deref()
+    }
+
     /// Writes `bytes`; the error names the file. (Through [`Write`] it would not.)
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.out.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))

@@ -4,6 +4,7 @@
 pub mod alone;
 pub mod atomic;
 pub mod dtype;
+pub mod normal;
 pub mod par;
 pub mod rng;
 pub mod simd;

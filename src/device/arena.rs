@@ -2,10 +2,10 @@
 
 use super::cuda::Memory as GpuMemory;
 use super::view::Place as Where;
-use super::{Device, Layout, Slot, View};
+use super::{Device, Layout, Mapped, Slot, View};
 use crate::base::dtype::Dtype;
 use crate::error::{Error, Result};
-use memmap2::{Mmap, MmapMut};
+use memmap2::MmapMut;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ struct Place {
 enum Memory {
     /// Held for their drop.
     Owned(#[allow(dead_code)] MmapMut),
-    Mapped(#[allow(dead_code)] Vec<Arc<Mmap>>),
+    Mapped(#[allow(dead_code)] Vec<Arc<Mapped>>),
     Gpu(GpuMemory),
 }
 
@@ -71,7 +71,7 @@ impl Arena {
 
     /// A read-only arena whose slots lie in mapped files: `(file, byte offset)` for each slot of the layout, in order.
     /// `None` when some tensor is not aligned for its type in its file; the caller then copies.
-    pub fn mapped(layout: &Layout, files: &[(Arc<Mmap>, usize)]) -> Option<Arena> {
+    pub fn mapped(layout: &Layout, files: &[(Arc<Mapped>, usize)]) -> Option<Arena> {
         assert_eq!(layout.slots().len(), files.len(), "one place per slot");
         let mut places = Vec::with_capacity(files.len());
         for (slot, (file, offset)) in layout.slots().iter().zip(files) {
@@ -92,6 +92,20 @@ impl Arena {
         assert_eq!(place.elements, slot.len(), "{} is not a slot of this arena", slot.name);
         // SAFETY: the place lies inside memory that lives as long as `self` and is aligned for its type.
         unsafe { View::new(place.address as *mut u8, slot.rows, slot.cols, place.dtype, place.writable, self.place) }
+    }
+
+    /// Everything as one row, gaps between tensors included: for ops that pass over all parameters at once.
+    ///
+    /// # Panics
+    /// An arena of several types, or of mapped files.
+    pub fn flat(&self) -> View<'_> {
+        assert!(!matches!(self.memory, Memory::Mapped(_)), "tensors in mapped files do not lie in one row");
+        let Some(first) = self.places.first() else { panic!("an empty arena has no row") };
+        assert!(self.places.iter().all(|p| p.dtype == first.dtype), "tensors of several types are no row of one type");
+        // SAFETY: the arena's memory starts at its first slot and has `bytes` bytes, whole elements of the one type.
+        unsafe {
+            View::new(first.address as *mut u8, 1, self.bytes / first.dtype.size(), first.dtype, true, self.place)
+        }
     }
 
     /// The bytes of a slot's tensor, copied to the host where it does not lie there.
@@ -133,7 +147,7 @@ impl Arena {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Init;
+    use crate::device::{Class, Init};
 
     #[test]
     fn slots_are_disjoint_zero_and_index_twins() {
@@ -145,5 +159,18 @@ mod tests {
         assert!(arena.at(&a).slice::<f32>().iter().all(|x| *x == 0.0));
         let twin = Arena::new(&Device::cpu(1), "twin", &l.with_dtype(Dtype::F64)).unwrap();
         assert_eq!(twin.at(&b).dtype(), Dtype::F64);
+    }
+
+    #[test]
+    fn twins_lie_alike_in_one_row() {
+        let mut l = Layout::new();
+        l.matrix("a", Dtype::Bf16, 3, 100, Init::Zeros);
+        let b = l.vector("b", Dtype::Bf16, 7, Init::Ones);
+        for dtype in [Dtype::Bf16, Dtype::F32, Dtype::U8] {
+            let arena = Arena::new(&Device::cpu(1), "a twin", &l.with_dtype(dtype)).unwrap();
+            assert_eq!(arena.flat().len(), 512 + 256);
+            assert_eq!(arena.flat().cols_in(512..519).address(), arena.at(&b).address());
+        }
+        assert_eq!(l.stretches(|slot| slot.class), [Class::Matrix, Class::Matrix, Class::Vector]);
     }
 }

@@ -38,7 +38,7 @@ pub struct Slot {
     pub init: Init,
     /// Position in the layout.
     pub index: usize,
-    /// Bytes from the start of the arena.
+    /// Bytes from the start of the arena; a multiple of [`STRETCH`] elements where all slots have one type.
     pub(super) offset: usize,
 }
 
@@ -65,8 +65,9 @@ pub struct Layout {
     bytes: usize,
 }
 
-/// Slots start at multiples of this: a cache line, and the widest vector.
-const ALIGN: usize = 64;
+/// Slots start at multiples of so many elements of their own type, so that a tensor starts at the same element of every twin
+/// arena and flat ops can tell tensors apart by stretches of this length. Gaps between tensors hold zeros.
+pub const STRETCH: usize = 256;
 
 impl Layout {
     pub fn new() -> Layout {
@@ -81,6 +82,12 @@ impl Layout {
     /// Elements in all slots.
     pub fn elements(&self) -> usize {
         self.slots.iter().map(Slot::len).sum()
+    }
+
+    /// One value for each [`STRETCH`] of an arena of this layout, by the slot that lies there.
+    pub fn stretches<T: Clone>(&self, of: impl Fn(&Slot) -> T) -> Vec<T> {
+        let each = |slot: &Slot| std::iter::repeat_n(of(slot), slot.len().div_ceil(STRETCH));
+        self.slots.iter().flat_map(each).collect()
     }
 
     /// A `[rows, cols]` parameter that weight decay applies to.
@@ -111,7 +118,7 @@ impl Layout {
     fn push(&mut self, mut slot: Slot) -> Slot {
         slot.index = self.slots.len();
         slot.offset = self.bytes;
-        self.bytes += slot.bytes().next_multiple_of(ALIGN);
+        self.bytes += slot.len().next_multiple_of(STRETCH) * slot.dtype.size();
         self.slots.push(slot.clone());
         slot
     }

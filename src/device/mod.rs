@@ -7,12 +7,14 @@
 mod arena;
 pub mod cuda;
 mod layout;
+mod mapped;
 mod replay;
 mod view;
 
 pub use arena::Arena;
 pub use cuda::Gpu;
-pub use layout::{Class, Init, Layout, Slot};
+pub use layout::{Class, Init, Layout, STRETCH, Slot};
+pub use mapped::Mapped;
 pub use replay::Replays;
 pub use view::{View, disjoint};
 
@@ -117,6 +119,21 @@ impl Device {
                 });
             }
             Device::Cuda(gpu) => gpu.zero(view),
+        }
+    }
+
+    /// Seconds that `f`'s launches take, by the device's own clock. On a GPU what was launched before should keep it busy meanwhile.
+    ///
+    /// # Errors
+    /// As [`Device::sync`].
+    pub fn timed(&self, f: impl FnOnce() + Send) -> Result<f64> {
+        match self {
+            Device::Cpu(pool) => Ok(pool.install(|| {
+                let start = std::time::Instant::now();
+                f();
+                start.elapsed().as_secs_f64()
+            })),
+            Device::Cuda(gpu) => gpu.timed(f),
         }
     }
 

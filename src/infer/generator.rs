@@ -5,7 +5,7 @@
 //! and its random bits are keyed by its seed and its own token count.
 
 use super::scorer::write_prompts;
-use crate::device::Device;
+use crate::device::{Device, Replays};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::acts::{Acts, Capacity, Keep};
@@ -111,6 +111,8 @@ pub struct Generator<'m> {
     acts: Acts,
     cache: Cache,
     pages: PageList,
+    /// Decode steps by the number of rows.
+    replays: Replays,
 }
 
 /// A sequence in the batch.
@@ -152,6 +154,7 @@ impl<'m> Generator<'m> {
             acts: Acts::new(dev, &model.config, model.dtype, capacity)?,
             cache: Cache::new(dev, &model.config, model.dtype, cache_shape)?,
             pages: PageList::new(pages),
+            replays: Replays::default(),
         })
     }
 
@@ -227,38 +230,50 @@ impl<'m> Generator<'m> {
         let places: Vec<(&[u32], usize)> = joined.iter().map(|a| (a.pages.as_slice(), a.cached)).collect();
         self.cache.set_prefill(self.dev, &places);
         let settings = joined.iter().map(|a| self.sampling(requests, a)).collect::<Vec<_>>();
-        self.pass(extent, Attend::Prefill(&self.cache), &settings)
+        let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
+        dev.install(|| {
+            forward(dev, model, acts, extent, Attend::Prefill(cache));
+            Head::gather(dev, model, acts, extent, joined.len()).logits();
+        });
+        self.choose(&settings)
     }
 
     fn decode(&mut self, requests: &[Request], active: &[Active]) -> Result<Vec<(usize, (i32, f32))>> {
         let n = active.len();
-        let last: Vec<i32> = active.iter().map(|a| *a.made.tokens.last().expect("prefill wrote one")).collect();
+        // Rows beyond the active ones compute something that nobody reads, and write nothing to the cache.
+        let rows = self.dev.bucket(n, self.shape.sequences);
+        let mut last: Vec<i32> = active.iter().map(|a| *a.made.tokens.last().expect("prefill wrote one")).collect();
         // The newest token is not in the cache yet: it goes to position `cached`.
-        let positions: Vec<i32> = active.iter().map(|a| a.cached as i32).collect();
-        let rows: Vec<i32> = (0..n as i32).collect();
+        let mut positions: Vec<i32> = active.iter().map(|a| a.cached as i32).collect();
+        last.resize(rows, 0);
+        positions.resize(rows, 0);
+        let all: Vec<i32> = (0..rows as i32).collect();
         let inputs = &self.acts.inputs;
-        for (slot, data) in [(&inputs.ids, &last), (&inputs.positions, &positions), (&inputs.rows, &rows)] {
-            self.dev.write(self.acts.at(slot).cols_in(0..n), data);
+        for (slot, data) in [(&inputs.ids, &last), (&inputs.positions, &positions), (&inputs.rows, &all)] {
+            self.dev.write(self.acts.at(slot).cols_in(0..rows), data);
         }
         let places: Vec<(&[u32], usize)> = active.iter().map(|a| (a.pages.as_slice(), a.cached + 1)).collect();
-        self.cache.set_decode(self.dev, &places);
+        self.cache.set_decode(self.dev, &places, rows);
         let settings = active.iter().map(|a| self.sampling(requests, a)).collect::<Vec<_>>();
-        let extent = Extent { tokens: n, sequences: n };
-        let sampled = self.pass(extent, Attend::Decode(&self.cache), &settings)?;
-        Ok(sampled.into_iter().enumerate().collect())
+        let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
+        dev.replay(&mut self.replays, rows, || {
+            let extent = Extent { tokens: rows, sequences: rows };
+            forward(dev, model, acts, extent, Attend::Decode(cache));
+            Head::gather(dev, model, acts, extent, rows).logits();
+        })?;
+        Ok(self.choose(&settings)?.into_iter().enumerate().collect())
     }
 
-    fn pass(&self, extent: Extent, attend: Attend, settings: &[Sampling]) -> Result<Vec<(i32, f32)>> {
-        let (dev, model, acts, n) = (self.dev, self.model, &self.acts, settings.len());
-        dev.install(|| {
-            forward(dev, model, acts, extent, attend);
-            let logits = Head::gather(dev, model, acts, extent, n).logits();
-            let ids = acts.at(&acts.inputs.targets).cols_in(0..n);
-            let logprobs = acts.at(&acts.head.nll).cols_in(0..n);
-            sample(dev, ids, logprobs, logits, settings);
-            let logprobs = super::scorer::read_f32(dev, logprobs)?;
-            Ok(dev.read::<i32>(ids)?.into_iter().zip(logprobs).collect())
-        })
+    /// Draws the next token of the first rows of logits.
+    fn choose(&self, settings: &[Sampling]) -> Result<Vec<(i32, f32)>> {
+        let (dev, acts, n) = (self.dev, &self.acts, settings.len());
+        let ids = acts.at(&acts.inputs.targets).cols_in(0..n);
+        let logprobs = acts.at(&acts.head.nll).cols_in(0..n);
+        let table = acts.at(&acts.inputs.sampling).top(n);
+        dev.write(table, &settings.iter().flat_map(Sampling::row).collect::<Vec<_>>());
+        dev.install(|| sample(dev, ids, logprobs, acts.at(&acts.head.logits).top(n), table));
+        let logprobs = super::scorer::read_f32(dev, logprobs)?;
+        Ok(dev.read::<i32>(ids)?.into_iter().zip(logprobs).collect())
     }
 
     fn sampling(&self, requests: &[Request], a: &Active) -> Sampling {

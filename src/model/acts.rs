@@ -9,6 +9,7 @@ use crate::base::dtype::Dtype;
 use crate::device::{Arena, Device, Layout, Slot, View};
 use crate::error::Result;
 use crate::ops::rope::RopeTable;
+use crate::ops::sample::Sampling;
 
 /// What the forward keeps for the backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +110,8 @@ pub struct Inputs {
     pub weights: Slot,
     /// `[R]` label smoothing, or the margin of a Bradley-Terry pair.
     pub smoothing: Slot,
+    /// `[R, 8]` how each row's next token is drawn, as `ops::sample` takes it; inference only.
+    pub sampling: Slot,
 }
 
 /// Shared temporaries of the backward.
@@ -200,6 +203,7 @@ impl Tables {
             others: l.buffer("others", Dtype::I32, 1, r),
             weights: l.buffer("weights", stat, 1, r),
             smoothing: l.buffer("smoothing", stat, 1, r),
+            sampling: l.buffer("sampling", Dtype::I32, if keep == Keep::Nothing { r } else { 0 }, Sampling::WORDS),
         };
         let out = l.buffer("out", dtype, t, d);
         let mut table = LayerTable { l: &mut l, c, dtype, t, keep, first: None };

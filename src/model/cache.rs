@@ -84,11 +84,14 @@ impl Cache {
         dev.write(self.places(places.len()), &places);
     }
 
-    /// Tells where the new token of each sequence goes and what it attends to: its pages and its length with the token.
-    pub fn set_decode(&self, dev: &Device, sequences: &[(&[u32], usize)]) {
-        let n = sequences.len();
-        let places: Vec<i32> = sequences.iter().map(|(pages, len)| place(pages, len - 1)).collect();
-        let lens: Vec<i32> = sequences.iter().map(|(_, len)| *len as i32).collect();
+    /// Tells where the new token of each sequence goes and what it attends to: its pages and its length with the token. A GPU's
+    /// batch may be padded to `rows`; the rows beyond the sequences go nowhere and attend to one token of some page.
+    pub fn set_decode(&self, dev: &Device, sequences: &[(&[u32], usize)], rows: usize) {
+        let n = rows;
+        let mut places: Vec<i32> = sequences.iter().map(|(pages, len)| place(pages, len - 1)).collect();
+        let mut lens: Vec<i32> = sequences.iter().map(|(_, len)| *len as i32).collect();
+        places.resize(n, NOWHERE);
+        lens.resize(n, 1);
         let width = self.table.cols;
         let mut table = vec![0i32; n * width];
         for (row, (pages, _)) in table.chunks_mut(width).zip(sequences) {
@@ -101,6 +104,9 @@ impl Cache {
         dev.write(self.table(n), &table);
     }
 }
+
+/// The pool row of a token that is not kept: no row, so that the page write of a GPU passes over it.
+const NOWHERE: i32 = -1;
 
 /// The pool row of position `p` of a sequence.
 fn place(pages: &[u32], p: usize) -> i32 {

@@ -11,8 +11,10 @@ pub use checkpoint::Checkpoint;
 pub use save::{copy_sidecars, save, save_sharded, save_tensors};
 
 use crate::base::dtype::{Elem, Real};
+use crate::base::normal::normals;
 use crate::base::par::Pool;
 use crate::base::rng::{Rng, Stream};
+use crate::base::simd::vectorize;
 use crate::by_dtype;
 use crate::device::{Arena, Device, Init, Layout, Slot};
 use crate::error::Result;
@@ -71,38 +73,42 @@ pub fn init(layout: &Layout, seed: u64) -> Result<Arena> {
     Ok(arena)
 }
 
-/// Elements drawn by one thread at a time; a multiple of four.
+/// Elements drawn by one thread at a time, and at a time in its local memory; multiples of four.
 const PIECE: usize = 1 << 14;
+const BLOCK: usize = 256;
 
 /// Draws one tensor.
 fn draw(pool: &Pool, arena: &Arena, slot: &Slot, seed: u64) {
     let rng = Rng::new(seed, Stream::Init, slot.index as u64);
-    let four = |group: usize| match slot.init {
-        Init::Zeros => [0.0; 4],
-        Init::Ones => [1.0; 4],
-        Init::Normal(std) => normals(rng.words(group as u64)).map(|x| (x * std as f64) as f32),
-    };
     let row = arena.at(slot).reshape(1, slot.len());
-    by_dtype!(row.dtype(), T => pool.ranges(slot.len(), PIECE, |range| {
-        let first = range.start / 4;
-        for (i, xs) in row.cols_in(range).row_mut::<T>(0).chunks_mut(4).enumerate() {
-            for (x, drawn) in xs.iter_mut().zip(four(first + i)) {
+    by_dtype!(row.dtype(), T => pool.ranges(slot.len(), PIECE, |range| vectorize(#[inline(always)] || {
+        let (first, mut drawn) = (range.start, [0.0; BLOCK]);
+        for (i, xs) in row.cols_in(range).row_mut::<T>(0).chunks_mut(BLOCK).enumerate() {
+            match slot.init {
+                Init::Zeros => drawn.fill(0.0),
+                Init::Ones => drawn.fill(1.0),
+                Init::Normal(std) => draw_normals(&mut drawn, &rng, first + i * BLOCK, std),
+            }
+            for (x, drawn) in xs.iter_mut().zip(drawn) {
                 *x = T::put(<T as Elem>::Acc::of(drawn as f64));
             }
         }
-    }));
+    })));
 }
 
-/// Four standard normals from four words: Box and Muller's transform keeps both coordinates of a random point.
-fn normals(words: [u32; 4]) -> [f64; 4] {
-    let uniform = |word: u32| (word as f64 + 0.5) / 4_294_967_296.0;
-    let point = |a: u32, b: u32| {
-        let radius = (-2.0 * uniform(a).ln()).sqrt();
-        let (sin, cos) = (std::f64::consts::TAU * uniform(b)).sin_cos();
-        (radius * cos, radius * sin)
-    };
-    let ((a, b), (c, d)) = (point(words[0], words[1]), point(words[2], words[3]));
-    [a, b, c, d]
+/// Elements from number `first` on.
+#[inline(always)]
+fn draw_normals(to: &mut [f32; BLOCK], rng: &Rng, first: usize, std: f32) {
+    // Apart, so that the loop that draws stores whole vectors.
+    let mut drawn = [[0.0; BLOCK / 4]; 4];
+    let [a, b, c, d] = &mut drawn;
+    for i in 0..BLOCK / 4 {
+        let four = normals(rng.words((first / 4 + i) as u64)).map(|x| (x * std as f64) as f32);
+        [a[i], b[i], c[i], d[i]] = four;
+    }
+    for (i, to) in to.iter_mut().enumerate() {
+        *to = drawn[i % 4][i / 4];
+    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@
 //! v' = beta2 v + (1 - beta2) g'^2
 //! p  = p' - lr / (1 - beta1^step) m' / (sqrt(v') / sqrt(1 - beta2^step) + eps)
 //! ```
-//! Operands are contiguous and of one length; gradients may have any floating-point type. Four ways to keep the state, bytes
-//! per parameter beside the gradient:
+//! Operands are whole arenas, each as one row ([`Arena::flat`](crate::device::Arena::flat)), so that all parameters are one call:
+//! contiguous and of one length `n`. `decays` u8 `[ceil(n / 256)]` says for each stretch of 256 elements whether weight decay applies
+//! (not zero) or not. Gradients may have any floating-point type. Four ways to keep the state, bytes per parameter beside the gradient:
 //!
 //! | function | parameter | also kept | bytes |
 //! |---|---|---|---|
@@ -19,8 +20,8 @@
 //!
 //! The 8-bit codes are described in `codes.rs`; codes and scales are zero at first.
 //!
-//! Random rounding draws from (seed, step, element of the whole arena), so it depends neither on threads nor on how a model is
-//! cut into tensors; `first` is the arena's index of a tensor's first element.
+//! Random rounding draws from (seed, step, element of the operands), so it does not depend on threads. A GPU gives the bits of
+//! the CPU: every operation is rounded by itself on both.
 
 use super::codes::{decode_signed, decode_unsigned, encode_signed, encode_unsigned};
 use super::rounding::{BLOCK, Draws, Rounded};
@@ -29,7 +30,10 @@ use crate::base::dtype::{Dtype, Elem, Pod, Real, bf16};
 use crate::base::par::Pool;
 use crate::base::simd::vectorize;
 use crate::by_dtype;
-use crate::device::{Device, View, disjoint};
+use crate::device::cuda::Gpu;
+use crate::device::cuda::launch::{self, Grid};
+use crate::device::{Device, STRETCH, View, disjoint};
+use crate::ops::cost::Cost;
 use std::ops::Range;
 
 /// The settings of one step.
@@ -51,23 +55,57 @@ pub struct AdamW {
 
 /// Elements of work that one thread takes at a time; a multiple of [`BLOCK`].
 const GRAIN: usize = 1 << 14;
+/// Elements that a block of a GPU's threads takes: 8 in each.
+const COVERED: usize = 8 * launch::ADAMW_STEP_F32_THREADS as usize;
+const _: () = assert!(BLOCK == STRETCH, "a stretch is what shares random words and scales");
 
 /// f32 (or f64) parameters and moments.
-pub fn adamw_f32(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View) {
-    let [p, m, v, g] = flat("adamw_f32", [p, m, v, g]);
+pub fn adamw_f32(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View, decays: View) {
+    let [p, m, v, g] = flat("adamw_f32", [p, m, v, g], decays);
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
-        Device::Cpu(pool) => by_stat!(p.dtype(), A => by_dtype!(g.dtype(), G => plain::<A, G>(pool, hp, p, m, v, g))),
+        Device::Cuda(gpu) => {
+            let (grid, n) = (Grid::cover(p.len(), COVERED), p.len() as u64);
+            let [clip, shrink, new_m, keep_v, new_v, step, unbias, eps] = Rates::of(hp).all();
+            launch::adamw_step_f32(
+                gpu, grid, p, m, v, g, decays, n, clip, shrink, new_m, keep_v, new_v, step, unbias, eps,
+            );
+        }
+        Device::Cpu(pool) => {
+            by_stat!(p.dtype(), A => by_dtype!(g.dtype(), G => plain::<A, G>(pool, hp, p, m, v, g, decays)))
+        }
     }
 }
 
 /// bf16 parameters that follow an f32 master copy.
-pub fn adamw_master(dev: &Device, hp: &AdamW, p: View, master: View, m: View, v: View, g: View) {
-    let [p, master, m, v, g] = flat("adamw_master", [p, master, m, v, g]);
+pub fn adamw_master(dev: &Device, hp: &AdamW, p: View, master: View, m: View, v: View, g: View, decays: View) {
+    let [p, master, m, v, g] = flat("adamw_master", [p, master, m, v, g], decays);
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => {
+            let (grid, n) = (Grid::cover(p.len(), COVERED), p.len() as u64);
+            let [clip, shrink, new_m, keep_v, new_v, step, unbias, eps] = Rates::of(hp).all();
+            launch::adamw_master_step(
+                gpu,
+                g.dtype(),
+                grid,
+                p,
+                master,
+                m,
+                v,
+                g,
+                decays,
+                n,
+                clip,
+                shrink,
+                new_m,
+                keep_v,
+                new_v,
+                step,
+                unbias,
+                eps,
+            );
+        }
         Device::Cpu(pool) => by_dtype!(g.dtype(), G => {
-            plain::<f32, G>(pool, hp, master, m, v, g);
+            plain::<f32, G>(pool, hp, master, m, v, g, decays);
             pool.ranges(p.len(), GRAIN, |range| vectorize(#[inline(always)] || {
                 let master = part::<f32>(master, &range);
                 for (p, master) in part_mut::<bf16>(p, &range).iter_mut().zip(master) {
@@ -78,19 +116,46 @@ pub fn adamw_master(dev: &Device, hp: &AdamW, p: View, master: View, m: View, v:
     }
 }
 
-/// bf16 parameters rounded at random; `first` is the index of element 0 in the whole arena.
-pub fn adamw_sr(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View, first: u64) {
-    let [p, m, v, g] = flat("adamw_sr", [p, m, v, g]);
+/// bf16 parameters rounded at random.
+pub fn adamw_sr(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View, decays: View) {
+    let [p, m, v, g] = flat("adamw_sr", [p, m, v, g], decays);
     assert_eq!(p.dtype(), Dtype::Bf16, "adamw_sr: only bf16 parameters need it");
     let (rates, draws) = (Rates::<f32>::of(hp), Draws::new(hp.seed, hp.step));
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
-        Device::Cpu(pool) => by_dtype!(g.dtype(), G => {
-            pool.ranges(p.len(), GRAIN, |range| vectorize(#[inline(always)] || {
+        Device::Cuda(gpu) => {
+            let (grid, n) = (Grid::cover(p.len(), COVERED), p.len() as u64);
+            let [clip, shrink, new_m, keep_v, new_v, step, unbias, eps] = rates.all();
+            let [key0, key1, stream, number] = draws.key();
+            launch::adamw_sr_step(
+                gpu,
+                g.dtype(),
+                grid,
+                p,
+                m,
+                v,
+                g,
+                decays,
+                n,
+                clip,
+                shrink,
+                new_m,
+                keep_v,
+                new_v,
+                step,
+                unbias,
+                eps,
+                key0,
+                key1,
+                stream,
+                number,
+            );
+        }
+        Device::Cpu(pool) => {
+            by_dtype!(g.dtype(), G => pool.ranges(p.len(), GRAIN, |range| vectorize(#[inline(always)] || {
                 let (m, v, g) = (part_mut::<f32>(m, &range), part_mut::<f32>(v, &range), part::<G>(g, &range));
-                random(&rates, &draws, part_mut::<bf16>(p, &range), m, v, g, first + range.start as u64);
-            }));
-        }),
+                random(&rates, &draws, part_mut::<bf16>(p, &range), m, v, g, decays_from(decays, &range), range.start as u64);
+            })))
+        }
     }
 }
 
@@ -104,24 +169,25 @@ pub fn adamw_8bit(
     m_scale: View,
     v_scale: View,
     g: View,
-    first: u64,
+    decays: View,
 ) {
-    let [p, m_code, v_code, g] = flat("adamw_8bit", [p, m_code, v_code, g]);
+    let [p, m_code, v_code, g] = flat("adamw_8bit", [p, m_code, v_code, g], decays);
     let blocks = p.len().div_ceil(BLOCK);
-    assert!(
-        m_scale.len() == blocks && v_scale.len() == blocks,
-        "adamw_8bit: scales {:?} and {:?} for {:?} elements",
-        m_scale.shape(),
-        v_scale.shape(),
-        p.shape()
-    );
-    let [m_scale, v_scale] = flat("adamw_8bit", [m_scale, v_scale]);
+    let [m_scale, v_scale] = [m_scale, v_scale].map(|scale| {
+        assert!(scale.len() == blocks, "adamw_8bit: scales {:?} for {:?} elements", scale.shape(), p.shape());
+        disjoint("adamw_8bit", scale, &[p, m_code, v_code, g, decays]);
+        scale.reshape(1, blocks)
+    });
+    disjoint("adamw_8bit", m_scale, &[v_scale]);
     let (rates, draws) = (Rates::<f32>::of(hp), Draws::new(hp.seed, hp.step));
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => {
+            launch_8bit(gpu, &rates, &draws, p, m_code, v_code, m_scale, v_scale, g, decays);
+        }
         Device::Cpu(pool) => by_dtype!(g.dtype(), G => pool.each(blocks, GRAIN / BLOCK, |b| {
             let cols = b * BLOCK..((b + 1) * BLOCK).min(p.len());
-            let (g, first) = (part::<G>(g, &cols), first + cols.start as u64);
+            let (g, first) = (part::<G>(g, &cols), cols.start as u64);
+            let rates = if decays_from(decays, &cols)[0] != 0 { rates } else { rates.without_decay() };
             let state = State { m: Moment::of(m_code, m_scale, &cols), v: Moment::of(v_code, v_scale, &cols) };
             match p.dtype() {
                 Dtype::F32 => block_8bit(&rates, &draws, part_mut::<f32>(p, &cols), state, g, first),
@@ -132,7 +198,56 @@ pub fn adamw_8bit(
     }
 }
 
+fn launch_8bit(
+    gpu: &Gpu,
+    rates: &Rates<f32>,
+    draws: &Draws,
+    p: View,
+    m_code: View,
+    v_code: View,
+    m_scale: View,
+    v_scale: View,
+    g: View,
+    decays: View,
+) {
+    let (grid, n) = (Grid::cover(p.len(), COVERED), p.len() as u64);
+    let [clip, shrink, new_m, keep_v, new_v, step, unbias, eps] = rates.all();
+    let [key0, key1, stream, number] = draws.key();
+    match p.dtype() {
+        Dtype::F32 => launch::adamw_8bit_step_f32(
+            gpu, grid, p, m_code, v_code, m_scale, v_scale, g, decays, n, clip, shrink, new_m, keep_v, new_v, step,
+            unbias, eps, key0, key1, stream, number,
+        ),
+        _ => launch::adamw_8bit_sr_step(
+            gpu,
+            g.dtype(),
+            grid,
+            p,
+            m_code,
+            v_code,
+            m_scale,
+            v_scale,
+            g,
+            decays,
+            n,
+            clip,
+            shrink,
+            new_m,
+            keep_v,
+            new_v,
+            step,
+            unbias,
+            eps,
+            key0,
+            key1,
+            stream,
+            number,
+        ),
+    }
+}
+
 /// The constants of one step, rounded once to the type of the arithmetic.
+#[derive(Clone, Copy)]
 struct Rates<A> {
     clip: A,
     shrink: A,
@@ -160,6 +275,17 @@ impl<A: Real> Rates<A> {
         }
     }
 
+    /// In the order in which kernels take them.
+    fn all(&self) -> [A; 8] {
+        let Rates { clip, shrink, new_m, keep_v, new_v, step, unbias, eps } = *self;
+        [clip, shrink, new_m, keep_v, new_v, step, unbias, eps]
+    }
+
+    #[inline(always)]
+    fn without_decay(&self) -> Rates<A> {
+        Rates { shrink: A::ONE, ..*self }
+    }
+
     /// The new parameter; the moments are updated in place.
     #[inline(always)]
     fn update(&self, p: A, m: &mut A, v: &mut A, g: A) -> A {
@@ -170,14 +296,22 @@ impl<A: Real> Rates<A> {
     }
 }
 
-/// The views as one row each, after checks: one length, no overlap.
-fn flat<'a, const N: usize>(op: &str, views: [View<'a>; N]) -> [View<'a>; N] {
+/// The views as one row each, after checks: one length, no overlap, a flag for each stretch.
+fn flat<'a, const N: usize>(op: &str, views: [View<'a>; N], decays: View) -> [View<'a>; N] {
     let n = views[0].len();
     assert!(views.iter().all(|v| v.len() == n), "{op}: operands of shapes {:?}", views.map(|v| v.shape()));
+    assert!(decays.len() == n.div_ceil(BLOCK), "{op}: {} flags of decay for {n} elements", decays.len());
     for (i, view) in views.iter().enumerate() {
         disjoint(op, *view, &views[i + 1..]);
+        disjoint(op, *view, &[decays]);
     }
     views.map(|v| v.reshape(1, n))
+}
+
+/// The flags from the stretch on in which `range` starts.
+#[inline(always)]
+fn decays_from<'a>(decays: View<'a>, range: &Range<usize>) -> &'a [u8] {
+    &decays.slice::<u8>()[range.start / BLOCK..]
 }
 
 #[inline(always)]
@@ -190,23 +324,27 @@ fn part_mut<'a, T: Pod>(view: View<'a>, range: &Range<usize>) -> &'a mut [T] {
     view.cols_in(range.clone()).row_mut(0)
 }
 
-fn plain<A: Real, G: Elem>(pool: &Pool, hp: &AdamW, p: View, m: View, v: View, g: View) {
+fn plain<A: Real, G: Elem>(pool: &Pool, hp: &AdamW, p: View, m: View, v: View, g: View, decays: View) {
     let rates = Rates::<A>::of(hp);
     pool.ranges(p.len(), GRAIN, |range| {
-        let (p, g) = (part_mut::<A>(p, &range), part::<G>(g, &range));
+        let (p, g, decays) = (part_mut::<A>(p, &range), part::<G>(g, &range), decays_from(decays, &range));
         let (m, v) = (part_mut::<A>(m, &range), part_mut::<A>(v, &range));
         vectorize(
             #[inline(always)]
             || {
-                for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
-                    *p = rates.update(*p, m, v, A::of(g.get().f64()));
+                let blocks = p.chunks_mut(BLOCK).zip(m.chunks_mut(BLOCK)).zip(v.chunks_mut(BLOCK)).zip(g.chunks(BLOCK));
+                for ((((p, m), v), g), decay) in blocks.zip(decays) {
+                    let rates = if *decay != 0 { rates } else { rates.without_decay() };
+                    for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+                        *p = rates.update(*p, m, v, A::of(g.get().f64()));
+                    }
                 }
             },
         );
     });
 }
 
-/// A stretch of parameters that are rounded at random; `first` is the index of `p[0]` in the arena.
+/// Parameters that are rounded at random, with their flags of decay; `first` is the index of `p[0]`.
 #[inline(always)]
 fn random<G: Elem>(
     rates: &Rates<f32>,
@@ -215,10 +353,12 @@ fn random<G: Elem>(
     m: &mut [f32],
     v: &mut [f32],
     g: &[G],
+    decays: &[u8],
     first: u64,
 ) {
     let blocks = p.chunks_mut(BLOCK).zip(m.chunks_mut(BLOCK)).zip(v.chunks_mut(BLOCK)).zip(g.chunks(BLOCK));
-    for (b, (((p, m), v), g)) in blocks.enumerate() {
+    for (b, ((((p, m), v), g), decay)) in blocks.zip(decays).enumerate() {
+        let rates = if *decay != 0 { *rates } else { rates.without_decay() };
         let [words] = draws.block(first + (b * BLOCK) as u64);
         for ((((p, m), v), g), word) in p.iter_mut().zip(m).zip(v).zip(g).zip(&words) {
             *p = bf16::put_random(rates.update(p.get(), m, v, g.get().f64() as f32), *word);
@@ -245,7 +385,7 @@ impl<'a> Moment<'a> {
     }
 }
 
-/// One block of parameters with their states and gradients; `first` is the index of `p[0]` in the arena.
+/// One block of parameters with their states and gradients; `first` is the index of `p[0]`.
 fn block_8bit<P: Rounded<Acc = f32>, G: Elem>(
     rates: &Rates<f32>,
     draws: &Draws,
@@ -321,10 +461,31 @@ fn step_8bit(
     }
 }
 
+/// Operations of one element's step.
+const FLOPS: usize = 16;
+
+/// What [`adamw_f32`] of `n` elements costs.
+pub fn adamw_f32_cost(n: usize) -> Cost {
+    Cost::of(7 * n, Dtype::F32, FLOPS * n)
+}
+/// What [`adamw_master`] of `n` elements costs.
+pub fn adamw_master_cost(gradient: Dtype, n: usize) -> Cost {
+    Cost::of(6 * n, Dtype::F32, FLOPS * n).and(n, Dtype::Bf16).and(n, gradient)
+}
+/// What [`adamw_sr`] of `n` elements costs.
+pub fn adamw_sr_cost(gradient: Dtype, n: usize) -> Cost {
+    Cost::of(4 * n, Dtype::F32, FLOPS * n).and(2 * n, Dtype::Bf16).and(n, gradient)
+}
+/// What [`adamw_8bit`] of `n` elements costs.
+pub fn adamw_8bit_cost(parameter: Dtype, gradient: Dtype, n: usize) -> Cost {
+    let scales = 4 * n.div_ceil(BLOCK);
+    Cost::of(4 * n, Dtype::U8, FLOPS * n).and(2 * n, parameter).and(n, gradient).and(scales, Dtype::F32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::check::{close, normals, stored};
+    use crate::ops::check::{Bed, Within, agree, close, normals, stored};
 
     fn settings(step: u64) -> AdamW {
         AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, step, clip: 0.5, seed: 11 }
@@ -362,14 +523,14 @@ mod tests {
     fn run<P: Elem, S: Pod + Default>(
         states: usize,
         steps: u64,
-        op: impl Fn(&AdamW, View, &[View], View),
+        op: impl Fn(&AdamW, View, &[View], View, View),
     ) -> (Vec<P>, Vec<Vec<S>>) {
         let mut p: Vec<P> = stored(&normals(99, N));
         let mut state = vec![vec![S::default(); N]; states];
         for step in 1..=steps {
-            let mut g: Vec<f32> = stored(&gradient(step));
+            let (mut g, mut decays): (Vec<f32>, _) = (stored(&gradient(step)), [1u8; N.div_ceil(BLOCK)]);
             let views: Vec<View> = state.iter_mut().map(|s| View::of(s)).collect();
-            op(&settings(step), View::of(&mut p), &views, View::of(&mut g));
+            op(&settings(step), View::of(&mut p), &views, View::of(&mut g), View::of(&mut decays));
         }
         (p, state)
     }
@@ -377,47 +538,53 @@ mod tests {
     #[test]
     fn f32_and_f64_follow_the_formula() {
         let dev = Device::cpu(2);
-        let (wide, _) = run::<f64, f64>(2, 30, |hp, p, s, g| adamw_f32(&dev, hp, p, s[0], s[1], g));
+        let (wide, _) = run::<f64, f64>(2, 30, |hp, p, s, g, d| adamw_f32(&dev, hp, p, s[0], s[1], g, d));
         // Gradients come in f32 here.
         close("f64", &wide, &expected(30), 1e-6);
-        let (single, _) = run::<f32, f32>(2, 30, |hp, p, s, g| adamw_f32(&dev, hp, p, s[0], s[1], g));
+        let (single, _) = run::<f32, f32>(2, 30, |hp, p, s, g, d| adamw_f32(&dev, hp, p, s[0], s[1], g, d));
         close("f32", &single, &expected(30), 5e-6);
         let one = Device::cpu(1);
-        assert_eq!(run::<f32, f32>(2, 30, |hp, p, s, g| adamw_f32(&one, hp, p, s[0], s[1], g)).0, single);
+        assert_eq!(run::<f32, f32>(2, 30, |hp, p, s, g, d| adamw_f32(&one, hp, p, s[0], s[1], g, d)).0, single);
+    }
+
+    #[test]
+    fn decay_applies_to_the_stretches_that_say_so() {
+        let (mut p, mut m, mut v, mut g) = (vec![1f32; N], vec![0f32; N], vec![0f32; N], vec![0f32; N]);
+        let mut decays = [0u8, 1, 0];
+        let [p_view, m, v, g] = [&mut p, &mut m, &mut v, &mut g].map(|x| View::of(x));
+        adamw_f32(&Device::cpu(1), &settings(1), p_view, m, v, g, View::of(&mut decays));
+        assert!(p.iter().enumerate().all(|(i, p)| *p == if (256..512).contains(&i) { 0.999 } else { 1.0 }));
     }
 
     #[test]
     fn the_master_copy_is_f32_training_and_bf16_follows_it() {
         let dev = Device::cpu(2);
-        let (single, _) = run::<f32, f32>(2, 20, |hp, p, s, g| adamw_f32(&dev, hp, p, s[0], s[1], g));
+        let (single, _) = run::<f32, f32>(2, 20, |hp, p, s, g, d| adamw_f32(&dev, hp, p, s[0], s[1], g, d));
         let mut master: Vec<f32> = stored(&normals(99, N));
         let place = View::of(&mut master);
-        let (p, _) = run::<bf16, f32>(2, 20, |hp, p, s, g| adamw_master(&dev, hp, p, place, s[0], s[1], g));
+        let (p, _) = run::<bf16, f32>(2, 20, |hp, p, s, g, d| adamw_master(&dev, hp, p, place, s[0], s[1], g, d));
         assert_eq!(master, single);
         assert_eq!(p, single.iter().map(|x| bf16::put(*x)).collect::<Vec<_>>());
     }
 
     #[test]
-    fn random_rounding_keeps_small_updates_and_depends_on_the_element_alone() {
-        let (dev, n) = (Device::cpu(2), 40_000);
-        let hp = |step| AdamW { lr: 1e-4, decay: 0.0, ..settings(step) };
-        let train = |dev: &Device, split: usize| {
+    fn random_rounding_keeps_small_updates_and_depends_on_no_thread() {
+        let n = 40_000;
+        let train = |dev: &Device| {
             let (mut p, mut m, mut v) = (vec![bf16::ONE; n], vec![0f32; n], vec![0f32; n]);
             for step in 1..=10 {
-                let mut g = vec![1f32; n];
-                let views = [View::of(&mut p), View::of(&mut m), View::of(&mut v), View::of(&mut g)];
-                for range in [0..split, split..n] {
-                    let [p, m, v, g] = views.map(|v| v.cols_in(range.clone()));
-                    adamw_sr(dev, &hp(step), p, m, v, g, 1000 + range.start as u64);
-                }
+                let (mut g, mut decays) = (vec![1f32; n], vec![0u8; n.div_ceil(BLOCK)]);
+                let [m, v, g] = [&mut m, &mut v, &mut g].map(|x| View::of(x));
+                let hp = AdamW { lr: 1e-4, ..settings(step) };
+                adamw_sr(dev, &hp, View::of(&mut p), m, v, g, View::of(&mut decays));
             }
             p
         };
-        let whole = train(&dev, n);
+        let whole = train(&Device::cpu(2));
         // Ten steps of 1e-4 are a fourth of the distance from 1 down to the next bf16, so rounding to nearest would lose them all.
         let mean = whole.iter().map(|p| p.to_f32() as f64).sum::<f64>() / n as f64;
         assert!((mean - (1.0 - 10.0 * 1e-4)).abs() < 5e-5, "mean {mean}");
-        assert_eq!(train(&Device::cpu(1), 12_345), whole);
+        assert_eq!(train(&Device::cpu(1)), whole);
     }
 
     #[test]
@@ -426,7 +593,7 @@ mod tests {
         let train = |dev: &Device| {
             let (mut m_scale, mut v_scale) = (vec![0f32; blocks], vec![0f32; blocks]);
             let (ms, vs) = (View::of(&mut m_scale), View::of(&mut v_scale));
-            run::<f32, u8>(2, 60, |hp, p, s, g| adamw_8bit(dev, hp, p, s[0], s[1], ms, vs, g, 5)).0
+            run::<f32, u8>(2, 60, |hp, p, s, g, d| adamw_8bit(dev, hp, p, s[0], s[1], ms, vs, g, d)).0
         };
         let (p, want, start) = (train(&Device::cpu(2)), expected(60), normals(99, N));
         assert_eq!(train(&Device::cpu(1)), p);
@@ -443,8 +610,89 @@ mod tests {
         let (dev, blocks) = (Device::cpu(2), N.div_ceil(BLOCK));
         let (mut m_scale, mut v_scale) = (vec![0f32; blocks], vec![0f32; blocks]);
         let (ms, vs) = (View::of(&mut m_scale), View::of(&mut v_scale));
-        let (p, _) = run::<bf16, u8>(2, 60, |hp, p, s, g| adamw_8bit(&dev, hp, p, s[0], s[1], ms, vs, g, 0));
+        let (p, _) = run::<bf16, u8>(2, 60, |hp, p, s, g, d| adamw_8bit(&dev, hp, p, s[0], s[1], ms, vs, g, d));
         let apart = p.iter().zip(expected(60)).map(|(p, w)| (p.to_f32() as f64 - w).powi(2)).sum::<f64>();
         assert!((apart / N as f64).sqrt() < 0.05, "root mean square distance {}", (apart / N as f64).sqrt());
+    }
+
+    /// Less than a run of four, a whole stretch, tails, several blocks.
+    const LENGTHS: [usize; 5] = [1, 256, 259, 700, 5000];
+
+    /// The tensors of one case on a device; three steps, the gradients ten thousand times larger in one of them.
+    struct Case<'a> {
+        bed: &'a Bed,
+        n: usize,
+        decays: View<'a>,
+    }
+
+    impl<'a> Case<'a> {
+        fn new(bed: &'a Bed, n: usize) -> Case<'a> {
+            let flags: Vec<f64> = (0..n.div_ceil(BLOCK)).map(|b| (b % 3 != 1) as u8 as f64).collect();
+            Case { bed, n, decays: bed.put(Dtype::U8, 1, flags.len(), &flags) }
+        }
+        fn state(&self, dtype: Dtype) -> View<'a> {
+            self.bed.zeros(dtype, 1, self.n)
+        }
+        fn parameters(&self, dtype: Dtype) -> View<'a> {
+            self.bed.normals(dtype, 1, self.n, 99, 1.0)
+        }
+        fn steps(&self, gradients: Dtype, op: impl Fn(&AdamW, View)) {
+            for (step, scale) in [(1, 1.0), (2, 1e4), (3, 1e-3)] {
+                op(&settings(step), self.bed.normals(gradients, 1, self.n, step, scale));
+            }
+        }
+    }
+
+    #[test]
+    fn gpus_agree_with_f32_moments() {
+        for n in LENGTHS {
+            agree(&format!("adamw_f32 of {n}"), |bed| {
+                let case = Case::new(bed, n);
+                let (p, m, v) = (case.parameters(Dtype::F32), case.state(Dtype::F32), case.state(Dtype::F32));
+                case.steps(Dtype::F32, |hp, g| adamw_f32(&bed.dev, hp, p, m, v, g, case.decays));
+                [("p", p), ("m", m), ("v", v)].map(|(name, x)| (name, Within::Bits, bed.get(x))).to_vec()
+            });
+            for gradients in [Dtype::F32, Dtype::Bf16] {
+                agree(&format!("adamw_master of {n}, {gradients} gradients"), |bed| {
+                    let case = Case::new(bed, n);
+                    let (p, master) = (case.parameters(Dtype::Bf16), case.parameters(Dtype::F32));
+                    let (m, v) = (case.state(Dtype::F32), case.state(Dtype::F32));
+                    case.steps(gradients, |hp, g| adamw_master(&bed.dev, hp, p, master, m, v, g, case.decays));
+                    [("p", p), ("master", master)].map(|(name, x)| (name, Within::Bits, bed.get(x))).to_vec()
+                });
+                agree(&format!("adamw_sr of {n}, {gradients} gradients"), |bed| {
+                    let case = Case::new(bed, n);
+                    let (p, m, v) = (case.parameters(Dtype::Bf16), case.state(Dtype::F32), case.state(Dtype::F32));
+                    case.steps(gradients, |hp, g| adamw_sr(&bed.dev, hp, p, m, v, g, case.decays));
+                    [("p", p), ("m", m), ("v", v)].map(|(name, x)| (name, Within::Bits, bed.get(x))).to_vec()
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn gpus_agree_with_eight_bit_moments() {
+        let types = [(Dtype::F32, Dtype::F32), (Dtype::Bf16, Dtype::F32), (Dtype::Bf16, Dtype::Bf16)];
+        for (n, (parameters, gradients)) in LENGTHS.into_iter().flat_map(|n| types.map(|t| (n, t))) {
+            agree(&format!("adamw_8bit of {n}, {parameters} with {gradients} gradients"), |bed| {
+                let case = Case::new(bed, n);
+                let (p, m, v) = (case.parameters(parameters), case.state(Dtype::U8), case.state(Dtype::U8));
+                let [ms, vs] = [(); 2].map(|()| bed.zeros(Dtype::F32, 1, n.div_ceil(BLOCK)));
+                case.steps(gradients, |hp, g| adamw_8bit(&bed.dev, hp, p, m, v, ms, vs, g, case.decays));
+                let results = [("p", p), ("m", m), ("v", v), ("m scales", ms), ("v scales", vs)];
+                results.map(|(name, x)| (name, Within::Bits, bed.get(x))).to_vec()
+            });
+        }
+    }
+
+    #[test]
+    fn gpus_take_operands_of_any_alignment() {
+        agree("adamw_sr from element 3 on", |bed| {
+            let (case, n) = (Case::new(bed, 600), 600);
+            let [m, v] = [(); 2].map(|()| bed.zeros(Dtype::F32, 1, n + 3).cols_in(3..n + 3));
+            let p = bed.normals(Dtype::Bf16, 1, n + 3, 99, 1.0).cols_in(3..n + 3);
+            case.steps(Dtype::Bf16, |hp, g| adamw_sr(&bed.dev, hp, p, m, v, g, case.decays));
+            [("p", p), ("m", m), ("v", v)].map(|(name, x)| (name, Within::Bits, bed.get(x))).to_vec()
+        });
     }
 }

@@ -21,8 +21,11 @@
 //! A row's bits depend on its own sequence up to it (backward: on its own sequence) and on nothing else: not on the
 //! other sequences of the batch, on later tokens (forward), or on the number of threads.
 //!
-//! f64 runs the oracle, plain loops; f32 and bf16 run `attention/flash.rs`. Probabilities stay in f32 between the two products.
+//! f64 runs the oracle, plain loops; f32 and bf16 run `attention/flash.rs`. Probabilities stay in f32 between the two products, but
+//! on a GPU's matrix units: there bf16 rounds them, and `ds`, to bf16. On a GPU, rows that the offsets leave out (they do not ascend from
+//! 0 to T) keep what they held, and heads have at most 256 columns.
 
+mod cuda;
 mod flash;
 
 use super::Heads;
@@ -32,6 +35,7 @@ use crate::base::par::Pool;
 use crate::base::simd::level;
 use crate::by_dtype;
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 use std::ops::Range;
 
 /// What forward and backward share besides their tensors.
@@ -63,8 +67,9 @@ pub fn attention_fwd(
 ) {
     check("attention_fwd", heads, &[("q", q), ("o", o)], &[("k", k), ("v", v)], &[("lse", lse)]);
     disjoint("attention_fwd", o, &[q, k, v, lse]);
+    assert!(!starts.is_empty(), "attention_fwd: no offsets");
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => cuda::forward(gpu, o, lse, [q, k, v], starts, heads, scale),
         Device::Cpu(pool) => {
             let packed = Packed { starts: offsets("attention_fwd", starts, q.rows()), heads, scale };
             match q.dtype() {
@@ -105,8 +110,9 @@ pub fn attention_bwd(
         disjoint("attention_bwd", output, &[others[0], others[1], d_o, o, lse, delta, q, k, v]);
     }
     disjoint("attention_bwd", delta, &[d_o, o, lse, q, k, v]);
+    assert!(!starts.is_empty(), "attention_bwd: no offsets");
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => cuda::backward(gpu, [dq, dk, dv, delta], [d_o, o, lse, q, k, v], starts, heads, scale),
         Device::Cpu(pool) => {
             let packed = Packed { starts: offsets("attention_bwd", starts, q.rows()), heads, scale };
             let (out, saved) = ([dq, dk, dv, delta], [d_o, o, lse, q, k, v]);
@@ -234,6 +240,20 @@ fn store<E: Elem>(to: &mut [E], from: &[E::Acc]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = E::put(*from);
     }
+}
+
+/// What [`attention_fwd`] over sequences of these lengths costs: two products over the causal pairs.
+pub fn attention_fwd_cost(dtype: Dtype, lengths: &[usize], heads: Heads) -> Cost {
+    let (t, pairs) = (lengths.iter().sum::<usize>(), lengths.iter().map(|n| n * (n + 1) / 2).sum::<usize>());
+    let elements = 2 * t * (heads.query + heads.kv) * heads.size;
+    Cost::of(elements, dtype, 4 * pairs * heads.query * heads.size).and(t * heads.query, dtype.stat())
+}
+
+/// What [`attention_bwd`] costs: five products over the causal pairs.
+pub fn attention_bwd_cost(dtype: Dtype, lengths: &[usize], heads: Heads) -> Cost {
+    let (t, pairs) = (lengths.iter().sum::<usize>(), lengths.iter().map(|n| n * (n + 1) / 2).sum::<usize>());
+    let elements = 4 * t * (heads.query + heads.kv) * heads.size;
+    Cost::of(elements, dtype, 10 * pairs * heads.query * heads.size).and(2 * t * heads.query, dtype.stat())
 }
 
 #[cfg(test)]

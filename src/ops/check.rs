@@ -135,9 +135,18 @@ impl Bed {
     }
 }
 
+thread_local! {
+    // Opening a GPU costs more than a small case; a test's cases share its own.
+    static GPUS: Vec<(String, Device)> = open_gpus();
+}
+
 /// The GPUs that this run covers, each with what to call it. The emulated GPU comes as it is fast, and checked under three
 /// schedules.
 pub fn gpus() -> Vec<(String, Device)> {
+    GPUS.with(Clone::clone)
+}
+
+fn open_gpus() -> Vec<(String, Device)> {
     let names = std::env::var("GRAMOPHONE_TEST_DEVICES").unwrap_or_else(|_| "emulated".into());
     let mut all = Vec::new();
     for name in names.split(',').filter(|name| *name != "cpu") {

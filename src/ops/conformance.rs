@@ -6,6 +6,7 @@
 
 use crate::base::dtype::{Dtype, Elem, bf16};
 use crate::device::cuda::launch::{self, Grid};
+use crate::device::cuda::{Swizzle, TensorMap};
 use crate::device::{Device, Gpu};
 use crate::ops::check::{Bed, gpus, normals};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ enum Same {
     Bits,
     /// f32 values up to this relative difference.
     Near(f32),
+    /// f32 sums of terms about 1, up to this difference: the order in which a chip adds is its own.
+    Sum(f32),
 }
 
 struct Outcome {
@@ -93,7 +96,7 @@ fn mma_bf16(bed: &Bed, gpu: &Gpu) -> Outcome {
         let sum = (0..16).map(|k| a(row, k) * b(k, col)).sum::<f64>() + sums[i];
         (sum as f32).to_bits()
     });
-    Outcome { name: "mma_bf16", same: Same::Near(2e-5), got: words(bed, out), want: want.collect() }
+    Outcome { name: "mma_bf16", same: Same::Sum(2e-5), got: words(bed, out), want: want.collect() }
 }
 
 fn named_barrier(bed: &Bed, gpu: &Gpu) -> Outcome {
@@ -116,6 +119,84 @@ fn last_arriver(bed: &Bed, gpu: &Gpu) -> Outcome {
     Outcome { name: "last_arriver", same: Same::Bits, got, want: vec![300 * 299 / 2, 0] }
 }
 
+fn tma(bed: &Bed, gpu: &Gpu) -> Outcome {
+    // A box that sticks out of the tensor on two sides: rows 40 to 104 of 90, columns 48 to 112 of 104.
+    let (rows, cols, x, y) = (90, 104, 48, 40);
+    let data: Vec<f64> = (0..rows * cols).map(|i| (1 + i % 251) as f64).collect();
+    let (from, to) = (bed.put(Dtype::Bf16, rows, cols, &data), bed.put(Dtype::Bf16, rows, cols, &data));
+    let map = |view| TensorMap::new(view, 64, 64, Swizzle::Bytes128).unwrap();
+    let out = bed.zeros(Dtype::I32, 1, 64 * 32);
+    let grid = Grid::rows(1).shared(64 * 128 + 1024);
+    launch::conformance_tma(gpu, grid, out, &map(from), &map(to), x as i32, y as i32);
+    let element = |r: usize, c: usize| match (y + r < rows, x + c < cols) {
+        (true, true) => <bf16 as Elem>::put(data[(y + r) * cols + x + c] as f32).to_bits() as u32,
+        _ => 0,
+    };
+    // 16-byte piece p of row r lies at place p ^ (r % 8).
+    let word = |i: usize| {
+        let (r, place, within) = (i / 32, i % 32 / 4, i % 4);
+        let c = 8 * (place ^ (r % 8)) + 2 * within;
+        element(r, c) | element(r, c + 1) << 16
+    };
+    let mut got = words(bed, out);
+    got.extend(bed.get(to).into_iter().map(|v| (v as f32).to_bits()));
+    let stored = (0..rows * cols).map(|i| {
+        let inside = i / cols >= y && i % cols >= x;
+        (if inside { -data[i] } else { data[i] } as f32).to_bits()
+    });
+    Outcome { name: "tma", same: Same::Bits, got, want: (0..64 * 32).map(word).chain(stored).collect() }
+}
+
+fn mbarrier(bed: &Bed, gpu: &Gpu) -> Outcome {
+    let rounds = 7;
+    let data = numbers(32 * rounds);
+    let (out, given) = (bed.zeros(Dtype::I32, 1, 128), bed.ints(1, data.len(), &data));
+    launch::conformance_mbarrier(gpu, Grid::rows(1), out, given, rounds as i32);
+    let sum = |i: usize| match i / 32 {
+        0 => 0,
+        warp => (0..rounds).fold(0u32, |sum, r| sum.wrapping_add(data[32 * r + (i + warp) % 32] as u32)),
+    };
+    Outcome { name: "mbarrier", same: Same::Bits, got: words(bed, out), want: (0..128).map(sum).collect() }
+}
+
+fn wgmma(bed: &Bed, gpu: &Gpu) -> Outcome {
+    // Two tiles of 64 rows of 64 elements; 16-byte piece p of row r lies at place p ^ (r % 8).
+    let tiles: Vec<Vec<f32>> = [1, 2].map(|key| normals(key, 64 * 64).iter().map(|x| round(*x)).collect()).into();
+    let words_of = |tile: &Vec<f32>| -> Vec<i32> {
+        let element = |r: usize, c: usize| <bf16 as Elem>::put(tile[64 * r + c]).to_bits() as u32;
+        let word = |i: usize| {
+            let (r, place, within) = (i / 32, i % 32 / 4, i % 4);
+            let c = 8 * (place ^ (r % 8)) + 2 * within;
+            (element(r, c) | element(r, c + 1) << 16) as i32
+        };
+        (0..64 * 32).map(word).collect()
+    };
+    let out = bed.zeros(Dtype::F32, 128, 64);
+    let [left, right] = [0, 1].map(|i| bed.ints(1, 64 * 32, &words_of(&tiles[i])));
+    launch::conformance_wgmma(gpu, Grid::rows(1).shared(2 * 64 * 128 + 1024), out, left, right);
+    let sum = |at: &dyn Fn(&Vec<f32>, usize, usize) -> f32, row: usize, col: usize| {
+        let sum = (0..64).map(|k| at(&tiles[0], row, k) as f64 * at(&tiles[1], col, k) as f64).sum::<f64>();
+        (sum as f32).to_bits()
+    };
+    let want = (0..128 * 64).map(|i| {
+        let (t, across, register) = (i / 64, i % 64 / 32, i % 32);
+        let row = 16 * (t / 32) + t % 32 / 4 + 8 * (register / 2 % 2);
+        let col = 8 * (register / 4) + 2 * (t % 4) + register % 2;
+        match across {
+            0 => sum(&|tile, free, k| tile[64 * free + k], row, col),
+            _ => sum(&|tile, free, k| tile[64 * k + free], row, col),
+        }
+    });
+    Outcome { name: "wgmma", same: Same::Sum(2e-4), got: words(bed, out), want: want.collect() }
+}
+
+/// To the nearest bf16.
+fn round(x: f64) -> f32 {
+    <bf16 as Elem>::put(x as f32).get()
+}
+
+/// What only sm_90a has.
+const HOPPER: &[fn(&Bed, &Gpu) -> Outcome] = &[tma, mbarrier, wgmma];
 const ALL: &[fn(&Bed, &Gpu) -> Outcome] = &[exp2, cp_async, ldmatrix, mma_bf16, named_barrier, last_arriver];
 
 fn hold(place: &str, same: Same, got: &[u32], want: &[u32]) {
@@ -123,6 +204,10 @@ fn hold(place: &str, same: Same, got: &[u32], want: &[u32]) {
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         match same {
             Same::Bits => assert!(g == w, "{place}[{i}]: {g:#010x}, expected {w:#010x}"),
+            Same::Sum(most) => {
+                let (g, w) = (f32::from_bits(*g), f32::from_bits(*w));
+                assert!((g - w).abs() <= most, "{place}[{i}]: {g:e}, expected {w:e}");
+            }
             Same::Near(most) => {
                 let (g, w) = (f32::from_bits(*g), f32::from_bits(*w));
                 assert!((g - w).abs() <= most * w.abs().max(f32::MIN_POSITIVE), "{place}[{i}]: {g:e}, expected {w:e}");
@@ -144,7 +229,8 @@ fn conformance() {
     for (called, dev) in gpus() {
         let bed = Bed::new(dev.clone());
         let Device::Cuda(gpu) = &dev else { panic!("{called} is not a GPU") };
-        for case in ALL {
+        let hopper = if gpu.capability() == (9, 0) { HOPPER } else { &[] };
+        for case in ALL.iter().chain(hopper) {
             let Outcome { name, same, got, want } = case(&bed, gpu);
             hold(&format!("{name} on {called}, by its formula"), same, &got, &want);
             if let Ok(bytes) = std::fs::read(recording(&golden, name)) {

@@ -13,13 +13,20 @@
 //! of the table beyond a sequence's length unread; the scratch `partials` `[B, >= partials_width(..)]` in the statistics' type. A sequence
 //! of length 0 gives zeros. Dot products sum in the fixed lanes of `sum_by`, values by fused multiply-adds in ascending order of position,
 //! in the accumulator type; `o` is rounded once.
+//!
+//! On a GPU the launch knows no lengths, so it can be captured and replayed while they change: `partials` has room for all that the
+//! table can hold. Its first H columns count the chunks that are done; they must be zero before the first call, and each call leaves them
+//! zero. A length or page that is out of range gives NaN. Heads have at most 256 columns. bf16 rounds probabilities to bf16.
 
 use super::Heads;
 use super::softmax::max_by;
-use crate::base::dtype::{Elem, Real};
+use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::simd::{sum_by, vectorize};
 use crate::by_dtype;
+use crate::device::cuda::Gpu;
+use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 use std::ops::Range;
 
 /// Positions that one partial result covers.
@@ -31,7 +38,7 @@ const TEAM: usize = 4;
 
 /// Columns of `partials` that sequences of at most `positions` positions need.
 pub fn partials_width(heads: Heads, positions: usize) -> usize {
-    positions.div_ceil(CHUNK) * heads.query * (heads.size + 2)
+    heads.query + positions.div_ceil(CHUNK) * heads.query * (heads.size + 2)
 }
 
 /// One query per sequence; `page` is the number of positions in a page.
@@ -49,13 +56,16 @@ pub fn decode_fwd(
     partials: View,
 ) {
     let cache = Cache { k: k_pool, v: v_pool, table, lens, page };
-    let longest = cache.check([o, q], partials, heads);
+    cache.check_shapes([o, q], heads);
     disjoint("decode_fwd", o, &[q, k_pool, v_pool, partials]);
     disjoint("decode_fwd", partials, &[q, k_pool, v_pool]);
-    let (b, chunks) = (q.rows(), longest.div_ceil(CHUNK));
+    let b = q.rows();
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => launch_fwd(gpu, o, partials, q, &cache, heads, scale),
         Device::Cpu(pool) => by_dtype!(q.dtype(), E => {
+            let longest = cache.check_pages();
+            check_room(partials, b, longest, heads);
+            let chunks = longest.div_ceil(CHUNK);
             pool.each(b * chunks * heads.kv, 1, |item| {
                 let (i, chunk, group) = (item / heads.kv / chunks, item / heads.kv % chunks, item % heads.kv);
                 if chunk * CHUNK < cache.len(i) {
@@ -91,8 +101,12 @@ impl Cache<'_> {
         self.table.row::<i32>(i)[j / self.page] as usize * self.page + j % self.page
     }
 
-    /// Checks every shape and every page that will be read; the length of the longest sequence.
-    fn check(&self, [o, q]: [View; 2], partials: View, heads: Heads) -> usize {
+    /// Positions that the table has room for.
+    fn capacity(&self) -> usize {
+        self.table.cols() * self.page
+    }
+
+    fn check_shapes(&self, [o, q]: [View; 2], heads: Heads) {
         let (b, Heads { query, kv, size }) = (q.rows(), heads);
         assert!(
             q.shape() == [b, query * size]
@@ -115,23 +129,74 @@ impl Cache<'_> {
             self.page,
             self.k.shape()
         );
-        let pages = self.k.rows() / self.page;
-        for i in 0..b {
-            let len = self.lens.slice::<i32>()[i];
-            let room = self.table.cols() * self.page;
+    }
+
+    /// Checks every length and every page that will be read; the length of the longest sequence.
+    fn check_pages(&self) -> usize {
+        let (pages, room) = (self.k.rows() / self.page, self.capacity());
+        let lens = self.lens.slice::<i32>();
+        for (i, &len) in lens.iter().enumerate() {
             assert!(len >= 0 && len as usize <= room, "decode_fwd: length {len} of sequence {i} is not in 0..={room}");
             for page in &self.table.row::<i32>(i)[..(len as usize).div_ceil(self.page)] {
                 let exists = *page >= 0 && (*page as usize) < pages;
                 assert!(exists, "decode_fwd: page {page} of sequence {i} is not in 0..{pages}");
             }
         }
-        let longest = (0..b).map(|i| self.len(i)).max().unwrap_or(0);
-        assert!(
-            partials.rows() >= b && partials.cols() >= partials_width(heads, longest),
-            "decode_fwd: partials {:?} for {b} sequences of at most {longest} positions, {heads:?}",
-            partials.shape()
-        );
-        longest
+        lens.iter().map(|len| *len as usize).max().unwrap_or(0)
+    }
+}
+
+fn check_room(partials: View, sequences: usize, positions: usize, heads: Heads) {
+    assert!(
+        partials.rows() >= sequences && partials.cols() >= partials_width(heads, positions),
+        "decode_fwd: partials {:?} for {sequences} sequences of at most {positions} positions, {heads:?}",
+        partials.shape()
+    );
+}
+
+/// Rows that the matrix units take at once: query heads of one key-value head.
+const ROWS: usize = 16;
+/// Bytes of a warp's ring of keys and values in shared memory, for each column of a head: 3 stages of 16 of both, bf16.
+const RING: usize = 3 * 2 * ROWS * 2;
+
+/// bf16 goes through the matrix units where rows are whole vectors of 16 bytes and heads are at most 128 wide; the rest through
+/// plain multiply-adds. There are no more blocks than fit the GPU at once, or than there may be items.
+fn launch_fwd(gpu: &Gpu, o: View, partials: View, q: View, cache: &Cache, heads: Heads, scale: f64) {
+    let (b, dtype, capacity) = (q.rows(), q.dtype(), cache.capacity());
+    check_room(partials, b, capacity, heads);
+    let whole = |v: View| {
+        let row = v.stride() * v.dtype().size();
+        v.dtype() == Dtype::Bf16 && v.address().is_multiple_of(16) && row.is_multiple_of(16)
+    };
+    let matrix = heads.size <= 128
+        && heads.size.is_multiple_of(8)
+        && scale >= 0.0
+        && [o, q, cache.k, cache.v].into_iter().all(whole);
+    let items = b * capacity.div_ceil(CHUNK).max(1) * heads.kv * heads.group().div_ceil(ROWS);
+    let grid = |per_processor: usize| Grid::rows(items.min(gpu.multiprocessors() * per_processor));
+    let [ld_o, ld_partials, ld_q, ld_k, ld_v, ld_table] =
+        [o, partials, q, cache.k, cache.v, cache.table].map(|v| v.stride() as i32);
+    let [sequences, query, group, size] = [b, heads.query, heads.group(), heads.size].map(|n| n as i32);
+    let [page, pages, capacity] = [cache.page, cache.k.rows() / cache.page, capacity].map(|n| n as i32);
+    let (k, v, table, lens, scale) = (cache.k, cache.v, cache.table, cache.lens, scale as f32);
+    macro_rules! launch {
+        ($kernel:ident, $grid:expr $(, $dtype:ident)?) => {
+            launch::$kernel(
+                gpu, $($dtype,)? $grid, o, partials, q, k, v, table, lens, sequences, query, group, size, page, pages,
+                capacity, ld_o, ld_partials, ld_q, ld_k, ld_v, ld_table, scale,
+            )
+        };
+    }
+    let ring = |d: usize| grid(2).shared(4 * RING * d);
+    // Queries, keys and values as floats: 16, 32 and 32 rows.
+    let plain = || grid(4).shared(4 * 80 * (heads.size.next_multiple_of(4) + 4));
+    match heads.size {
+        0..=64 if matrix => launch!(decode_fwd_64_bf16, ring(64)),
+        65..=96 if matrix => launch!(decode_fwd_96_bf16, ring(96)),
+        _ if matrix => launch!(decode_fwd_128_bf16, ring(128)),
+        0..=128 => launch!(decode_fwd_plain_128, plain(), dtype),
+        129..=256 => launch!(decode_fwd_plain_256, plain(), dtype),
+        size => panic!("decode_fwd: heads of {size} columns; on a GPU they have at most 256"),
     }
 }
 
@@ -140,7 +205,8 @@ impl Cache<'_> {
 fn partial<'a>(partials: View<'a>, chunk: usize, team: Range<usize>, heads: Heads) -> View<'a> {
     let width = heads.size + 2;
     let first = chunk * heads.query;
-    partials.cols_in((first + team.start) * width..(first + team.end) * width)
+    let counters = heads.query;
+    partials.cols_in(counters + (first + team.start) * width..counters + (first + team.end) * width)
 }
 
 /// Every query head of one group over one chunk.
@@ -247,11 +313,18 @@ fn merge<E: Elem>(o: &mut [E], partials: View, i: usize, chunks: usize, head: us
     }
 }
 
+/// What [`decode_fwd`] over sequences of these lengths costs: every key and value once.
+pub fn decode_fwd_cost(dtype: Dtype, lengths: &[usize], heads: Heads) -> Cost {
+    let (b, keys) = (lengths.len(), lengths.iter().sum::<usize>());
+    let elements = 2 * (keys * heads.kv + b * heads.query) * heads.size;
+    Cost::of(elements, dtype, 4 * keys * heads.query * heads.size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::dtype::bf16;
-    use crate::ops::check::{close, dot, matrix, normals, stored};
+    use crate::ops::check::{Bed, F32, Within, agree, close, dot, gpus, matrix, normals, stored};
 
     const HEADS: Heads = Heads { query: 12, kv: 2, size: 20 };
     const PAGE: usize = 48;
@@ -350,5 +423,113 @@ mod tests {
         let (mut table, mut lens) = ([80], [3]);
         let (table, lens) = (View::of(&mut table), View::of(&mut lens));
         decode_fwd(&Device::cpu(1), o, q, k, v, table, lens, PAGE, HEADS, SCALE, partials);
+    }
+
+    /// bf16 results on matrix units, where probabilities are rounded to bf16 between the two products.
+    const ROUNDED: Within = Within::Distance(5e-3);
+
+    /// Sequences with their pages in no order, on a device.
+    struct Batch<'a> {
+        bed: &'a Bed,
+        dtype: Dtype,
+        heads: Heads,
+        page: usize,
+        queries: Vec<f64>,
+        pools: [View<'a>; 2],
+        tables: Vec<Vec<i32>>,
+    }
+
+    impl<'a> Batch<'a> {
+        fn new(bed: &'a Bed, dtype: Dtype, heads: Heads, page: usize, lens: &[usize], logits: f64) -> Batch<'a> {
+            let each = lens.iter().max().unwrap().div_ceil(page);
+            let count = (each * lens.len()).next_multiple_of(7) + 1;
+            let mut free = (0..count).map(|p| (p * 7 + 3) % count);
+            let tables = lens.iter().map(|len| {
+                let mut pages: Vec<i32> = free.by_ref().take(len.div_ceil(page)).map(|p| p as i32).collect();
+                pages.resize(each, -1);
+                pages
+            });
+            let tables = tables.collect();
+            let pools = [2, 3].map(|key| bed.normals(dtype, count * page, heads.kv * heads.size, key, 1.0));
+            let queries = normals(1, lens.len() * heads.query * heads.size).iter().map(|q| q * logits).collect();
+            Batch { bed, dtype, heads, page, queries, pools, tables }
+        }
+
+        /// Decodes some of the sequences, `times` over with the same scratch.
+        fn decode(&self, lens: &[usize], which: &[usize], times: usize) -> Vec<f64> {
+            let (bed, b, row, pages) =
+                (self.bed, which.len(), self.heads.query * self.heads.size, self.tables[0].len());
+            let queries: Vec<f64> = which.iter().flat_map(|i| &self.queries[i * row..(i + 1) * row]).copied().collect();
+            let tables: Vec<i32> = which.iter().flat_map(|i| &self.tables[*i]).copied().collect();
+            let lens: Vec<i32> = which.iter().map(|i| lens[*i] as i32).collect();
+            let (q, o) = (bed.put(self.dtype, b, row, &queries), bed.zeros(self.dtype, b, row));
+            let (table, lens) = (bed.ints(b, pages, &tables), bed.ints(1, b, &lens));
+            let partials = bed.zeros(Dtype::F32, b, partials_width(self.heads, pages * self.page));
+            let ([k, v], scale) = (self.pools, self.heads.scale());
+            for _ in 0..times {
+                decode_fwd(&bed.dev, o, q, k, v, table, lens, self.page, self.heads, scale, partials);
+            }
+            bed.get(o)
+        }
+    }
+
+    fn agree_on(dtype: Dtype, heads: Heads, page: usize, lens: &[usize], logits: f64) {
+        let within = if dtype == Dtype::Bf16 { ROUNDED } else { F32 };
+        let all: Vec<usize> = (0..lens.len()).collect();
+        agree(&format!("decode {dtype} {heads:?} pages of {page} {lens:?} logits of {logits}"), |bed| {
+            let batch = Batch::new(bed, dtype, heads, page, lens, logits);
+            let together = batch.decode(lens, &all, 1);
+            // A second call finds the counters as the first one did; and a sequence has the same bits alone.
+            assert_eq!(batch.decode(lens, &all, 2), together);
+            for i in &all {
+                let row = heads.query * heads.size;
+                assert_eq!(batch.decode(lens, &[*i], 1), together[i * row..(i + 1) * row], "sequence {i} alone");
+            }
+            vec![("o", within, together)]
+        });
+    }
+
+    #[test]
+    fn gpus_agree() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            agree_on(dtype, Heads { query: 4, kv: 2, size: 64 }, 64, &[1, 511, 512, 513, 0, 63], 1.0);
+            agree_on(dtype, Heads { query: 3, kv: 1, size: 96 }, 64, &[65, 600], 1.0);
+            agree_on(dtype, Heads { query: 2, kv: 1, size: 128 }, 16, &[17, 1100], 1.0);
+            // More query heads than the matrix units have rows, heads narrower than a tile, pages of any size.
+            agree_on(dtype, Heads { query: 20, kv: 1, size: 16 }, 48, &[49, 700], 1.0);
+            // Neither whole vectors nor a head size of the matrix units.
+            agree_on(dtype, Heads { query: 6, kv: 2, size: 5 }, 10, &[23, 530], 1.0);
+            agree_on(dtype, Heads { query: 1, kv: 1, size: 256 }, 64, &[40], 1.0);
+        }
+    }
+
+    #[test]
+    fn gpus_agree_on_large_logits() {
+        for logits in [1e2, 1e4] {
+            agree_on(Dtype::F32, Heads { query: 2, kv: 1, size: 64 }, 64, &[70, 520], logits);
+            agree_on(Dtype::Bf16, Heads { query: 2, kv: 1, size: 64 }, 64, &[70, 520], logits);
+        }
+    }
+
+    /// More than the 64 chunks that the merge weighs at a time.
+    #[test]
+    fn gpus_agree_on_a_long_sequence() {
+        agree_on(Dtype::Bf16, Heads { query: 1, kv: 1, size: 8 }, 64, &[65 * CHUNK + 3], 1.0);
+    }
+
+    #[test]
+    fn gpus_give_nan_for_what_does_not_exist() {
+        for (_, dev) in gpus() {
+            let bed = Bed::new(dev);
+            let heads = Heads { query: 2, kv: 1, size: 8 };
+            for dtype in [Dtype::F32, Dtype::Bf16] {
+                let lens = [600, 600, 5];
+                let mut batch = Batch::new(&bed, dtype, heads, 64, &lens, 1.0);
+                batch.tables[0][2] = 1000;
+                let o = batch.decode(&[600, 100_000, 5], &[0, 1, 2], 2);
+                assert!(o[..32].iter().all(|x| x.is_nan()), "{o:?}");
+                assert_eq!(o[32..], batch.decode(&lens, &[2], 1));
+            }
+        }
     }
 }

@@ -8,17 +8,27 @@
 //! copies bits. The backward adds in ascending order of `t`, in the accumulator type, and rounds each sum to the type of
 //! `dtable`, which may be that of `dy` or its statistics' type (f32 gradients of bf16 weights). It leaves out the tokens
 //! whose id is `padding`, as `torch.nn.Embedding` does with its `padding_idx`.
+//!
+//! An id outside `0..V` panics on the CPU; a GPU gives it a row of NaN in the forward and leaves it out in the backward.
 
-use super::indices;
-use crate::base::dtype::{Elem, Real};
+use super::{indices, vector_grid};
+use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::simd::vectorize;
 use crate::by_dtype;
+use crate::device::cuda::Gpu;
+use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 
 /// Rows that one thread copies at a time.
 const ROWS: usize = 16;
 /// Columns of `dtable` that one thread owns: rows may repeat, columns do not.
 const COLS: usize = 128;
+/// Vectors that one GPU thread copies, and tokens that one of its warps ranks (`kernels/embed.cu`).
+const AT_ONCE: usize = 4;
+const EACH: usize = 4;
+/// Tokens that a GPU sorts at a time; the work of it grows with the square.
+const STRETCH: usize = 8192;
 
 /// `y[t] = table[ids[t]]`.
 pub fn embed_fwd(dev: &Device, y: View, table: View, ids: View) {
@@ -33,12 +43,19 @@ pub fn embed_fwd(dev: &Device, y: View, table: View, ids: View) {
         ids.shape()
     );
     disjoint("embed_fwd", y, &[table, ids]);
-    let ids = indices("embed_fwd", "id", ids, table.rows());
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
-        Device::Cpu(pool) => by_dtype!(y.dtype(), E => pool.each(t, ROWS, |i| {
-            y.row_mut::<E>(i).copy_from_slice(table.row(ids[i] as usize));
-        })),
+        Device::Cuda(gpu) => {
+            let grid = vector_grid(y, launch::EMBED_FWD_F32_THREADS, AT_ONCE);
+            let [t, d, rows] = [t, d, table.rows()].map(|n| n as i32);
+            let (ld_y, ld_table) = (y.stride() as i32, table.stride() as i32);
+            launch::embed_fwd(gpu, y.dtype(), grid, y, table, ids, t, d, rows, ld_y, ld_table);
+        }
+        Device::Cpu(pool) => {
+            let ids = indices("embed_fwd", "id", ids, table.rows());
+            by_dtype!(y.dtype(), E => pool.each(t, ROWS, |i| {
+                y.row_mut::<E>(i).copy_from_slice(table.row(ids[i] as usize));
+            }))
+        }
     }
 }
 
@@ -53,17 +70,46 @@ pub fn embed_bwd(dev: &Device, dtable: View, dy: View, ids: View, padding: Optio
         ids.shape()
     );
     disjoint("embed_bwd", dtable, &[dy, ids]);
-    let ids = indices("embed_bwd", "id", ids, dtable.rows());
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
-        Device::Cpu(pool) => by_gradient!(dy.dtype(), dtable.dtype(), E, G => {
-            pool.ranges(d, COLS, |cols| vectorize(#[inline(always)] || {
-                let (dtable, dy) = (dtable.cols_in(cols.clone()), dy.cols_in(cols));
-                for (i, id) in ids.iter().enumerate().filter(|(_, id)| Some(**id) != padding) {
-                    add::<E, G>(dtable.row_mut(*id as usize), dy.row(i));
-                }
-            }))
-        }),
+        Device::Cuda(gpu) => {
+            let ids = ids.reshape(1, t);
+            for start in (0..t).step_by(STRETCH) {
+                let tokens = start..(start + STRETCH).min(t);
+                add_stretch(gpu, dtable, dy.rows_in(tokens.clone()), ids.cols_in(tokens), padding);
+            }
+        }
+        Device::Cpu(pool) => {
+            let ids = indices("embed_bwd", "id", ids, dtable.rows());
+            by_gradient!(dy.dtype(), dtable.dtype(), E, G => {
+                pool.ranges(d, COLS, |cols| vectorize(#[inline(always)] || {
+                    let (dtable, dy) = (dtable.cols_in(cols.clone()), dy.cols_in(cols));
+                    for (i, id) in ids.iter().enumerate().filter(|(_, id)| Some(**id) != padding) {
+                        add::<E, G>(dtable.row_mut(*id as usize), dy.row(i));
+                    }
+                }))
+            })
+        }
+    }
+}
+
+/// Sorts the tokens by id, then adds up those of each id in order.
+fn add_stretch(gpu: &Gpu, dtable: View, dy: View, ids: View, padding: Option<i32>) {
+    let [n, d] = dy.shape();
+    let (order, keys) = (gpu.workspace(Dtype::I32, 1, n), gpu.workspace_after(4 * STRETCH, Dtype::I32, 1, n));
+    let warps = launch::EMBED_ORDER_THREADS as usize / 32;
+    // Ids are never negative, so -1 is no token's.
+    let (tokens, rows, padding) = (n as i32, dtable.rows() as i32, padding.unwrap_or(-1));
+    launch::embed_order(gpu, Grid::cover(n, warps * EACH), order, keys, ids, tokens, rows, padding);
+    let grid = vector_grid(dy, launch::EMBED_BWD_F32_F32_THREADS, 1);
+    let (cols, ld_dtable, ld_dy) = (d as i32, dtable.stride() as i32, dy.stride() as i32);
+    match dy.dtype() {
+        Dtype::F32 => {
+            launch::embed_bwd_f32_f32(gpu, grid, dtable, dy, order, keys, tokens, cols, ld_dtable, ld_dy);
+        }
+        _ => {
+            let dtype = dtable.dtype();
+            launch::embed_bwd_bf16(gpu, dtype, grid, dtable, dy, order, keys, tokens, cols, ld_dtable, ld_dy);
+        }
     }
 }
 
@@ -74,11 +120,21 @@ fn add<E: Elem, G: Elem>(to: &mut [G], from: &[E]) {
     }
 }
 
+/// What [`embed_fwd`] of `T` tokens and `D` columns costs.
+pub fn embed_fwd_cost(dtype: Dtype, t: usize, d: usize) -> Cost {
+    Cost::of(2 * t * d, dtype, 0).and(t, Dtype::I32)
+}
+
+/// What [`embed_bwd`] costs where every token has another id.
+pub fn embed_bwd_cost(dtype: Dtype, gradient: Dtype, t: usize, d: usize) -> Cost {
+    Cost::of(t * d, dtype, t * d).and(2 * t * d, gradient).and(t, Dtype::I32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::dtype::bf16;
-    use crate::ops::check::{dot, gradient, matrix, normals, stored};
+    use crate::ops::check::{Bed, Within, agree, dot, gpus, gradient, matrix, normals, stored};
 
     const IDS: [i32; 6] = [3, 0, 3, 4, 3, 1];
 
@@ -138,5 +194,57 @@ mod tests {
     fn an_id_outside_the_table_is_named() {
         let (mut table, mut y) = ([0f32; 10], [0f32; 4]);
         embed_fwd(&Device::cpu(1), matrix(&mut y, 2), matrix(&mut table, 5), View::of(&mut [0i32, 5]));
+    }
+
+    /// Ids, and the width: no repeats; one id alone; repeats longer than a thread's run, in an order that is not sorted.
+    fn id_cases() -> [(Vec<i32>, usize); 4] {
+        let mixed = (0..300).map(|t| [7, t % 5, 8, t % 11, 7, 0][t as usize % 6]).collect();
+        [(vec![2], 1), (vec![4; 9], 16), (vec![3, 0, 3, 4, 3, 1], 72), (mixed, 37)]
+    }
+
+    #[test]
+    fn gpus_agree() {
+        for (stored, gradient) in [(Dtype::F32, Dtype::F32), (Dtype::Bf16, Dtype::F32), (Dtype::Bf16, Dtype::Bf16)] {
+            for (ids, d) in id_cases() {
+                for padding in [None, Some(7)] {
+                    agree(&format!("embed {stored}, {gradient} gradients, {} ids, {padding:?}", ids.len()), |bed| {
+                        let t = ids.len();
+                        let (table, ids) = (bed.normals(stored, 12, d, 1, 1e4), bed.ints(1, t, &ids));
+                        let (y, dtable) = (bed.zeros(stored, t, d), bed.normals(gradient, 12, d, 2, 1.0));
+                        embed_fwd(&bed.dev, y, table, ids);
+                        embed_bwd(&bed.dev, dtable, bed.normals(stored, t, d, 3, 1.0), ids, padding);
+                        vec![("y", Within::Bits, bed.get(y)), ("dtable", Within::Bits, bed.get(dtable))]
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gpus_take_windows_of_wider_tensors_and_more_than_one_stretch_of_tokens() {
+        let t = STRETCH + 3;
+        let ids: Vec<i32> = (0..t as i32).map(|t| t % 3).collect();
+        agree("embed of columns 1 to 2", |bed| {
+            let (table, ids) = (bed.normals(Dtype::F32, 3, 5, 1, 1.0), bed.ints(1, t, &ids));
+            let (y, dtable) = (bed.zeros(Dtype::F32, t, 3), bed.normals(Dtype::F32, 3, 4, 2, 1.0));
+            embed_fwd(&bed.dev, y.cols_in(1..2), table.cols_in(3..4), ids);
+            embed_bwd(&bed.dev, dtable.cols_in(1..2), y.cols_in(1..2), ids, None);
+            vec![("y", Within::Bits, bed.get(y)), ("dtable", Within::Bits, bed.get(dtable))]
+        });
+    }
+
+    #[test]
+    fn on_gpus_an_id_outside_the_table_gives_nan_and_no_gradient() {
+        for (_, dev) in gpus() {
+            let bed = Bed::new(dev);
+            let (table, ids) = (bed.normals(Dtype::F32, 5, 8, 1, 1.0), bed.ints(1, 3, &[5, -1, 4]));
+            let (y, dtable) = (bed.zeros(Dtype::F32, 3, 8), bed.zeros(Dtype::F32, 5, 8));
+            embed_fwd(&bed.dev, y, table, ids);
+            let rows = bed.get(y);
+            assert!(rows[..16].iter().all(|x| x.is_nan()) && rows[16..] == bed.get(table)[32..]);
+            embed_bwd(&bed.dev, dtable, table.top(3), ids, None);
+            let rows = bed.get(dtable);
+            assert!(rows[..32].iter().all(|x| *x == 0.0) && rows[32..] == bed.get(table)[16..24]);
+        }
     }
 }

@@ -23,16 +23,19 @@
 pub(super) mod kernel;
 pub(super) mod pack;
 pub(super) mod scratch;
+pub(super) mod vector;
 
 mod blocked;
 mod gpu;
 mod hopper;
+mod library;
 
 use crate::base::dtype::{Dtype, Elem, Real, bf16};
 use crate::base::par::Pool;
 use crate::base::simd::{level, vectorize};
 use crate::by_dtype;
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 use blocked::{Output, product};
 use kernel::Kernel;
 use pack::{Along, Operand};
@@ -58,6 +61,7 @@ pub fn gemm_nt(dev: &Device, y: View, x: View, w: View, bias: Option<View>, resi
     );
     disjoint("gemm_nt", y, &[x, w]);
     match dev {
+        Device::Cuda(gpu) if gpu.uses_cublaslt() => library::nt(gpu, y, x, w, bias, residual),
         Device::Cuda(gpu) => gpu::nt(gpu, y, x, w, bias, residual),
         Device::Cpu(pool) => {
             let out = Output { y, into: Into::Store, bias, residual };
@@ -78,6 +82,7 @@ pub fn gemm_nn(dev: &Device, dx: View, dy: View, w: View, into: Into) {
     );
     disjoint("gemm_nn", dx, &[dy, w]);
     match dev {
+        Device::Cuda(gpu) if gpu.uses_cublaslt() => library::nn(gpu, dx, dy, w, into),
         Device::Cuda(gpu) => gpu::nn(gpu, dx, dy, w, into),
         Device::Cpu(pool) => {
             let out = Output { y: dx, into, bias: None, residual: None };
@@ -98,6 +103,7 @@ pub fn gemm_tn(dev: &Device, dw: View, dy: View, x: View, into: Into) {
     );
     disjoint("gemm_tn", dw, &[dy, x]);
     match dev {
+        Device::Cuda(gpu) if gpu.uses_cublaslt() => library::tn(gpu, dw, dy, x, into),
         Device::Cuda(gpu) => gpu::tn(gpu, dw, dy, x, into),
         Device::Cpu(pool) => {
             let out = Output { y: dw, into, bias: None, residual: None };
@@ -178,6 +184,11 @@ fn oracle<E: Elem, O: Elem>(pool: &Pool, left: Side, right: Side, depth: usize, 
             y[0] = O::put(O::Acc::of(sum.f64()));
         }
     });
+}
+
+/// What a product of `[M, K]` and `[K, N]` costs, in any orientation.
+pub fn gemm_cost(dtype: Dtype, m: usize, n: usize, k: usize) -> Cost {
+    Cost::of(m * n + m * k + n * k, dtype, 2 * m * n * k)
 }
 
 #[cfg(test)]

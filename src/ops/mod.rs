@@ -62,7 +62,9 @@ macro_rules! by_gradient {
 pub mod adamw;
 mod angles;
 pub mod attention;
+pub mod ceiling;
 mod codes;
+pub mod cost;
 pub mod decode;
 pub mod embed;
 pub mod gemm;
@@ -86,6 +88,7 @@ pub(crate) mod check;
 mod conformance;
 
 use crate::device::View;
+use crate::device::cuda::launch::Grid;
 
 /// How attention divides a row: `query` heads of `size` columns each, sharing `kv` key-value heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +111,14 @@ impl Heads {
     pub fn columns(&self, h: usize) -> std::ops::Range<usize> {
         h * self.size..(h + 1) * self.size
     }
+}
+
+/// Blocks of so many threads, each taking `each` vectors of 16 bytes, that cover a tensor row by row.
+fn vector_grid(view: View, threads: u32, each: usize) -> Grid {
+    let per_row = view.cols().div_ceil(16 / view.dtype().size());
+    let vectors = view.rows() * per_row;
+    assert!(u32::try_from(vectors).is_ok(), "{vectors} vectors of {:?} are more than kernels count", view.shape());
+    Grid::cover(vectors, threads as usize * each)
 }
 
 /// The elements of an index tensor, each asserted to lie in `0..bound`; `op` and `what` say in the message whose it is.

@@ -14,7 +14,7 @@
 //! vectors belong to AdamW.
 //!
 //! With more rows than columns the products are taken on the other side (`A = X^T X`, `X A`), so `A` is always `[n, n]` with
-//! `n = min(rows, cols)`. `A` and its square are symmetric: blocks below the diagonal are computed, those above mirrored.
+//! `n = min(rows, cols)`. `A` and its square are symmetric: blocks up to the diagonal are computed, those above mirrored.
 //!
 //! Shapes: `p`, `m`, `g` `[rows, cols]`, contiguous; `m` and the scratch have the statistics' type of `p`; `g` any floating-point type. A bf16 `p` is rounded at
 //! random, keyed by (seed, step, element of the whole arena).
@@ -22,11 +22,14 @@
 use super::gemm::{Into, gemm_nn, gemm_nt, gemm_tn};
 use super::norm2::{blocks, norm2};
 use super::rounding::{BLOCK, Draws, Rounded};
-use crate::base::dtype::{Dtype, Elem, Real, bf16};
+use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::par::Pool;
 use crate::base::simd::vectorize;
 use crate::by_dtype;
+use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
+use std::ops::Range;
 
 /// The settings of one step.
 #[derive(Clone, Copy, Debug)]
@@ -53,18 +56,26 @@ pub struct MuonScratch<'a> {
     pub poly: View<'a>,
     /// f64, as [`norm2`] needs it for a matrix.
     pub partials: View<'a>,
+    /// f64 `[1]`.
+    pub sum: View<'a>,
 }
 
 const STEPS: usize = 5;
 const COEFFICIENTS: [f64; 3] = [3.4445, -4.7750, 2.0315];
-/// Rows of a symmetric product computed at a time: the grain at which the upper half is spared.
+/// Rows of a symmetric product computed at a time: the grain at which the upper half is spared. No bit depends on it.
 const ROWS: usize = 128;
+/// The same on a GPU, where a product must be large to keep it busy.
+const GPU_ROWS: usize = 1024;
+/// Elements that a block of a GPU's threads takes: 4 in each.
+const COVERED: usize = 4 * launch::MUON_SCALE_THREADS as usize;
+/// Edge of the squares that a GPU mirrors.
+const TILE: usize = 32;
 
 /// One step of one matrix; `first` is the index of its element 0 in the whole arena.
 pub fn muon(dev: &Device, hp: &Muon, p: View, m: View, g: View, scratch: MuonScratch, first: u64) {
     let [rows, cols] = p.shape();
     let (n, stat) = (rows.min(cols), p.dtype().stat());
-    let MuonScratch { x, y, gram, poly, partials } = scratch;
+    let MuonScratch { x, y, gram, poly, partials, sum } = scratch;
     assert!(
         [m, g, x, y].iter().all(|v| v.shape() == [rows, cols]) && [gram, poly].iter().all(|v| v.shape() == [n, n]),
         "muon: p {:?}, m {:?}, g {:?}, scratch {:?} {:?} {:?} {:?}",
@@ -80,7 +91,8 @@ pub fn muon(dev: &Device, hp: &Muon, p: View, m: View, g: View, scratch: MuonScr
         [m, x, y, gram, poly].iter().all(|v| v.dtype() == stat && v.is_contiguous())
             && p.is_contiguous()
             && g.is_contiguous()
-            && partials.len() >= blocks(p.len()),
+            && partials.len() >= blocks(p.len())
+            && sum.len() == 1,
         "muon: contiguous tensors of {stat}, and {} partial sums, are needed",
         blocks(p.len())
     );
@@ -88,21 +100,26 @@ pub fn muon(dev: &Device, hp: &Muon, p: View, m: View, g: View, scratch: MuonScr
     for (i, view) in all.iter().enumerate() {
         disjoint("muon", *view, &all[i + 1..]);
     }
-    match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
-        Device::Cpu(pool) => by_stat!(stat, A => {
-            by_dtype!(g.dtype(), G => average::<A, G>(pool, hp, x, m, g));
-            orthogonalise::<A>(dev, pool, scratch);
-            match p.dtype() {
-                Dtype::Bf16 => apply::<bf16>(pool, hp, p, y, first),
-                _ => apply::<A>(pool, hp, p, y, first),
-            }
-        }),
-    }
+    average(dev, hp, x, m, g);
+    orthogonalise(dev, scratch);
+    apply(dev, hp, p, y, first);
 }
 
 /// The new momentum, and in `u` what Nesterov looks ahead to.
-fn average<A: Real, G: Elem>(pool: &Pool, hp: &Muon, u: View, m: View, g: View) {
+fn average(dev: &Device, hp: &Muon, u: View, m: View, g: View) {
+    match dev {
+        Device::Cuda(gpu) => {
+            let (grid, n) = (Grid::cover(u.len(), COVERED), u.len() as u64);
+            let [clip, keep, new] = [hp.clip, hp.momentum, 1.0 - hp.momentum].map(|x| x as f32);
+            launch::muon_average(gpu, g.dtype(), grid, u, m, g, n, clip, keep, new);
+        }
+        Device::Cpu(pool) => {
+            by_stat!(u.dtype(), A => by_dtype!(g.dtype(), G => average_rows::<A, G>(pool, hp, u, m, g)))
+        }
+    }
+}
+
+fn average_rows<A: Real, G: Elem>(pool: &Pool, hp: &Muon, u: View, m: View, g: View) {
     let (clip, keep, new) = (A::of(hp.clip), A::of(hp.momentum), A::of(1.0 - hp.momentum));
     pool.each(u.rows(), 1, |i| {
         let (u, m, g) = (u.row_mut::<A>(i), m.row_mut::<A>(i), g.row::<G>(i));
@@ -120,30 +137,23 @@ fn average<A: Real, G: Elem>(pool: &Pool, hp: &Muon, u: View, m: View, g: View) 
 }
 
 /// Takes the matrix in `scratch.x` to the nearly orthogonal one in `scratch.y`.
-fn orthogonalise<A: Real>(dev: &Device, pool: &Pool, scratch: MuonScratch) {
-    let MuonScratch { mut x, mut y, gram, poly, partials } = scratch;
+fn orthogonalise(dev: &Device, scratch: MuonScratch) {
+    let MuonScratch { mut x, mut y, gram, poly, partials, sum } = scratch;
     let [rows, cols] = x.shape();
-    let mut square = [0.0];
-    norm2(dev, View::of(&mut square), partials, x);
-    let inverse = A::of(1.0 / (square[0].sqrt() + 1e-7));
-    scale::<A>(pool, x, x, inverse);
-    let [a, b, c] = COEFFICIENTS.map(A::of);
+    dev.zero(sum);
+    norm2(dev, sum, partials, x);
+    scale(dev, x, x, Factor::OneOverRoot(sum));
+    let [a, b, c] = COEFFICIENTS;
     for _ in 0..STEPS {
         // gram = A, poly = b A + c A^2, y = a x + poly x.
         if rows <= cols {
-            symmetric::<A>(pool, gram, |out, rows, cols| {
-                gemm_nt(dev, out, x.rows_in(rows), x.rows_in(cols), None, None)
-            });
+            symmetric(dev, gram, |out, rows, cols| gemm_nt(dev, out, x.rows_in(rows), x.rows_in(cols), None, None));
         } else {
-            symmetric::<A>(pool, gram, |out, rows, cols| {
-                gemm_tn(dev, out, x.cols_in(rows), x.cols_in(cols), Into::Store)
-            });
+            symmetric(dev, gram, |out, rows, cols| gemm_tn(dev, out, x.cols_in(rows), x.cols_in(cols), Into::Store));
         }
-        symmetric::<A>(pool, poly, |out, rows, cols| {
-            gemm_nt(dev, out, gram.rows_in(rows), gram.rows_in(cols), None, None)
-        });
-        combine::<A>(pool, poly, gram, b, c);
-        scale::<A>(pool, y, x, a);
+        symmetric(dev, poly, |out, rows, cols| gemm_nt(dev, out, gram.rows_in(rows), gram.rows_in(cols), None, None));
+        combine(dev, poly, gram, b, c);
+        scale(dev, y, x, Factor::Of(a));
         if rows <= cols {
             gemm_nn(dev, y, poly, x, Into::Add);
         } else {
@@ -156,50 +166,97 @@ fn orthogonalise<A: Real>(dev: &Device, pool: &Pool, scratch: MuonScratch) {
 }
 
 /// A symmetric matrix by `product(block, rows, columns)` on blocks of rows up to the diagonal; the rest is mirrored.
-fn symmetric<A: Real>(pool: &Pool, out: View, product: impl Fn(View, std::ops::Range<usize>, std::ops::Range<usize>)) {
+fn symmetric(dev: &Device, out: View, product: impl Fn(View, Range<usize>, Range<usize>)) {
     let n = out.rows();
-    for start in (0..n).step_by(ROWS) {
-        let end = (start + ROWS).min(n);
+    let step = if matches!(dev, Device::Cuda(_)) { GPU_ROWS } else { ROWS };
+    for start in (0..n).step_by(step) {
+        let end = (start + step).min(n);
         product(out.rows_in(start..end).cols_in(0..end), start..end, 0..end);
     }
-    pool.each(n, 16, |i| {
-        for j in i / ROWS * ROWS + ROWS..n {
-            // SAFETY: i, j < n; only blocks above the diagonal are written, only blocks below it read.
-            unsafe { *out.ptr_mut::<A>().add(i * out.stride() + j) = *out.ptr::<A>().add(j * out.stride() + i) };
+    match dev {
+        Device::Cuda(gpu) => {
+            let tiles = n.div_ceil(TILE);
+            launch::muon_mirror(gpu, Grid::new(tiles, tiles, 1), out, n as i32, out.stride() as i32);
         }
-    });
+        Device::Cpu(pool) => by_stat!(out.dtype(), A => pool.each(n, 16, |i| {
+            for j in i / ROWS * ROWS + ROWS..n {
+                // SAFETY: i, j < n; only blocks above the diagonal are written, only blocks below it read.
+                unsafe { *out.ptr_mut::<A>().add(i * out.stride() + j) = *out.ptr::<A>().add(j * out.stride() + i) };
+            }
+        })),
+    }
+}
+
+/// What a matrix is multiplied with.
+#[derive(Clone, Copy)]
+enum Factor<'a> {
+    Of(f64),
+    /// 1 over the square root of what lies there (f64), kept away from zero.
+    OneOverRoot(View<'a>),
 }
 
 /// `to = factor from`; they may be one view.
-fn scale<A: Real>(pool: &Pool, to: View, from: View, factor: A) {
-    pool.each(to.rows(), 1, |i| {
-        for j in 0..to.cols() {
-            let x = from.row::<A>(i)[j];
-            to.row_mut::<A>(i)[j] = factor * x;
+fn scale(dev: &Device, to: View, from: View, factor: Factor) {
+    match dev {
+        Device::Cuda(gpu) => {
+            let (factor, square) = match factor {
+                Factor::Of(factor) => (factor as f32, None),
+                Factor::OneOverRoot(square) => (1.0, Some(square)),
+            };
+            launch::muon_scale(gpu, Grid::cover(to.len(), COVERED), to, from, square, to.len() as u64, factor);
         }
-    });
+        Device::Cpu(pool) => by_stat!(to.dtype(), A => {
+            let factor = A::of(match factor {
+                Factor::Of(factor) => factor,
+                Factor::OneOverRoot(square) => 1.0 / (square.slice::<f64>()[0].sqrt() + 1e-7),
+            });
+            pool.each(to.rows(), 1, |i| {
+                for j in 0..to.cols() {
+                    let x = from.row::<A>(i)[j];
+                    to.row_mut::<A>(i)[j] = factor * x;
+                }
+            });
+        }),
+    }
 }
 
 /// `square = b gram + c square`.
-fn combine<A: Real>(pool: &Pool, square: View, gram: View, b: A, c: A) {
-    pool.each(square.rows(), 1, |i| {
-        let (square, gram) = (square.row_mut::<A>(i), gram.row::<A>(i));
-        vectorize(
-            #[inline(always)]
-            || {
-                for (square, gram) in square.iter_mut().zip(gram) {
+fn combine(dev: &Device, square: View, gram: View, b: f64, c: f64) {
+    match dev {
+        Device::Cuda(gpu) => {
+            let (grid, n) = (Grid::cover(square.len(), COVERED), square.len() as u64);
+            launch::muon_combine(gpu, grid, square, gram, n, b as f32, c as f32);
+        }
+        Device::Cpu(pool) => by_stat!(square.dtype(), A => {
+            let (b, c) = (A::of(b), A::of(c));
+            pool.each(square.rows(), 1, |i| {
+                let (square, gram) = (square.row_mut::<A>(i), gram.row::<A>(i));
+                vectorize(#[inline(always)] || for (square, gram) in square.iter_mut().zip(gram) {
                     *square = b * *gram + c * *square;
-                }
-            },
-        );
-    });
+                });
+            });
+        }),
+    }
 }
 
 /// Decay and the step itself.
-fn apply<P: Rounded>(pool: &Pool, hp: &Muon, p: View, x: View, first: u64) {
-    let shrink = P::Acc::of(1.0 - hp.lr * hp.decay);
-    let factor = P::Acc::of(-hp.lr * 0.2 * (p.rows().max(p.cols()) as f64).sqrt());
+fn apply(dev: &Device, hp: &Muon, p: View, x: View, first: u64) {
+    let shrink = 1.0 - hp.lr * hp.decay;
+    let factor = -hp.lr * 0.2 * (p.rows().max(p.cols()) as f64).sqrt();
     let draws = Draws::new(hp.seed, hp.step);
+    match dev {
+        Device::Cuda(gpu) => {
+            let (grid, n) = (Grid::cover(p.len(), COVERED), p.len() as u64);
+            let [key0, key1, stream, step] = draws.key();
+            let (shrink, factor) = (shrink as f32, factor as f32);
+            launch::muon_apply(gpu, p.dtype(), grid, p, x, n, shrink, factor, first, key0, key1, stream, step);
+        }
+        Device::Cpu(pool) => by_dtype!(p.dtype(), P => apply_blocks::<P>(pool, p, x, [shrink, factor], &draws, first)),
+    }
+}
+
+fn apply_blocks<P: Rounded>(pool: &Pool, p: View, x: View, [shrink, factor]: [f64; 2], draws: &Draws, first: u64) {
+    let (shrink, factor) = (P::Acc::of(shrink), P::Acc::of(factor));
     let (p, x) = (p.reshape(1, p.len()), x.reshape(1, x.len()));
     pool.ranges(p.len(), BLOCK, |range| {
         let [words] = draws.block(first + range.start as u64);
@@ -215,10 +272,18 @@ fn apply<P: Rounded>(pool: &Pool, hp: &Muon, p: View, x: View, first: u64) {
     });
 }
 
+/// What [`muon`] of a matrix costs: three products a step of the iteration, the symmetric ones at half.
+pub fn muon_cost(parameter: Dtype, gradient: Dtype, rows: usize, cols: usize) -> Cost {
+    let (n, wide) = (rows.min(cols), rows.max(cols));
+    let flops = STEPS * (n * n * wide + n * n * n + 2 * n * n * wide);
+    Cost::of(2 * rows * cols, parameter, flops).and(rows * cols, gradient).and(2 * rows * cols, Dtype::F32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::check::{close, dot, matrix, normals, stored};
+    use crate::base::dtype::{Dtype, bf16};
+    use crate::ops::check::{F32_GRADIENT, Within, agree, close, dot, matrix, normals, stored};
 
     /// Orthonormal rows from random ones, by Gram and Schmidt, twice for accuracy.
     fn orthonormal(key: u64, rows: usize, cols: usize) -> Vec<Vec<f64>> {
@@ -254,13 +319,14 @@ mod tests {
         let mut g = g.to_vec();
         let [mut x, mut y] = [(); 2].map(|()| vec![P::Acc::ZERO; p.len()]);
         let [mut gram, mut poly] = [(); 2].map(|()| vec![P::Acc::of(f64::NAN); n * n]);
-        let mut partials = vec![0.0; blocks(p.len())];
+        let (mut partials, mut sum) = (vec![0.0; blocks(p.len())], [f64::NAN]);
         let scratch = MuonScratch {
             x: matrix(&mut x, rows),
             y: matrix(&mut y, rows),
             gram: matrix(&mut gram, n),
             poly: matrix(&mut poly, n),
             partials: View::of(&mut partials),
+            sum: View::of(&mut sum),
         };
         let (p, m, g) = (matrix(p, rows), matrix(m, rows), matrix(&mut g, rows));
         muon(&Device::cpu(threads), &settings(), p, m, g, scratch, 100);
@@ -332,5 +398,63 @@ mod tests {
         let mut p = vec![1.0f32; 6];
         step(1, 2, &mut p, &mut [0.0; 6], &[0.0; 6]);
         assert!(p.iter().all(|p| (p - 0.97).abs() < 1e-6));
+    }
+
+    /// Wide, tall, tails of vectors and tiles.
+    const SHAPES: [[usize; 2]; 4] = [[1, 5], [33, 70], [100, 40], [64, 64]];
+
+    #[test]
+    fn the_parts_around_the_products_agree_on_gpus() {
+        for [rows, cols] in SHAPES {
+            for gradients in [Dtype::F32, Dtype::Bf16] {
+                agree(&format!("muon's averages of {gradients} [{rows}, {cols}]"), |bed| {
+                    let [u, y] = [(); 2].map(|()| bed.zeros(Dtype::F32, rows, cols));
+                    let (m, g) =
+                        (bed.normals(Dtype::F32, rows, cols, 1, 1.0), bed.normals(gradients, rows, cols, 2, 1e4));
+                    average(&bed.dev, &settings(), u, m, g);
+                    scale(&bed.dev, y, u, Factor::OneOverRoot(bed.put(Dtype::F64, 1, 1, &[7.3])));
+                    scale(&bed.dev, y, y, Factor::Of(1.7));
+                    combine(&bed.dev, m, y, 0.3, -2.0);
+                    [("u", u), ("y", y), ("m", m)].map(|(name, x)| (name, Within::Bits, bed.get(x))).to_vec()
+                });
+            }
+            for (dtype, first) in [(Dtype::F32, 0), (Dtype::Bf16, 256), (Dtype::Bf16, 1003)] {
+                agree(&format!("muon's step of {dtype} [{rows}, {cols}] from element {first} on"), |bed| {
+                    let p = bed.normals(dtype, rows, cols, 1, 1.0);
+                    apply(&bed.dev, &settings(), p, bed.normals(Dtype::F32, rows, cols, 2, 0.01), first);
+                    vec![("p", Within::Bits, bed.get(p))]
+                });
+            }
+        }
+        agree("mirroring a lower half", |bed| {
+            let out = bed.zeros(Dtype::F32, 70, 80).cols_in(3..73);
+            let lower = bed.normals(Dtype::F32, 70, 70, 1, 1.0);
+            symmetric(&bed.dev, out, |block, rows, cols| {
+                gemm_nt(&bed.dev, block, lower.rows_in(rows), lower.rows_in(cols), None, None);
+            });
+            vec![("out", Within::Bits, (0..70).flat_map(|i| bed.get(out.rows_in(i..i + 1))).collect())]
+        });
+    }
+
+    #[test]
+    fn gpus_agree() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            for [rows, cols] in SHAPES {
+                agree(&format!("muon of {dtype} [{rows}, {cols}]"), |bed| {
+                    let (p, g) = (bed.normals(dtype, rows, cols, 1, 1.0), bed.normals(Dtype::F32, rows, cols, 2, 3.0));
+                    let (m, n) = (bed.zeros(Dtype::F32, rows, cols), rows.min(cols));
+                    let [x, y] = [(); 2].map(|()| bed.zeros(Dtype::F32, rows, cols));
+                    let [gram, poly] = [(); 2].map(|()| bed.zeros(Dtype::F32, n, n));
+                    let (partials, sum) = (bed.zeros(Dtype::F64, 1, blocks(p.len())), bed.zeros(Dtype::F64, 1, 1));
+                    let scratch = MuonScratch { x, y, gram, poly, partials, sum };
+                    for step in 1..=2 {
+                        muon(&bed.dev, &Muon { step, ..settings() }, p, m, g, scratch, 512);
+                    }
+                    // A sum of squares in another order may cross a rounding boundary of a bf16 parameter.
+                    let class = if dtype == Dtype::F32 { F32_GRADIENT } else { Within::Distance(2e-3) };
+                    vec![("p", class, bed.get(p)), ("m", Within::Bits, bed.get(m))]
+                });
+            }
+        }
     }
 }

@@ -7,10 +7,11 @@
 //! each block of 4096 elements in the fixed lanes of `sum_by`, then the blocks in ascending order. So the result does not depend on
 //! threads, and no gradient overflows it.
 
-use crate::base::dtype::{Elem, Real};
+use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::simd::{sum_by, vectorize};
 use crate::by_dtype;
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 
 /// Elements in one partial sum.
 const BLOCK: usize = 4096;
@@ -50,6 +51,11 @@ pub fn norm2(dev: &Device, out: View, partials: View, x: View) {
 fn square<E: Elem>(x: E) -> f64 {
     let x = x.get().f64();
     x * x
+}
+
+/// What [`norm2`] of `n` elements costs.
+pub fn norm2_cost(dtype: Dtype, n: usize) -> Cost {
+    Cost::of(n, dtype, 2 * n)
 }
 
 #[cfg(test)]

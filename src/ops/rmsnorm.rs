@@ -20,6 +20,7 @@ use crate::base::simd::{sum_by, vectorize};
 use crate::by_dtype;
 use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 use crate::ops::partials::partials_add;
 
 /// Rows of work that one thread takes at a time.
@@ -157,6 +158,16 @@ fn add_sums<A: Real, G: Elem>(dw: &mut [G], sums: View) {
     for (dw, total) in dw.iter_mut().zip(total) {
         *dw = G::put(dw.get() + G::Acc::of(total.f64()));
     }
+}
+
+/// What [`rmsnorm_fwd`] of `[T, D]` costs.
+pub fn rmsnorm_fwd_cost(dtype: Dtype, t: usize, d: usize) -> Cost {
+    Cost::of(2 * t * d + d, dtype, 4 * t * d).and(t, dtype.stat())
+}
+
+/// What [`rmsnorm_bwd`] of `[T, D]` costs: it reads `dy`, `x` and `dx`, and writes `dx`.
+pub fn rmsnorm_bwd_cost(dtype: Dtype, t: usize, d: usize) -> Cost {
+    Cost::of(4 * t * d + d, dtype, 12 * t * d).and(t + 2 * d, dtype.stat())
 }
 
 #[cfg(test)]

@@ -18,14 +18,20 @@
 //!
 //! Outputs may be the inputs themselves when there is no norm; `rstd` is then not touched and may be empty. The backward works in
 //! place: gradients of the rotated rows become gradients of the raw rows.
+//!
+//! A position outside the tables panics on the CPU; a GPU turns its row into NaN.
 
 pub use super::angles::{Llama3Scaling, rope_angles};
 use super::{Heads, indices};
-use crate::base::dtype::{Elem, Real};
+use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::par::Pool;
 use crate::base::simd::{sum_by, vectorize};
 use crate::by_dtype;
+use crate::device::cuda::Gpu;
+use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
+use crate::ops::partials::partials_add;
 
 /// RMSNorm of each query and key head before the rotation: weights `[K]`.
 #[derive(Clone, Copy)]
@@ -46,6 +52,10 @@ pub struct RopeTable<'a> {
 const ROWS: usize = 16;
 /// Stretches of tokens whose gradients of norm weights are summed apart, then together in order: as many for any number of threads.
 const STRETCHES: usize = 32;
+/// The same on a GPU, at most; fixed, so that bits do not depend on the GPU.
+const GPU_STRETCHES: usize = 512;
+/// Heads of a token that a group of a GPU's lanes takes at once (`kernels/rope.cu`).
+const AT_ONCE: usize = 2;
 /// The largest head size: one head lies in local memory while it is worked on.
 const SIZE: usize = 256;
 
@@ -70,10 +80,13 @@ pub fn rope_fwd(
         disjoint("rope_fwd", q_out, &[q]);
         disjoint("rope_fwd", k_out, &[k]);
     }
-    let positions = indices("rope_fwd", "position", positions, table.cos.rows());
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => match norm {
+            Some(norm) => gpu_norm_fwd(gpu, [q_out, k_out], rstd, [q, k], norm, table, positions, heads),
+            None => gpu_turn(gpu, [q_out, k_out], [q, k], table, positions, heads, 1.0),
+        },
         Device::Cpu(pool) => {
+            let positions = indices("rope_fwd", "position", positions, table.cos.rows());
             by_dtype!(q.dtype(), E => pool.ranges(q.rows(), ROWS, |rows| vectorize(#[inline(always)] || {
                 let mut head = [<E as Elem>::Acc::ZERO; SIZE];
                 for t in rows {
@@ -127,11 +140,14 @@ pub fn rope_bwd(
         disjoint("rope_bwd", dq, &[q, k, rstd]);
         disjoint("rope_bwd", dk, &[q, k, rstd]);
     }
-    let positions = indices("rope_bwd", "position", positions, table.cos.rows());
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => match norm {
+            Some(norm) => gpu_norm_bwd(gpu, [dq, dk], dnorm, [q, k], rstd, norm, table, positions, heads),
+            None => gpu_turn(gpu, [dq, dk], [dq, dk], table, positions, heads, -1.0),
+        },
         Device::Cpu(pool) => by_dtype!(q.dtype(), E => {
             type A = <E as Elem>::Acc;
+            let positions = indices("rope_bwd", "position", positions, table.cos.rows());
             let mut sums = [A::ZERO; STRETCHES * 2 * SIZE];
             let sums = View::of(&mut sums).reshape(STRETCHES, 2 * SIZE);
             rows_bwd::<E>(pool, sums, [dq, dk], [q, k], rstd, norm, table, positions, heads);
@@ -140,6 +156,117 @@ pub fn rope_bwd(
                 by_dtype!(dkw.dtype(), G => add_sums::<A, G>(dkw, sums.cols_in(SIZE..SIZE + heads.size)));
             }
         }),
+    }
+}
+
+/// Lanes that share a head on a GPU: each has 16 bytes of the lower half and 16 of the upper.
+fn lanes(dtype: Dtype, heads: Heads) -> usize {
+    (heads.size / 2).div_ceil(16 / dtype.size()).next_power_of_two()
+}
+
+/// Blocks in which every group of lanes takes [`AT_ONCE`] heads of one token, queries apart from keys.
+fn grid(threads: u32, tokens: usize, dtype: Dtype, heads: Heads) -> Grid {
+    let groups = tokens * (heads.query.div_ceil(AT_ONCE) + heads.kv.div_ceil(AT_ONCE));
+    Grid::cover(groups * lanes(dtype, heads), threads as usize)
+}
+
+/// The rotation without a norm; by negated angles where `turn` is -1.
+fn gpu_turn(
+    gpu: &Gpu,
+    [q_out, k_out]: [View; 2],
+    [q, k]: [View; 2],
+    table: RopeTable,
+    positions: View,
+    heads: Heads,
+    turn: f32,
+) {
+    let (t, dtype) = (q.rows(), q.dtype());
+    let [a, b, c, d, e, f] = [q_out, k_out, q, k, table.cos, table.sin].map(|v| v.stride() as i32);
+    let [tokens, rows, query, kv, size, lanes] =
+        [t, table.cos.rows(), heads.query, heads.kv, heads.size, lanes(dtype, heads)].map(|n| n as i32);
+    let (grid, RopeTable { cos, sin }) = (grid(launch::ROPE_FWD_F32_THREADS, t, dtype, heads), table);
+    launch::rope_fwd(
+        gpu, dtype, grid, q_out, k_out, q, k, cos, sin, positions, tokens, rows, query, kv, size, a, b, c, d, e, f,
+        lanes, turn,
+    );
+}
+
+fn gpu_norm_fwd(
+    gpu: &Gpu,
+    [q_out, k_out]: [View; 2],
+    rstd: View,
+    [q, k]: [View; 2],
+    norm: QkNorm,
+    table: RopeTable,
+    positions: View,
+    heads: Heads,
+) {
+    let (t, dtype) = (q.rows(), q.dtype());
+    let [a, b, c, d, e, f, g] = [q_out, k_out, rstd, q, k, table.cos, table.sin].map(|v| v.stride() as i32);
+    let [tokens, rows, query, kv, size, lanes] =
+        [t, table.cos.rows(), heads.query, heads.kv, heads.size, lanes(dtype, heads)].map(|n| n as i32);
+    let (grid, RopeTable { cos, sin }) = (grid(launch::ROPE_NORM_FWD_F32_THREADS, t, dtype, heads), table);
+    let eps = norm.eps as f32;
+    launch::rope_norm_fwd(
+        gpu, dtype, grid, q_out, k_out, rstd, q, k, norm.q, norm.k, cos, sin, positions, tokens, rows, query, kv, size,
+        a, b, c, d, e, f, g, lanes, eps,
+    );
+}
+
+fn gpu_norm_bwd(
+    gpu: &Gpu,
+    [dq, dk]: [View; 2],
+    dnorm: Option<(View, View)>,
+    [q, k]: [View; 2],
+    rstd: View,
+    norm: QkNorm,
+    table: RopeTable,
+    positions: View,
+    heads: Heads,
+) {
+    let (t, dtype) = (q.rows(), q.dtype());
+    let stretch = t.div_ceil(GPU_STRETCHES).max(1);
+    let parts = t.div_ceil(stretch);
+    let sums = gpu.workspace(Dtype::F32, 2 * parts, heads.size);
+    let (q_sums, k_sums) = (sums.top(parts), sums.rows_in(parts..2 * parts));
+    let [a, b, c, d, e, f, g] = [dq, dk, q, k, rstd, table.cos, table.sin].map(|v| v.stride() as i32);
+    let [tokens, rows, query, kv, size, lanes, stretch] =
+        [t, table.cos.rows(), heads.query, heads.kv, heads.size, lanes(dtype, heads), stretch].map(|n| n as i32);
+    let RopeTable { cos, sin } = table;
+    launch::rope_norm_bwd(
+        gpu,
+        dtype,
+        Grid::new(parts, 2, 1),
+        dq,
+        dk,
+        q_sums,
+        k_sums,
+        q,
+        k,
+        rstd,
+        norm.q,
+        norm.k,
+        cos,
+        sin,
+        positions,
+        tokens,
+        rows,
+        query,
+        kv,
+        size,
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g,
+        lanes,
+        stretch,
+    );
+    if let Some((dqw, dkw)) = dnorm {
+        partials_add(gpu, dqw, q_sums);
+        partials_add(gpu, dkw, k_sums);
     }
 }
 
@@ -304,11 +431,25 @@ fn add_sums<A: Real, G: Elem>(dw: View, sums: View) {
     }
 }
 
+/// What [`rope_fwd`] of `T` tokens costs; norms of heads included.
+pub fn rope_fwd_cost(dtype: Dtype, t: usize, heads: Heads) -> Cost {
+    let n = t * (heads.query + heads.kv) * heads.size;
+    Cost::of(2 * n, dtype, 7 * n).and(t * heads.size, dtype.stat())
+}
+
+/// What [`rope_bwd`] of `T` tokens costs: it turns gradients in place and reads what the forward read.
+pub fn rope_bwd_cost(dtype: Dtype, t: usize, heads: Heads) -> Cost {
+    let n = t * (heads.query + heads.kv) * heads.size;
+    Cost::of(3 * n, dtype, 14 * n).and(t * heads.size, dtype.stat())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::dtype::bf16;
-    use crate::ops::check::{close, dot, gradient, matrix, normals, stored};
+    use crate::ops::check::{
+        Bed, F32, F32_GRADIENT, agree, close, dot, gpus, gradient, matrix, normals, stored, within,
+    };
 
     const HEADS: Heads = Heads { query: 2, kv: 1, size: 40 };
     const POSITIONS: [i32; 5] = [0, 1, 2, 0, 6];
@@ -456,5 +597,102 @@ mod tests {
     #[should_panic(expected = "position 7 (number 4) is not in 0..7")]
     fn a_position_beyond_the_table_is_named() {
         forward(1, &case(false), &[0, 1, 2, 3, 7]);
+    }
+
+    /// Query and key heads, their size, tokens: sizes of the three families, grouped and not, tails of a group of lanes, a size that is
+    /// no whole number of vectors.
+    const CASES: [(Heads, usize); 7] = [
+        (Heads { query: 3, kv: 1, size: 64 }, 5),
+        (Heads { query: 2, kv: 2, size: 96 }, 3),
+        (Heads { query: 7, kv: 1, size: 128 }, 40),
+        (Heads { query: 1, kv: 1, size: 256 }, 1),
+        (Heads { query: 4, kv: 2, size: 40 }, 6),
+        (Heads { query: 1, kv: 1, size: 2 }, 3),
+        (Heads { query: 2, kv: 1, size: 16 }, 1030),
+    ];
+
+    /// A table for positions 0 to 8, and `t` positions that jump about in it.
+    fn table_of(bed: &Bed, heads: Heads, t: usize) -> (RopeTable<'_>, View<'_>) {
+        let (cos, sin) = rope_angles(100.0, None, heads.size, 9);
+        let [cos, sin] = [cos, sin].map(|x| {
+            let view = bed.zeros(Dtype::F32, 9, heads.size / 2);
+            bed.dev.write(view, &x);
+            view
+        });
+        let positions: Vec<i32> = (0..t as i32).map(|t| t * 5 % 9).collect();
+        (RopeTable { cos, sin }, bed.ints(1, t, &positions))
+    }
+
+    #[test]
+    fn gpus_agree() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            for (heads, t) in CASES {
+                agree(&format!("rope {dtype} {heads:?}, {t} tokens"), |bed| {
+                    let (table, positions) = table_of(bed, heads, t);
+                    let (wide, narrow) = (heads.query * heads.size, heads.kv * heads.size);
+                    // Queries and keys lie side by side, as in the model.
+                    let x = bed.normals(dtype, t, wide + narrow, 1, 1e4);
+                    let (q, k) = (x.cols_in(0..wide), x.cols_in(wide..wide + narrow));
+                    let (q_out, k_out) = (bed.zeros(dtype, t, wide), bed.zeros(dtype, t, narrow));
+                    let none = bed.zeros(Dtype::F32, 1, 1);
+                    rope_fwd(&bed.dev, q_out, k_out, none, q, k, None, table, positions, heads);
+                    rope_fwd(&bed.dev, q, k, none, q, k, None, table, positions, heads);
+                    let out = [q_out, k_out].map(|v| bed.get(v));
+                    rope_bwd(&bed.dev, q_out, k_out, None, q, k, none, None, table, positions, heads);
+                    vec![
+                        ("rotated", within(dtype), out.concat()),
+                        ("rotated in place", within(dtype), bed.get(x)),
+                        ("turned back", within(dtype), [bed.get(q_out), bed.get(k_out)].concat()),
+                    ]
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn gpus_agree_with_a_norm() {
+        for (dtype, gradients) in [(Dtype::F32, Dtype::F32), (Dtype::Bf16, Dtype::F32), (Dtype::Bf16, Dtype::Bf16)] {
+            for (heads, t) in CASES {
+                agree(&format!("rope with norm {dtype} {heads:?}, {t} tokens, {gradients} gradients"), |bed| {
+                    let (table, positions) = table_of(bed, heads, t);
+                    let (wide, narrow) = (heads.query * heads.size, heads.kv * heads.size);
+                    let x = bed.normals(dtype, t, wide + narrow, 1, 1e4);
+                    let (q, k) = (x.cols_in(0..wide), x.cols_in(wide..wide + narrow));
+                    let [q_out, dq] = [2, 3].map(|key| bed.normals(dtype, t, wide, key, 1.0));
+                    let [k_out, dk] = [4, 5].map(|key| bed.normals(dtype, t, narrow, key, 1.0));
+                    let rstd = bed.zeros(Dtype::F32, t, heads.query + heads.kv);
+                    let [w_q, w_k] = [6, 7].map(|key| bed.normals(dtype, 1, heads.size, key, 1.0));
+                    let norm = Some(QkNorm { q: w_q, k: w_k, eps: EPS });
+                    let [dw_q, dw_k] = [8, 9].map(|key| bed.normals(gradients, 1, heads.size, key, 1.0));
+                    rope_fwd(&bed.dev, q_out, k_out, rstd, q, k, norm, table, positions, heads);
+                    let dw = Some((dw_q, dw_k));
+                    rope_bwd(&bed.dev, dq, dk, dw, q, k, rstd, norm, table, positions, heads);
+                    let sums = if gradients == Dtype::F32 { F32_GRADIENT } else { within(gradients) };
+                    vec![
+                        ("queries", within(dtype), bed.get(q_out)),
+                        ("keys", within(dtype), bed.get(k_out)),
+                        ("rstd", F32, bed.get(rstd)),
+                        ("dq", within(dtype), bed.get(dq)),
+                        ("dk", within(dtype), bed.get(dk)),
+                        ("queries' dw", sums, bed.get(dw_q)),
+                        ("keys' dw", sums, bed.get(dw_k)),
+                    ]
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn on_gpus_a_position_outside_the_table_gives_nan() {
+        let heads = Heads { query: 1, kv: 1, size: 16 };
+        for (_, dev) in gpus() {
+            let bed = Bed::new(dev);
+            let (table, _) = table_of(&bed, heads, 3);
+            let (q, k, none) =
+                (bed.normals(Dtype::F32, 3, 16, 1, 1.0), bed.zeros(Dtype::F32, 3, 16), bed.zeros(Dtype::F32, 1, 1));
+            rope_fwd(&bed.dev, q, k, none, q, k, None, table, bed.ints(1, 3, &[9, 0, -1]), heads);
+            let finite: Vec<bool> = bed.get(q).iter().map(|x| x.is_finite()).collect();
+            assert_eq!(finite, [[false; 16], [true; 16], [false; 16]].concat());
+        }
     }
 }

@@ -17,6 +17,11 @@ impl Draws {
         Draws(Rng::new(seed, Stream::Round, step))
     }
 
+    /// As [`Rng::key`].
+    pub(super) fn key(&self) -> [u32; 4] {
+        self.0.key()
+    }
+
     /// `W` (1, 2 or 4) arrays of words, entry `i` for the element whose index in the whole arena is `first + i`. A counter gives four
     /// words, so `4 / W` neighbouring elements share one: element `e` owns the words from `e W` of all counters' words in a row.
     pub(super) fn block<const W: usize>(&self, first: u64) -> [[u32; BLOCK]; W] {

@@ -14,15 +14,19 @@
 //! settings, on nothing else. Filters come in the order of transformers; where logits tie at an edge, lower ids are kept. The
 //! log-probability is that of the plain distribution: temperature 1, nothing filtered.
 //!
-//! Shapes: `logits` `[R, V]`, `ids` `[R]` of i32, `logprobs` `[R]` in the statistics' type. The edges of top-k and top-p are found by selection
-//! over the bits of the logits (as f32), a byte at a time: no sorting, no memory. A row with NaN gives some id and a NaN log-probability.
+//! Shapes: `logits` `[R, V]`, `ids` `[R]` of i32, `logprobs` `[R]` in the statistics' type, `settings` `[R, 8]` of i32: rows as
+//! [`Sampling::row`] writes them, in the device's memory so that a recorded sequence of launches can be replayed. The edges of top-k and top-p
+//! are found by selection over the bits of the logits (as f32), a few at a time: no sorting, no memory. Masses are summed in whole units
+//! of 2^-40, exactly in any order, so a GPU keeps and draws the CPU's tokens. A row with NaN gives some id and a NaN log-probability.
 
 use super::softmax::{log_sum_exp, max_by};
-use crate::base::dtype::{Elem, Real};
+use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::rng::{Rng, Stream};
 use crate::base::simd::vectorize;
 use crate::by_dtype;
+use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 
 /// How one sequence draws its next token.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,34 +47,59 @@ pub struct Sampling {
 impl Sampling {
     /// The most likely token.
     pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0, step: 0 };
+    /// Columns of the table of settings.
+    pub const WORDS: usize = 8;
+
+    /// A row of the table of settings: the bits of each setting, low words first.
+    ///
+    /// # Panics
+    /// Settings outside their ranges: callers check what people ask for.
+    pub fn row(&self) -> [i32; Sampling::WORDS] {
+        let Sampling { temperature, top_k, top_p, min_p, seed, step } = *self;
+        let open = temperature >= 0.0 && temperature.is_finite() && top_p > 0.0 && (0.0..=1.0).contains(&min_p);
+        assert!(open, "sample: {self:?}");
+        let words = [temperature.to_bits(), top_k, top_p.to_bits(), min_p.to_bits()];
+        let [words, halves] =
+            [words, [seed as u32, (seed >> 32) as u32, step as u32, (step >> 32) as u32]].map(|w| w.map(|w| w as i32));
+        std::array::from_fn(|i| if i < 4 { words[i] } else { halves[i - 4] })
+    }
+
+    fn of(row: &[i32]) -> Sampling {
+        let (float, wide) = (
+            |i: usize| f32::from_bits(row[i] as u32),
+            |i: usize| row[i] as u32 as u64 | (row[i + 1] as u32 as u64) << 32,
+        );
+        let (temperature, top_p, min_p) = (float(0), float(2), float(3));
+        Sampling { temperature, top_k: row[1] as u32, top_p, min_p, seed: wide(4), step: wide(6) }
+    }
 }
 
 /// Tokens whose noise is drawn at a time.
 const BLOCK: usize = 256;
 
 /// One token per row, each by its own settings.
-pub fn sample(dev: &Device, ids: View, logprobs: View, logits: View, settings: &[Sampling]) {
+pub fn sample(dev: &Device, ids: View, logprobs: View, logits: View, settings: View) {
     let [r, v] = logits.shape();
     assert!(
-        ids.len() == r && logprobs.len() == r && settings.len() == r && v > 0,
-        "sample: ids {:?}, logprobs {:?}, logits {:?}, {} settings",
+        ids.len() == r && logprobs.len() == r && settings.shape() == [r, Sampling::WORDS] && v > 0,
+        "sample: ids {:?}, logprobs {:?}, logits {:?}, settings {:?}",
         ids.shape(),
         logprobs.shape(),
         logits.shape(),
-        settings.len()
+        settings.shape()
     );
-    for s in settings {
-        let open = s.temperature >= 0.0 && s.temperature.is_finite() && s.top_p > 0.0 && (0.0..=1.0).contains(&s.min_p);
-        assert!(open, "sample: {s:?}");
-    }
-    disjoint("sample", ids, &[logprobs, logits]);
-    disjoint("sample", logprobs, &[logits]);
+    assert!(settings.is_contiguous(), "sample: settings with gaps");
+    disjoint("sample", ids, &[logprobs, logits, settings]);
+    disjoint("sample", logprobs, &[logits, settings]);
     let (ids, logprobs) = (ids.reshape(r, 1), logprobs.reshape(r, 1));
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => {
+            let (v, stride) = (v as i32, logits.stride() as i32);
+            launch::sample(gpu, logits.dtype(), Grid::rows(r), ids, logprobs, logits, settings, v, stride);
+        }
         Device::Cpu(pool) => by_dtype!(logits.dtype(), E => pool.each(r, 1, |i| {
             let row = logits.row::<E>(i);
-            let id = choose(row, &settings[i]);
+            let id = choose(row, &Sampling::of(settings.row(i)));
             let lse = vectorize(#[inline(always)] || log_sum_exp(row));
             ids.row_mut::<i32>(i)[0] = id as i32;
             logprobs.row_mut::<<E as Elem>::Acc>(i)[0] = row[id].get() - lse;
@@ -125,16 +154,23 @@ impl<E: Elem> Row<'_, E> {
         ((self.logit(i) - self.largest) * self.inverse).exp()
     }
 
+    /// The same in whole units, so that sums are exact in any order.
+    #[inline(always)]
+    fn units(&self, i: usize) -> u64 {
+        (self.mass(i) * (1u64 << 40) as f32) as u64
+    }
+
     /// The edge of top-k, then that of top-p.
     fn cut(&self, s: &Sampling) -> Cut {
         let mut cut = Cut { key: 0, ties: usize::MAX };
         if s.top_k > 0 && (s.top_k as usize) < self.logits.len() {
-            cut = self.select(&cut, s.top_k as f64, |_| 1.0);
+            cut = self.select(&cut, s.top_k as u64, |_| 1);
         }
         if s.top_p < 1.0 {
-            let mut total = 0.0;
-            self.each_kept(&cut, |i, _| total += self.mass(i) as f64);
-            cut = self.select(&cut, s.top_p as f64 * total, |i| self.mass(i) as f64);
+            let mut total = 0;
+            self.each_kept(&cut, |i, _| total += self.units(i));
+            let limit = (s.top_p as f64 * total as f64).ceil() as u64;
+            cut = self.select(&cut, limit.max(1), |i| self.units(i));
         }
         cut
     }
@@ -155,10 +191,10 @@ impl<E: Elem> Row<'_, E> {
 
     /// The smallest set of kept tokens, by descending logit and then ascending id, whose weights reach `limit`. Each pass fixes
     /// one more byte of the edge's key by a histogram of weights over that byte.
-    fn select(&self, kept: &Cut, limit: f64, weight: impl Fn(usize) -> f64) -> Cut {
-        let (mut edge, mut above, mut each) = (0u32, 0.0, 0.0);
+    fn select(&self, kept: &Cut, limit: u64, weight: impl Fn(usize) -> u64) -> Cut {
+        let (mut edge, mut above, mut each) = (0u32, 0, 0);
         for shift in [24, 16, 8, 0] {
-            let (mut weights, mut counts) = ([0f64; 256], [0usize; 256]);
+            let (mut weights, mut counts) = ([0u64; 256], [0u64; 256]);
             self.each_kept(kept, |i, key| {
                 if (key ^ edge) as u64 >> (shift + 8) == 0 {
                     let byte = (key >> shift) as usize & 255;
@@ -166,20 +202,16 @@ impl<E: Elem> Row<'_, E> {
                     counts[byte] += 1;
                 }
             });
-            let mut byte = 256;
-            for b in (0..256).rev().filter(|b| counts[*b] > 0) {
-                if byte < 256 {
-                    above += weights[byte];
-                }
-                byte = b;
-                if above + weights[b] >= limit {
-                    break;
-                }
+            let mut byte = 255;
+            while byte > 0 && above + weights[byte] < limit {
+                above += weights[byte];
+                byte -= 1;
             }
             edge |= (byte as u32) << shift;
-            each = weights[byte] / counts[byte] as f64;
+            each = weights[byte].checked_div(counts[byte]).unwrap_or(0);
         }
-        let ties = (((limit - above) / each).ceil() as usize).max(1);
+        // Masses too small for a unit weigh nothing: such ties are all kept.
+        let ties = if each == 0 { usize::MAX } else { limit.saturating_sub(above).max(1).div_ceil(each) as usize };
         Cut { key: edge, ties: if edge == kept.key { ties.min(kept.ties) } else { ties } }
     }
 
@@ -221,11 +253,16 @@ impl<E: Elem> Row<'_, E> {
     }
 }
 
+/// What [`sample`] of `R` rows costs: each logit once.
+pub fn sample_cost(dtype: Dtype, r: usize, v: usize) -> Cost {
+    Cost::of(r * v, dtype, 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::dtype::bf16;
-    use crate::ops::check::{matrix, normals, stored};
+    use crate::base::dtype::{Dtype, bf16};
+    use crate::ops::check::{Bed, F32, Within, agree, matrix, normals, stored};
 
     const PLAIN: Sampling = Sampling { temperature: 1.0, ..Sampling::GREEDY };
 
@@ -233,7 +270,9 @@ mod tests {
         let r = settings.len();
         let (mut logits, mut ids, mut logprobs) = (logits.to_vec(), vec![-1; r], vec![E::Acc::ZERO; r]);
         let (ids_view, logprobs_view) = (View::of(&mut ids), View::of(&mut logprobs));
-        sample(&Device::cpu(threads), ids_view, logprobs_view, matrix(&mut logits, r), settings);
+        let mut table: Vec<i32> = settings.iter().flat_map(Sampling::row).collect();
+        let (logits, table) = (matrix(&mut logits, r), matrix(&mut table, r));
+        sample(&Device::cpu(threads), ids_view, logprobs_view, logits, table);
         (ids, logprobs)
     }
 
@@ -333,5 +372,83 @@ mod tests {
         let p = frequencies(&logits, Sampling { top_p: 0.99, ..PLAIN }, 400);
         assert_eq!((p[0], p[2]), (0.0, 0.0));
         assert!(p[1] > 0.3 && p[3] > 0.3);
+    }
+
+    #[test]
+    fn settings_survive_their_table() {
+        let s = Sampling {
+            temperature: 0.7,
+            top_k: 3_000_000_000,
+            top_p: 0.9,
+            min_p: 0.1,
+            seed: u64::MAX - 5,
+            step: 1 << 40,
+        };
+        assert_eq!(Sampling::of(&s.row()), s);
+    }
+
+    /// Every kind of row in one batch.
+    fn every_kind(rows: usize) -> Vec<Sampling> {
+        let kinds = [
+            Sampling::GREEDY,
+            PLAIN,
+            Sampling { temperature: 0.6, top_k: 1, ..PLAIN },
+            Sampling { temperature: 1.5, top_k: 40, ..PLAIN },
+            Sampling { top_p: 0.9, ..PLAIN },
+            Sampling { top_p: 1e-6, ..PLAIN },
+            Sampling { min_p: 0.05, ..PLAIN },
+            Sampling { temperature: 2.0, top_k: 60, top_p: 0.7, min_p: 0.02, ..PLAIN },
+            Sampling { temperature: 1e-6, top_k: 7, ..PLAIN },
+        ];
+        (0..rows).map(|i| Sampling { seed: 1 << 40 | i as u64, step: i as u64 / 2, ..kinds[i % kinds.len()] }).collect()
+    }
+
+    fn table<'a>(bed: &'a Bed, settings: &[Sampling]) -> View<'a> {
+        let words: Vec<i32> = settings.iter().flat_map(Sampling::row).collect();
+        bed.ints(settings.len(), Sampling::WORDS, &words)
+    }
+
+    #[test]
+    fn gpus_draw_the_tokens_of_the_cpu() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            // bf16 logits tie by themselves.
+            for (rows, v, scale) in [(9, 1, 1.0), (9, 3, 1.0), (27, 700, 3.0), (9, 4100, 1e4), (18, 9001, 0.01)] {
+                agree(&format!("sample {rows} of {v} {dtype} times {scale}"), |bed| {
+                    let logits = bed.normals(dtype, rows, v, 5, scale);
+                    let (ids, logprobs) = (bed.zeros(Dtype::I32, 1, rows), bed.zeros(Dtype::F32, 1, rows));
+                    sample(&bed.dev, ids, logprobs, logits, table(bed, &every_kind(rows)));
+                    vec![("ids", Within::Bits, bed.get(ids)), ("logprobs", F32, bed.get(logprobs))]
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn gpus_break_ties_as_the_cpu_does() {
+        // Rounded to halves, so that edges fall among many equal logits; some are masked.
+        let logits: Vec<f64> = normals(1, 27 * 2500)
+            .iter()
+            .enumerate()
+            .map(|(i, x)| if i % 7 == 0 { f64::NEG_INFINITY } else { (x * 2.0).round() / 2.0 })
+            .collect();
+        agree("sample among ties, rows apart", |bed| {
+            let logits = bed.put(Dtype::F32, 27, 2500, &logits).cols_in(1..2400);
+            let (ids, logprobs) = (bed.zeros(Dtype::I32, 1, 27), bed.zeros(Dtype::F32, 1, 27));
+            sample(&bed.dev, ids, logprobs, logits, table(bed, &every_kind(27)));
+            vec![("ids", Within::Bits, bed.get(ids)), ("logprobs", F32, bed.get(logprobs))]
+        });
+    }
+
+    #[test]
+    fn a_row_with_nan_gives_some_token_and_says_so() {
+        agree("sample of NaN", |bed| {
+            let mut x = normals(1, 9 * 50);
+            (0..9).for_each(|row| x[row * 50 + 20 + row] = f64::NAN);
+            let logits = bed.put(Dtype::F32, 9, 50, &x);
+            let (ids, logprobs) = (bed.zeros(Dtype::I32, 1, 9), bed.zeros(Dtype::F32, 1, 9));
+            sample(&bed.dev, ids, logprobs, logits, table(bed, &every_kind(9)));
+            assert!(bed.get(ids).iter().all(|id| (0.0..50.0).contains(id)));
+            vec![("logprobs", F32, bed.get(logprobs))]
+        });
     }
 }

@@ -10,16 +10,22 @@
 //! may be an input of the same place: `y` may be `gate` or `up`, `dgate` may be `gate`, `dup` may be `up`. Gradients are stored,
 //! not added.
 
-use crate::base::dtype::{Elem, Real};
+use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::simd::vectorize;
 use crate::by_dtype;
+use crate::device::cuda::launch;
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
+use crate::ops::vector_grid;
 use std::ops::Range;
 
 /// Rows of work that one thread takes at a time.
 const ROWS: usize = 4;
 /// Columns computed at a time in local memory: they are all read before the first is written, so outputs may be inputs.
 const BLOCK: usize = 256;
+
+/// Vectors that one GPU thread takes in the forward (`kernels/swiglu.cu`).
+const FWD_AT_ONCE: usize = 2;
 
 /// `y = silu(gate) * up`.
 pub fn swiglu_fwd(dev: &Device, y: View, gate: View, up: View) {
@@ -32,7 +38,11 @@ pub fn swiglu_fwd(dev: &Device, y: View, gate: View, up: View) {
         up.shape()
     );
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => {
+            let grid = vector_grid(y, launch::SWIGLU_FWD_F32_THREADS, FWD_AT_ONCE);
+            let [ld_y, ld_gate, ld_up] = [y, gate, up].map(|v| v.stride() as i32);
+            launch::swiglu_fwd(gpu, y.dtype(), grid, y, gate, up, t as i32, f as i32, ld_y, ld_gate, ld_up);
+        }
         Device::Cpu(pool) => {
             by_dtype!(y.dtype(), E => pool.ranges(t, ROWS, |rows| vectorize(#[inline(always)] || for i in rows {
                 for cols in blocks(f) {
@@ -58,7 +68,28 @@ pub fn swiglu_bwd(dev: &Device, dgate: View, dup: View, dy: View, gate: View, up
     disjoint("swiglu_bwd", dgate, &[dup, dy, up]);
     disjoint("swiglu_bwd", dup, &[dy, gate]);
     match dev {
-        Device::Cuda(_) => panic!("no CUDA kernel yet"),
+        Device::Cuda(gpu) => {
+            let grid = vector_grid(dy, launch::SWIGLU_BWD_F32_THREADS, 1);
+            let (rows, cols) = (t as i32, f as i32);
+            let [ld_dgate, ld_dup, ld_dy, ld_gate, ld_up] = [dgate, dup, dy, gate, up].map(|v| v.stride() as i32);
+            launch::swiglu_bwd(
+                gpu,
+                dy.dtype(),
+                grid,
+                dgate,
+                dup,
+                dy,
+                gate,
+                up,
+                rows,
+                cols,
+                ld_dgate,
+                ld_dup,
+                ld_dy,
+                ld_gate,
+                ld_up,
+            );
+        }
         Device::Cpu(pool) => {
             by_dtype!(dy.dtype(), E => pool.ranges(t, ROWS, |rows| vectorize(#[inline(always)] || for i in rows {
                 for cols in blocks(f) {
@@ -116,11 +147,21 @@ fn store<E: Elem>(to: &mut [E], from: &[E::Acc]) {
     }
 }
 
+/// What [`swiglu_fwd`] of `n` elements costs.
+pub fn swiglu_fwd_cost(dtype: Dtype, n: usize) -> Cost {
+    Cost::of(3 * n, dtype, 5 * n)
+}
+
+/// What [`swiglu_bwd`] of `n` elements costs.
+pub fn swiglu_bwd_cost(dtype: Dtype, n: usize) -> Cost {
+    Cost::of(5 * n, dtype, 12 * n)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::dtype::bf16;
-    use crate::ops::check::{close, dot, gradient, matrix, normals, stored};
+    use crate::base::dtype::{Dtype, bf16};
+    use crate::ops::check::{F32, agree, close, dot, gradient, matrix, normals, stored, within};
 
     fn forward<E: Elem>(threads: usize, rows: usize, gate: &[E], up: &[E]) -> Vec<E> {
         let (mut gate, mut up) = (gate.to_vec(), up.to_vec());
@@ -187,5 +228,45 @@ mod tests {
         assert!(y[0].abs() == 0.0 && y[2].abs() < 1e-30 && y[3] == 0.0, "{y:?}");
         let (dgate, dup) = backward(1, &[1.0; 2], &[-1e3, 1e3], &[2.0; 2]);
         assert_eq!((dgate, dup.iter().map(|x| x.abs()).collect::<Vec<_>>()), (vec![0.0, 2.0], vec![0.0, 1e3]));
+    }
+
+    #[test]
+    fn gpus_agree() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            for [t, f] in [[1, 1], [3, 5], [2, 72], [7, 600], [5, 4104]] {
+                for scale in [1.0, 1e4] {
+                    agree(&format!("swiglu {dtype} [{t}, {f}] times {scale}"), |bed| {
+                        let gate = bed.normals(dtype, t, f, 1, scale);
+                        let (up, dy) = (bed.normals(dtype, t, f, 2, 1.0), bed.normals(dtype, t, f, 3, 1.0));
+                        let [y, dgate, dup] = [(); 3].map(|()| bed.zeros(dtype, t, f));
+                        swiglu_fwd(&bed.dev, y, gate, up);
+                        swiglu_bwd(&bed.dev, dgate, dup, dy, gate, up);
+                        swiglu_bwd(&bed.dev, gate, up, dy, gate, up);
+                        vec![
+                            ("y", within(dtype), bed.get(y)),
+                            ("dgate", within(dtype), bed.get(dgate)),
+                            ("dup", within(dtype), bed.get(dup)),
+                            ("dgate in place", within(dtype), bed.get(gate)),
+                            ("dup in place", within(dtype), bed.get(up)),
+                        ]
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gpus_take_windows_of_wider_tensors() {
+        // Halves of one tensor, aligned and not.
+        for (f, first) in [(16, 8), (16, 3), (13, 0)] {
+            agree(&format!("swiglu of {f} columns from {first}"), |bed| {
+                let both = bed.normals(Dtype::F32, 5, 2 * f + first, 1, 2.0);
+                let (gate, up) = (both.cols_in(first..first + f), both.cols_in(first + f..first + 2 * f));
+                let y = bed.normals(Dtype::F32, 5, f + first, 2, 1.0);
+                swiglu_fwd(&bed.dev, y.cols_in(first..first + f), gate, up);
+                swiglu_bwd(&bed.dev, gate, up, y.cols_in(first..first + f), gate, up);
+                vec![("y", F32, bed.get(y)), ("gradients", F32, bed.get(both))]
+            });
+        }
     }
 }

@@ -22,11 +22,12 @@
 use super::gemm::{Into, gemm_nn, gemm_nt, gemm_tn};
 use super::indices;
 use super::softmax::log_sum_exp;
-use crate::base::dtype::{Elem, Real};
+use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::simd::vectorize;
 use crate::by_dtype;
 use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
+use crate::ops::cost::Cost;
 use std::ops::Range;
 
 /// Columns of logits turned into gradients at a time, in local memory.
@@ -186,6 +187,16 @@ fn row_bwd<E: Elem>(dlogits: View, logits: View, i: usize, lse: E::Acc, target: 
             *to = E::put(*x);
         }
     }
+}
+
+/// What [`xent_fwd`] of `R` rows, width `D` and vocabulary `V` costs; logits are not counted, they need not reach memory.
+pub fn xent_fwd_cost(dtype: Dtype, r: usize, d: usize, v: usize) -> Cost {
+    Cost::of((r + v) * d, dtype, 2 * r * d * v)
+}
+
+/// What [`xent_step`] costs: the product and those of its two gradients. The weight's gradient is read and written.
+pub fn xent_step_cost(dtype: Dtype, gradient: Dtype, r: usize, d: usize, v: usize) -> Cost {
+    Cost::of((2 * r + v) * d, dtype, 6 * r * d * v).and(2 * v * d, gradient)
 }
 
 #[cfg(test)]

@@ -72,6 +72,9 @@ choices! {
     Recompute { None = "none", Cheap = "cheap", Layer = "layer", }
 }
 
+/// Sequences of a step and tokens of a micro-batch, at most: far more than fit anywhere.
+const MOST: f64 = (1 << 20) as f64;
+
 run_file! {
     /// Where the weights and the tokenizer come from.
     model: Model, Learned {
@@ -132,9 +135,9 @@ run_file! {
         /// Length of the run in passes over the data.
         epochs: Option<f64> => [Some(1.0), Some(2.0), Some(3.0), Some(1.0)], Above(0.0);
         /// Sequences (or pairs) in one optimizer step, all micro-batches together.
-        batch: u64 => [256, 128, 128, 128], AtLeast(1.0);
+        batch: u64 => [256, 128, 128, 128], Within(1.0, MOST);
         /// Tokens in one packed micro-batch, at most: what fits into memory.
-        micro_tokens: u64 = 8192, AtLeast(1.0);
+        micro_tokens: u64 = 8192, Within(1.0, MOST);
         /// Peak learning rate.
         lr: f64 => [1e-5, 2e-5, 1e-5, 1e-5], AtLeast(0.0);
         /// How the rate goes on after the warm-up.
@@ -217,6 +220,10 @@ impl Run {
     pub fn load(path: &Path, overrides: &[String]) -> Result<Run> {
         let text = fs::read_to_string(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::usage(format!("there is no run file {}", path.display())),
+            std::io::ErrorKind::InvalidData => Error::usage(format!("{}: not UTF-8 text", path.display())),
+            std::io::ErrorKind::IsADirectory => {
+                Error::usage(format!("{} is a directory; name a run file", path.display()))
+            }
             _ => Error::io("read", path, e),
         })?;
         Run::parse(&text, &path.display().to_string(), overrides)

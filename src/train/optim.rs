@@ -1,8 +1,8 @@
 //! The optimizer: AdamW with decoupled weight decay over every parameter, its moments, and master copies where the
 //! weights themselves are stored in bf16.
 //!
-//! Moments and master copies are arenas of the parameters' own layout, so one slot indexes them all. Weight decay applies
-//! to matrices and tables, not to norm weights and biases.
+//! Moments and master copies are arenas of the parameters' own layout, so one slot indexes them all and a step is one op over
+//! whole arenas. Weight decay applies to matrices and tables, not to norm weights and biases.
 
 use crate::base::dtype::{Dtype, Elem, bf16};
 use crate::device::{Arena, Class, Device, Layout, Slot};
@@ -38,8 +38,11 @@ pub struct Optimizer {
     m: Arena,
     v: Arena,
     master: Option<Arena>,
+    /// For each stretch of the arenas whether weight decay applies, u8.
+    decays: Slot,
     sum: Slot,
     partials: Slot,
+    /// Flags of decay, and room to measure gradients.
     scratch: Arena,
 }
 
@@ -50,7 +53,9 @@ impl Optimizer {
     /// When the memory is not there.
     pub fn new(dev: &Device, model: &Model, settings: Settings) -> Result<Optimizer> {
         let layout = model.layout.with_dtype(model.dtype.stat());
+        let decays = layout.stretches(|slot| matches!(slot.class, Class::Matrix | Class::Table) as u8);
         let mut l = Layout::new();
+        let decays_slot = l.buffer("decays", Dtype::U8, 1, decays.len());
         let sum = l.buffer("sum", Dtype::F64, 1, 1);
         let largest = model.layout.slots().iter().map(Slot::len).max().unwrap_or(0);
         let partials = l.buffer("partials", Dtype::F64, 1, blocks(largest));
@@ -67,15 +72,18 @@ impl Optimizer {
             }
             _ => None,
         };
+        let scratch = Arena::new(dev, "gradient norm", &l)?;
+        dev.write(scratch.at(&decays_slot), &decays);
         Ok(Optimizer {
             settings,
             m: Arena::new(dev, "first moments", &layout)?,
             v: Arena::new(dev, "second moments", &layout)?,
             master,
             layout,
+            decays: decays_slot,
             sum,
             partials,
-            scratch: Arena::new(dev, "gradient norm", &l)?,
+            scratch,
         })
     }
 
@@ -96,18 +104,13 @@ impl Optimizer {
     pub fn step(&self, dev: &Device, model: &Model, grads: &Arena, norm: f64, lr: f64, step: u64) {
         // torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6 and never scales up.
         let clip = (self.settings.clip / (norm + 1e-6)).min(1.0);
-        for slot in model.layout.slots() {
-            let decay = match slot.class {
-                Class::Matrix | Class::Table => self.settings.weight_decay,
-                Class::Vector | Class::Buffer => 0.0,
-            };
-            let Settings { beta1, beta2, eps, .. } = self.settings;
-            let hp = AdamW { lr, beta1, beta2, eps, decay, step, clip, seed: 0 };
-            let (p, m, v, g) = (model.at(slot), self.m.at(slot), self.v.at(slot), grads.at(slot));
-            match &self.master {
-                None => adamw_f32(dev, &hp, p, m, v, g),
-                Some(master) => adamw_master(dev, &hp, p, master.at(slot), m, v, g),
-            }
+        let Settings { beta1, beta2, eps, weight_decay: decay, .. } = self.settings;
+        let hp = AdamW { lr, beta1, beta2, eps, decay, step, clip, seed: 0 };
+        let (p, m, v, g) = (model.weights.flat(), self.m.flat(), self.v.flat(), grads.flat());
+        let decays = self.scratch.at(&self.decays);
+        match &self.master {
+            None => adamw_f32(dev, &hp, p, m, v, g, decays),
+            Some(master) => adamw_master(dev, &hp, p, master.flat(), m, v, g, decays),
         }
     }
 

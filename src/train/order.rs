@@ -29,7 +29,7 @@ impl Order {
 
     /// Epochs seen when `steps` steps are done.
     pub fn epochs(&self, steps: usize) -> f64 {
-        (steps * self.batch).min(self.total) as f64 / self.examples as f64
+        steps.saturating_mul(self.batch).min(self.total) as f64 / self.examples as f64
     }
 
     /// The examples of step `step` (from 0), epoch by epoch: a step at the end of one reaches into the next.
@@ -46,7 +46,7 @@ impl Order {
     }
 
     fn span(&self, step: usize) -> Range<usize> {
-        step * self.batch..((step + 1) * self.batch).min(self.total)
+        step * self.batch..(step + 1).saturating_mul(self.batch).min(self.total)
     }
 
     fn at(&mut self, i: usize) -> (u64, u32) {

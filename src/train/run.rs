@@ -159,7 +159,7 @@ impl<'a> Session<'a> {
         }
         let total = run.total_steps(data.train.len() as u64);
         let batch = run.train.batch as usize;
-        let order = Order::new(data.train.len(), batch, total as usize * batch, run.shuffle_seed());
+        let order = Order::new(data.train.len(), batch, (total as usize).saturating_mul(batch), run.shuffle_seed());
         let files = LogFiles { csv: run.log.csv, tensorboard: run.log.tensorboard };
         let log = Log::open(run.log_dir(), files, found.as_ref().map(|f| f.state.step))?;
         Ok(Session {

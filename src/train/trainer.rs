@@ -122,8 +122,6 @@ impl<'d> Trainer<'d> {
     }
 
     fn zero_gradients(&self) {
-        for slot in self.model.layout.slots() {
-            self.dev.zero(self.grads.at(slot));
-        }
+        self.dev.zero(self.grads.flat());
     }
 }

@@ -1,5 +1,5 @@
-// cp.async: copies from global to shared memory that each thread groups and waits for. The data arrive as late as they may: at the
-// wait, with NaN in their place until then; or, with some seeds, as early as they may.
+// cp.async: copies from global to shared memory that each thread groups and waits for. The data arrive as late as they may:
+// at the wait, with NaN in their place until then; or, with some seeds, as early as they may.
 #include "fault.h"
 #include "global_shadow.h"
 
@@ -15,12 +15,15 @@ void cp_async(void* to, const void* from, uint32_t bytes, uint32_t bytes_read, L
     Lane& l = *current();
     const uint32_t offset = require_shared(to, bytes, "cp.async", at);
     if (bytes != 4 && bytes != 8 && bytes != 16) fail(at, "cp.async: copies 4, 8 or 16 bytes, not %u", bytes);
-    if (offset % bytes) fail(at, "MISALIGNED cp.async: %s is not aligned to %u bytes", b.describe_shared(offset).c_str(), bytes);
-    if (uintptr_t(from) % bytes) fail(at, "MISALIGNED cp.async: the global address %p is not aligned to %u bytes", from, bytes);
+    if (offset % bytes)
+        fail(at, "MISALIGNED cp.async: %s is not aligned to %u bytes", b.describe_shared(offset).c_str(), bytes);
+    if (uintptr_t(from) % bytes)
+        fail(at, "MISALIGNED cp.async: the global address %p is not aligned to %u bytes", from, bytes);
     if (bytes_read > bytes) fail(at, "cp.async: reads %u bytes for %u", bytes_read, bytes);
     if (b.checked) {
         if (bytes_read) check_global(l, from, bytes_read, Access::read, &at, nullptr);
-        check_shared_async(l, to, bytes, Access::write, b.clocks.copies_of(l.index), l.copies.committed + 1, Proxy::generic, at);
+        check_shared_async(l, to, bytes, Access::write, b.clocks.copies_of(l.index), l.copies.committed + 1, Proxy::generic,
+                           at);
     }
     const CopyAsync copy{to, from, bytes, bytes_read};
     if (b.early) perform(copy);

@@ -13,14 +13,16 @@ static void release_if_complete(Block& b, int id, Location at) {
     NamedBarrier& barrier = b.barriers[id];
     const uint32_t needed = barrier.needed ? barrier.needed : b.live;
     if (!barrier.arrived || barrier.arrived < needed) return;
-    if (barrier.arrived > needed) fail(at, "barrier %d: %u threads arrive where %u are expected", id, barrier.arrived, needed);
+    if (barrier.arrived > needed)
+        fail(at, "barrier %d: %u threads arrive where %u are expected", id, barrier.arrived, needed);
     barrier.arrived = barrier.needed = 0;
     if (b.checked) barrier.released = b.clocks.take(barrier.gathering);
     if (id >= int(NAMED_BARRIERS)) complete_warpgroup(b, uint32_t(id) - NAMED_BARRIERS);
     for (uint32_t i = 0; i < b.threads; i++) {
         Lane& l = b.lanes[i];
         if (l.wait != Wait::barrier || l.barrier != id) continue;
-        if (b.checked && id < int(NAMED_BARRIERS)) l.view = barrier.released;  // it holds all that the lane knew when it arrived
+        if (b.checked && id < int(NAMED_BARRIERS))
+            l.view = barrier.released;  // it holds all that the lane knew when it arrived
         set_ready(l);
     }
 }
@@ -67,12 +69,9 @@ int barrier_reduce(int predicate, BarrierReduction kind, Location at) {
     if (++b.reduction_readers == b.threads) b.reduction_count = b.reduction_readers = 0;
     barrier_sync(0, 0, at);
     switch (kind) {
-        case BarrierReduction::any:
-            return count > 0;
-        case BarrierReduction::all:
-            return count == b.threads;
-        case BarrierReduction::count:
-            return int(count);
+        case BarrierReduction::any: return count > 0;
+        case BarrierReduction::all: return count == b.threads;
+        case BarrierReduction::count: return int(count);
     }
     __builtin_unreachable();
 }
@@ -83,8 +82,8 @@ void barrier_thread_exited(Block& b) {
     for (uint32_t i = 0; i < b.threads; i++) {
         const Lane& l = b.lanes[i];
         if (l.wait == Wait::barrier && l.barrier == 0)
-            fail(l.at, "DIVERGENT BARRIER: thread %u waits in __syncthreads here, while thread %u has left the kernel", l.index,
-                 current()->index);
+            fail(l.at, "DIVERGENT BARRIER: thread %u waits in __syncthreads here, while thread %u has left the kernel",
+                 l.index, current()->index);
     }
 }
 

@@ -1,9 +1,9 @@
 // Happens-before, by vector clocks.
 //
-// Every agent that touches memory has a clock: the threads of a block, the asynchronous copies and stores of each thread, the TMA
-// loads of each mbarrier, the wgmma reads of each warp. A `View` says up to which clock its owner knows each agent. An access is
-// ordered after another if the accessor's view has reached the other's clock. Views never change once shared, and lanes that met in
-// a barrier share one, so that a barrier costs little more than one pass over one view.
+// Every agent that touches memory has a clock: the threads of a block, the asynchronous copies and stores of each thread,
+// the TMA loads of each mbarrier, the wgmma reads of each warp. A `View` says up to which clock its owner knows each agent.
+// An access is ordered after another if the accessor's view has reached the other's clock. Views never change once shared,
+// and lanes that met in a barrier share one, so that a barrier costs little more than one pass over one view.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -21,8 +21,8 @@ struct View {
 
 class Clocks;
 
-// A counted reference. Blocks that end early abandon their fibers, so nothing may rely on destructors: `Clocks::reset` takes all
-// views back at the start of a block, and `forget` drops a reference without counting.
+// A counted reference. Blocks that end early abandon their fibers, so nothing may rely on destructors: `Clocks::reset` takes
+// all views back at the start of a block, and `forget` drops a reference without counting.
 class ViewRef {
   public:
     ViewRef() = default;

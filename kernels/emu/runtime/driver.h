@@ -1,7 +1,9 @@
-// The driver: devices, their contexts, memory, streams, events, graphs, modules. Names and numbers are those of CUDA's driver API.
+// The driver: devices, their contexts, memory, streams, events, graphs, modules. Names and numbers are those of CUDA's
+// driver API.
 //
-// Streams are lazy: an operation runs when somebody waits for it, and no earlier, so that whatever was not waited for is seen to be
-// missing. Everything of one device happens under its lock; different devices run in parallel on their callers' threads.
+// Streams are lazy: an operation runs when somebody waits for it, and no earlier, so that whatever was not waited for is
+// seen to be missing. Everything of one device happens under its lock; different devices run in parallel on their callers'
+// threads.
 #pragma once
 #include <deque>
 #include <functional>
@@ -43,7 +45,7 @@ enum Result : int {
     CAPTURED_EVENT = 907,
 };
 
-constexpr int MAX_DEVICES = 1024;
+constexpr int MAX_DEVICES = 32768;
 typedef uint64_t DevicePointer;
 
 struct Device;
@@ -84,7 +86,7 @@ struct Event {
     std::shared_ptr<Stream> stream;  // null: not recorded
     uint64_t sequence = 0;
     std::shared_ptr<double> time = std::make_shared<double>(0);  // seconds, written when the record is reached
-    std::shared_ptr<Capture> capture;                             // recorded into this
+    std::shared_ptr<Capture> capture;                            // recorded into this
     std::vector<uint32_t> capture_nodes;
 };
 
@@ -113,14 +115,13 @@ struct Settings {
 };
 
 struct Statistics {
-    uint64_t launches, switches, accesses, allocated, peak, allocations;
+    uint64_t launches, switches, accesses, allocated, peak, allocations, leaked;
 };
 
 struct Device {
     int ordinal;
     std::recursive_mutex mutex;
     Settings settings;
-    bool claimed = false;
     int retained = 0;  // of the primary context
     Result sticky = SUCCESS;
     std::string error_text;
@@ -147,6 +148,9 @@ Device* current_device();
 void set_current_device(Device* device);
 bool driver_initialised();
 
+// Bytes of shared memory that a block may have if its function asks for them.
+int shared_opt_in(const Settings& s);
+
 // Marks the device as failed: every later call returns this error.
 void set_sticky(Device& d, Result error, std::string text);
 
@@ -163,8 +167,8 @@ class Entry {
     Device* device_ = nullptr;
     std::unique_lock<std::recursive_mutex> lock_;
 };
-#define EMU_ENTER(entry, ...)     \
-    Entry entry(__VA_ARGS__);     \
+#define EMU_ENTER(entry, ...) \
+    Entry entry(__VA_ARGS__); \
     if (entry.error) return entry.error
 
 // ---- streams (driver_stream.cpp)
@@ -181,6 +185,8 @@ Result refuse_during_capture(Device& d);
 
 // ---- memory (driver_memory.cpp)
 
+// Frees everything, as the end of a context does, and counts it as leaked.
+void free_everything(Device& d);
 // Whether [p, p + size) lies within one live buffer of this device.
 bool valid_range(Device& d, DevicePointer p, size_t size);
 

@@ -16,7 +16,9 @@ static thread_local Device* current_of_thread;
 bool driver_initialised() { return initialised; }
 Device* current_device() { return current_of_thread; }
 void set_current_device(Device* device) { current_of_thread = device; }
-int device_count() { return environment().devices; }
+// As many as the environment says, until somebody claims one.
+static std::atomic<int> claimed;
+int device_count() { return claimed ? MAX_DEVICES : environment().devices; }
 
 Device& device_at(int ordinal) {
     std::lock_guard<std::mutex> guard(devices_mutex);
@@ -61,7 +63,7 @@ void set_sticky(Device& d, Result error, std::string text) {
     fprintf(stderr, "emulated GPU %d: %s\n", d.ordinal, d.error_text.c_str());
 }
 
-static int shared_opt_in(const Settings& s) {
+int shared_opt_in(const Settings& s) {
     if (s.capability_major >= 9) return 227 << 10;
     return s.capability_major == 8 && s.capability_minor == 0 ? 163 << 10 : 99 << 10;
 }
@@ -69,15 +71,18 @@ static int shared_opt_in(const Settings& s) {
 // Numbers of CUdevice_attribute.
 static int attribute(const Settings& s, int number) {
     switch (number) {
-        case 1: return 1024;                 // MAX_THREADS_PER_BLOCK
-        case 2: case 3: return 1024;         // MAX_BLOCK_DIM_X, _Y
-        case 4: return 64;                   // MAX_BLOCK_DIM_Z
-        case 5: return 0x7fffffff;           // MAX_GRID_DIM_X
-        case 6: case 7: return 65535;        // MAX_GRID_DIM_Y, _Z
-        case 8: return 48 << 10;             // MAX_SHARED_MEMORY_PER_BLOCK
-        case 9: return 64 << 10;             // TOTAL_CONSTANT_MEMORY
-        case 10: return 32;                  // WARP_SIZE
-        case 12: case 82: return 65536;      // MAX_REGISTERS_PER_BLOCK, _PER_MULTIPROCESSOR
+        case 1: return 1024;  // MAX_THREADS_PER_BLOCK
+        case 2:
+        case 3: return 1024;        // MAX_BLOCK_DIM_X, _Y
+        case 4: return 64;          // MAX_BLOCK_DIM_Z
+        case 5: return 0x7fffffff;  // MAX_GRID_DIM_X
+        case 6:
+        case 7: return 65535;     // MAX_GRID_DIM_Y, _Z
+        case 8: return 48 << 10;  // MAX_SHARED_MEMORY_PER_BLOCK
+        case 9: return 64 << 10;  // TOTAL_CONSTANT_MEMORY
+        case 10: return 32;       // WARP_SIZE
+        case 12:
+        case 82: return 65536;               // MAX_REGISTERS_PER_BLOCK, _PER_MULTIPROCESSOR
         case 13: return 1'000'000;           // CLOCK_RATE, kHz
         case 16: return s.multiprocessors;   // MULTIPROCESSOR_COUNT
         case 19: return 1;                   // CAN_MAP_HOST_MEMORY
@@ -91,13 +96,13 @@ static int attribute(const Settings& s, int number) {
         case 41: return 1;                   // UNIFIED_ADDRESSING
         case 75: return s.capability_major;  // COMPUTE_CAPABILITY_MAJOR
         case 76: return s.capability_minor;
-        case 78: return 1;                              // STREAM_PRIORITIES_SUPPORTED
-        case 81: return shared_opt_in(s) + (1 << 10);   // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
-        case 97: return shared_opt_in(s);               // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-        case 106: return 32;                            // MAX_BLOCKS_PER_MULTIPROCESSOR
-        case 111: return 1 << 10;                       // RESERVED_SHARED_MEMORY_PER_BLOCK
-        case 115: return 1;                             // MEMORY_POOLS_SUPPORTED
-        case 127: return s.capability_major >= 9;       // TENSOR_MAP_ACCESS_SUPPORTED
+        case 78: return 1;                             // STREAM_PRIORITIES_SUPPORTED
+        case 81: return shared_opt_in(s) + (1 << 10);  // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+        case 97: return shared_opt_in(s);              // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        case 106: return 32;                           // MAX_BLOCKS_PER_MULTIPROCESSOR
+        case 111: return 1 << 10;                      // RESERVED_SHARED_MEMORY_PER_BLOCK
+        case 115: return 1;                            // MEMORY_POOLS_SUPPORTED
+        case 127: return s.capability_major >= 9;      // TENSOR_MAP_ACCESS_SUPPORTED
         default: return 0;
     }
 }
@@ -132,15 +137,16 @@ EMU_EXPORT int cuDeviceGet(int* device, int ordinal) {
 
 // The functions below take a device by its number.
 static Device* checked_device(int device) { return device >= 0 && device < device_count() ? &device_at(device) : nullptr; }
-#define ENTER_DEVICE(entry, number)                       \
-    Device* const numbered = checked_device(number);      \
+#define ENTER_DEVICE(entry, number)                                       \
+    Device* const numbered = checked_device(number);                      \
     if (!numbered) return initialised ? INVALID_DEVICE : NOT_INITIALIZED; \
     EMU_ENTER(entry, __func__, numbered, false)
 
 EMU_EXPORT int cuDeviceGetName(char* name, int length, int device) {
     ENTER_DEVICE(entry, device);
     const Settings& s = entry.device().settings;
-    snprintf(name, size_t(length), "Emulated GPU (%s, seed %llu)", s.checked ? "checked" : "fast", (unsigned long long)s.seed);
+    snprintf(name, size_t(length), "Emulated GPU (%s, seed %llu)", s.checked ? "checked" : "fast",
+             (unsigned long long)s.seed);
     return SUCCESS;
 }
 static int device_uuid(char* uuid, int device) {
@@ -185,7 +191,11 @@ EMU_EXPORT int cuDevicePrimaryCtxRelease_v2(int device) {
     if (!d) return INVALID_DEVICE;
     std::lock_guard<std::recursive_mutex> guard(d->mutex);  // releasing works on a failed device, too
     if (!d->retained) return INVALID_CONTEXT;
-    d->retained--;
+    if (--d->retained) return SUCCESS;
+    for (auto& s : d->streams) s->queue.clear(), s->done = s->issued;
+    d->default_stream->queue.clear();
+    d->default_stream->done = d->default_stream->issued;
+    free_everything(*d);
     return SUCCESS;
 }
 EMU_EXPORT int cuDevicePrimaryCtxGetState(int device, unsigned* flags, int* active) {
@@ -222,13 +232,10 @@ EMU_EXPORT int cuCtxGetStreamPriorityRange(int* least, int* greatest) {
 // ---- the emulated GPU's own functions, for kernels/emu/src/lib.rs
 
 EMU_EXPORT int emu_configure(const EmuConfiguration* c) {
-    std::lock_guard<std::mutex> claiming(claim_mutex());
-    int ordinal = 1;  // 0 belongs to the environment
-    while (ordinal < device_count() && device_at(ordinal).claimed) ordinal++;
-    if (ordinal >= device_count()) return -1;
+    const int ordinal = ++claimed;  // 0 belongs to the environment
+    if (ordinal >= MAX_DEVICES) return -1;
     Device& d = device_at(ordinal);
     std::lock_guard<std::recursive_mutex> guard(d.mutex);
-    d.claimed = true;
     d.settings = settings_of(*c);
     return ordinal;
 }

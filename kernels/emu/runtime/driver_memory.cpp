@@ -1,5 +1,5 @@
-// Device and pinned memory, copies and fills. Copies from the host read it when they run, which may be long after the call; the
-// destination of a copy to the host holds 0xff bytes until then.
+// Device and pinned memory, copies and fills. Copies from the host read it when they run, which may be long after the call;
+// the destination of a copy to the host holds 0xff bytes until then.
 #include <cstdlib>
 
 #include "driver.h"
@@ -48,6 +48,12 @@ static bool release(Device& d, DevicePointer p) {
     return true;
 }
 
+void free_everything(Device& d) {
+    d.statistics.leaked += d.statistics.allocated;
+    d.statistics.allocated = d.statistics.allocations = 0;
+    heap_free_all(d.ordinal);
+}
+
 static Operation copy_in(DevicePointer to, const void* from, size_t n) {
     return [=](Device& d) {
         if (Result r = require_range(d, to, n, "copy to the device")) return r;
@@ -68,7 +74,8 @@ static Operation copy_within(DevicePointer to, DevicePointer from, size_t n) {
         if (Result r = require_range(d, from, n, "copy within the device (source)")) return r;
         if (Result r = require_range(d, to, n, "copy within the device (destination)")) return r;
         memmove(host_pointer(to), host_pointer(from), n);
-        if (d.settings.checked) memmove(heap_state + heap_offset(host_pointer(to)), heap_state + heap_offset(host_pointer(from)), n);
+        if (d.settings.checked)
+            memmove(heap_state + heap_offset(host_pointer(to)), heap_state + heap_offset(host_pointer(from)), n);
         return SUCCESS;
     };
 }

@@ -1,5 +1,6 @@
-// Modules, functions and launches. The image of a module is not looked at: the kernels are those compiled into this library, and a
-// function is found by its name. Kernels from files named *_sm90* exist on devices of capability 9.x only, as their code would.
+// Modules, functions and launches. The image of a module is not looked at: the kernels are those compiled into this library,
+// and a function is found by its name. Kernels from files named *_sm90* exist on devices of capability 9.x only, as their
+// code would.
 #include <algorithm>
 
 #include "driver.h"
@@ -7,11 +8,6 @@
 #include "heap.h"
 
 namespace emu {
-
-static int shared_limit(const Settings& s) {
-    if (s.capability_major >= 9) return 227 << 10;
-    return s.capability_major == 8 && s.capability_minor == 0 ? 163 << 10 : 99 << 10;
-}
 
 static const Kernel* kernel_for(const Settings& s, const char* name) {
     const Kernel* kernel = find_kernel(s.checked ? Flavour::checked : Flavour::fast, name);
@@ -26,9 +22,10 @@ static int register_limit(const Kernel& k) {
 
 static int occupancy(int* blocks, Function* f, int threads, size_t dynamic) {
     if (threads < 1 || threads > 1024) return INVALID_VALUE;
-    const int shared = shared_limit(f->device->settings) + 1024, each = int(dynamic) + 1024;
+    const int shared = shared_opt_in(f->device->settings) + 1024, each = int(dynamic) + 1024;
     const int by_registers = 65536 / (std::max(1, register_limit(*f->kernel)) * ((threads + 31) / 32 * 32));
-    *blocks = std::min({32, 2048 / ((threads + 31) / 32 * 32), shared / each, std::max(by_registers, f->kernel->bounds.blocks)});
+    *blocks =
+        std::min({32, 2048 / ((threads + 31) / 32 * 32), shared / each, std::max(by_registers, f->kernel->bounds.blocks)});
     return SUCCESS;
 }
 
@@ -60,8 +57,8 @@ static Result launch(Device& d, const Kernel& kernel, dim3 grid, dim3 threads, u
     LaunchCounts counts;
     std::vector<void*> pointers = arguments.pointers();
     const std::string error =
-        run_launch(kernel, grid, threads, dynamic, pointers.data(), {s.checked, s.seed, s.strict_wgmma, s.steps, s.seconds}, d.ordinal,
-                   d.launch_id % 0x3fffe + 1, counts);
+        run_launch(kernel, grid, threads, dynamic, pointers.data(), {s.checked, s.seed, s.strict_wgmma, s.steps, s.seconds},
+                   d.ordinal, d.launch_id % 0x3fffe + 1, counts);
     d.statistics.launches++;
     d.statistics.switches += counts.switches;
     d.statistics.accesses += counts.accesses;
@@ -87,16 +84,18 @@ static Result check_launch(Device& d, const Function& f, dim3 grid, dim3 threads
         return refuse(d, count > uint64_t(k.bounds.threads) ? LAUNCH_OUT_OF_RESOURCES : INVALID_VALUE, k,
                       formatted("blocks of %u threads, where its KERNEL line says %d", unsigned(count), k.bounds.threads));
     if (dynamic > f.max_dynamic_shared)
-        return refuse(d, INVALID_VALUE, k, formatted("%u bytes of dynamic shared memory, where the function's limit is %u (beyond 48 KB "
-                                                     "MAX_DYNAMIC_SHARED_SIZE_BYTES must be set)", dynamic, f.max_dynamic_shared));
+        return refuse(d, INVALID_VALUE, k,
+                      formatted("%u bytes of dynamic shared memory, where the function's limit is %u (beyond 48 KB "
+                                "MAX_DYNAMIC_SHARED_SIZE_BYTES must be set)",
+                                dynamic, f.max_dynamic_shared));
     if (!k.arguments.empty() && !arguments) return refuse(d, INVALID_VALUE, k, "no arguments");
     for (size_t i = 0; i < k.arguments.size(); i++)
         if (!arguments[i]) return refuse(d, INVALID_VALUE, k, formatted("argument %zu is missing", i));
     return SUCCESS;
 }
 
-static int queue_launch(Entry& entry, void* function, dim3 grid, dim3 threads, unsigned dynamic, void* stream_handle, void** arguments,
-                        void** extra) {
+static int queue_launch(Entry& entry, void* function, dim3 grid, dim3 threads, unsigned dynamic, void* stream_handle,
+                        void** arguments, void** extra) {
     Device& d = entry.device();
     auto* f = static_cast<Function*>(function);
     if (!d.functions.count(f)) return INVALID_HANDLE;
@@ -104,9 +103,10 @@ static int queue_launch(Entry& entry, void* function, dim3 grid, dim3 threads, u
     if (!stream) return INVALID_HANDLE;
     if (extra) return NOT_SUPPORTED;
     if (Result r = check_launch(d, *f, grid, threads, dynamic, arguments)) return r;
-    return enqueue(d, stream, [kernel = f->kernel, grid, threads, dynamic, copy = Arguments(*f->kernel, arguments)](Device& d) mutable {
-        return launch(d, *kernel, grid, threads, dynamic, copy);
-    });
+    return enqueue(d, stream,
+                   [kernel = f->kernel, grid, threads, dynamic, copy = Arguments(*f->kernel, arguments)](Device& d) mutable {
+                       return launch(d, *kernel, grid, threads, dynamic, copy);
+                   });
 }
 
 }  // namespace emu
@@ -122,7 +122,9 @@ static int load_module(void** handle, const void* image, const char* function) {
     return SUCCESS;
 }
 EMU_EXPORT int cuModuleLoadData(void** handle, const void* image) { return load_module(handle, image, __func__); }
-EMU_EXPORT int cuModuleLoadDataEx(void** handle, const void* image, unsigned, int*, void**) { return load_module(handle, image, __func__); }
+EMU_EXPORT int cuModuleLoadDataEx(void** handle, const void* image, unsigned, int*, void**) {
+    return load_module(handle, image, __func__);
+}
 EMU_EXPORT int cuModuleLoadFatBinary(void** handle, const void* image) { return load_module(handle, image, __func__); }
 EMU_EXPORT int cuModuleUnload(void* handle) {
     EMU_ENTER(entry, __func__);
@@ -147,8 +149,8 @@ EMU_EXPORT int cuModuleGetFunction(void** handle, void* module_handle, const cha
     return SUCCESS;
 }
 
-#define FIND_FUNCTION(f, handle)                                          \
-    auto* f = static_cast<Function*>(handle);                             \
+#define FIND_FUNCTION(f, handle)              \
+    auto* f = static_cast<Function*>(handle); \
     if (!entry.device().functions.count(f)) return INVALID_HANDLE
 
 // Numbers of CUfunction_attribute.
@@ -157,11 +159,12 @@ EMU_EXPORT int cuFuncGetAttribute(int* value, int number, void* handle) {
     FIND_FUNCTION(f, handle);
     const Settings& s = f->device->settings;
     switch (number) {
-        case 0: *value = f->kernel->bounds.threads; break;                    // MAX_THREADS_PER_BLOCK
-        case 4: *value = register_limit(*f->kernel); break;                   // NUM_REGS
-        case 5: case 6: *value = s.capability_major * 10 + s.capability_minor; break;  // PTX_VERSION, BINARY_VERSION
-        case 8: *value = int(f->max_dynamic_shared); break;                   // MAX_DYNAMIC_SHARED_SIZE_BYTES
-        case 9: *value = -1; break;                                           // PREFERRED_SHARED_MEMORY_CARVEOUT
+        case 0: *value = f->kernel->bounds.threads; break;   // MAX_THREADS_PER_BLOCK
+        case 4: *value = register_limit(*f->kernel); break;  // NUM_REGS
+        case 5:
+        case 6: *value = s.capability_major * 10 + s.capability_minor; break;  // PTX_VERSION, BINARY_VERSION
+        case 8: *value = int(f->max_dynamic_shared); break;                    // MAX_DYNAMIC_SHARED_SIZE_BYTES
+        case 9: *value = -1; break;                                            // PREFERRED_SHARED_MEMORY_CARVEOUT
         default: *value = 0;  // static shared memory and local memory are not known before a launch
     }
     return SUCCESS;
@@ -170,7 +173,7 @@ EMU_EXPORT int cuFuncSetAttribute(void* handle, int number, int value) {
     EMU_ENTER(entry, __func__);
     FIND_FUNCTION(f, handle);
     if (number == 9) return SUCCESS;
-    if (number != 8 || value < 0 || value > shared_limit(f->device->settings)) return INVALID_VALUE;
+    if (number != 8 || value < 0 || value > shared_opt_in(f->device->settings)) return INVALID_VALUE;
     f->max_dynamic_shared = uint32_t(value);
     return SUCCESS;
 }
@@ -210,7 +213,8 @@ EMU_EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* ha
     FIND_FUNCTION(f, handle);
     return occupancy(blocks, f, threads, dynamic);
 }
-EMU_EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, void* handle, int threads, size_t dynamic, unsigned) {
+EMU_EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, void* handle, int threads, size_t dynamic,
+                                                                    unsigned) {
     EMU_ENTER(entry, __func__);
     FIND_FUNCTION(f, handle);
     return occupancy(blocks, f, threads, dynamic);
@@ -230,6 +234,6 @@ struct LaunchConfig {
 EMU_EXPORT int cuLaunchKernelEx(const LaunchConfig* c, void* function, void** arguments, void** extra) {
     EMU_ENTER(entry, __func__);
     if (c->attribute_count) return NOT_SUPPORTED;  // clusters and the like
-    return queue_launch(entry, function, {c->grid[0], c->grid[1], c->grid[2]}, {c->block[0], c->block[1], c->block[2]}, c->dynamic,
-                        c->stream, arguments, extra);
+    return queue_launch(entry, function, {c->grid[0], c->grid[1], c->grid[2]}, {c->block[0], c->block[1], c->block[2]},
+                        c->dynamic, c->stream, arguments, extra);
 }

@@ -73,9 +73,7 @@ Result refuse_during_capture(Device& d) {
     return r;
 }
 
-static double now() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+static double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 static Event* find_event(Device& d, void* handle) {
     auto found = d.events.find(static_cast<Event*>(handle));
@@ -95,10 +93,10 @@ static int create_stream(void** handle, unsigned flags, Device& d) {
 
 using namespace emu;
 
-#define FIND_STREAM(name, handle)                                   \
+#define FIND_STREAM(name, handle)                                       \
     std::shared_ptr<Stream> name = find_stream(entry.device(), handle); \
     if (!name) return INVALID_HANDLE
-#define FIND_EVENT(name, handle)                   \
+#define FIND_EVENT(name, handle)                      \
     Event* name = find_event(entry.device(), handle); \
     if (!name) return INVALID_HANDLE
 

@@ -9,15 +9,18 @@ static int element_bytes(int type) {  // CUtensorMapDataType
     return type >= 0 && type < int(std::size(bytes)) ? bytes[type] : 0;
 }
 
-EMU_EXPORT int cuTensorMapEncodeTiled(void* out, int type, unsigned rank, void* base, const uint64_t* size, const uint64_t* strides,
-                                      const uint32_t* box, const uint32_t* element_strides, int interleave, int swizzle, int, int fill) {
+EMU_EXPORT int cuTensorMapEncodeTiled(void* out, int type, unsigned rank, void* base, const uint64_t* size,
+                                      const uint64_t* strides, const uint32_t* box, const uint32_t* element_strides,
+                                      int interleave, int swizzle, int, int fill) {
     const int element = element_bytes(type);
-    if (!out || uintptr_t(out) % 64 || !element || rank < 1 || rank > 5 || !base || uintptr_t(base) % 16 || !size || !box) return INVALID_VALUE;
+    if (!out || uintptr_t(out) % 64 || !element || rank < 1 || rank > 5 || !base || uintptr_t(base) % 16 || !size || !box)
+        return INVALID_VALUE;
     if (interleave || swizzle < 0 || swizzle > 3) return interleave ? NOT_SUPPORTED : INVALID_VALUE;
     TensorMapFields map{};
     map.magic = TENSOR_MAP_MAGIC;
     map.base = static_cast<char*>(base);
-    map.element = uint16_t(element), map.rank = uint16_t(rank), map.swizzle = uint16_t(swizzle), map.nan_fill = uint16_t(fill);
+    map.element = uint16_t(element), map.rank = uint16_t(rank), map.swizzle = uint16_t(swizzle),
+    map.nan_fill = uint16_t(fill);
     for (unsigned i = 0; i < rank; i++) {
         if (!size[i] || size[i] > 1ull << 32 || !box[i] || box[i] > 256) return INVALID_VALUE;
         if (element_strides && element_strides[i] != 1) return NOT_SUPPORTED;

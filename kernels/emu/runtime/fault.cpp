@@ -1,4 +1,5 @@
-// Errors of kernels: messages, memory faults and time limits turned into failed launches, addresses turned into source lines.
+// Errors of kernels: messages, memory faults and time limits turned into failed launches, addresses turned into source
+// lines.
 #include "fault.h"
 
 #include <dlfcn.h>
@@ -40,7 +41,8 @@ std::string formatted(const char* format, ...) {
 static std::string where() {
     const Lane* l = current();
     const uint3 b = position.block_index, t = l->thread_index;
-    return formatted("block (%u,%u,%u) thread (%u,%u,%u) [warp %u lane %u]", b.x, b.y, b.z, t.x, t.y, t.z, l->warp->index, l->lane);
+    return formatted("block (%u,%u,%u) thread (%u,%u,%u) [warp %u lane %u]", b.x, b.y, b.z, t.x, t.y, t.z, l->warp->index,
+                     l->lane);
 }
 
 [[noreturn]] static void leave(std::string message, void* code) {
@@ -74,7 +76,8 @@ static std::string where() {
 }
 [[noreturn]] void fail_block(const std::string& message) {
     const uint3 b = position.block_index;
-    leave(message + formatted("\n  in kernel %s, block (%u,%u,%u)", block->launch->kernel->name.c_str(), b.x, b.y, b.z), nullptr);
+    leave(message + formatted("\n  in kernel %s, block (%u,%u,%u)", block->launch->kernel->name.c_str(), b.x, b.y, b.z),
+          nullptr);
 }
 
 std::string symbolize(void* code) {
@@ -117,7 +120,8 @@ static void on_lane_fault() {
     fail_at(nullptr, fault_code, formatted("illegal address %p: %s", static_cast<const void*>(a), what.c_str()));
 }
 static void on_time_is_up() {
-    fail_at(nullptr, fault_code, formatted("TIME LIMIT: the launch has run for %.0f s (an endless loop?)", block->launch->options.seconds));
+    fail_at(nullptr, fault_code,
+            formatted("TIME LIMIT: the launch has run for %.0f s (an endless loop?)", block->launch->options.seconds));
 }
 
 // Continues at `entry` on the current fiber's stack. What the stack held is lost: the lane is about to be abandoned.
@@ -149,8 +153,8 @@ static void on_memory_signal(int signal, siginfo_t* info, void* context) {
     divert(static_cast<ucontext_t*>(context), on_lane_fault);
 }
 
-// A lane may be stopped only in a kernel's own code: the runtime and the C library may hold locks. The timer fires again and again
-// until it finds one there.
+// A lane may be stopped only in a kernel's own code: the runtime and the C library may hold locks. The timer fires again and
+// again until it finds one there.
 static void on_time_signal(int, siginfo_t*, void* context) {
     void* code = program_counter(static_cast<ucontext_t*>(context));
     if (!time_is_up || !current_face || code < reinterpret_cast<void*>(emu_kernels_begin) ||

@@ -1,5 +1,5 @@
-// Fibers: mapping stacks and switching between them. The switch saves what the ABI's callees must keep, and leaves through an
-// indirect jump: a `ret` would mispredict every time, since the return address belongs to another stack.
+// Fibers: mapping stacks and switching between them. The switch saves what the ABI's callees must keep, and leaves through
+// an indirect jump: a `ret` would mispredict every time, since the return address belongs to another stack.
 #include "fiber.h"
 
 #include <sys/mman.h>
@@ -88,8 +88,8 @@ void* prime_fiber(const Stack& stack, size_t offset, void (*entry)()) {
 
 void map_stacks(Stack* stacks, size_t count) {
     const size_t each = STACK_BYTES + GUARD_BYTES;
-    void* memory = mmap(nullptr, each * count, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+    void* memory =
+        mmap(nullptr, each * count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
     if (memory == MAP_FAILED) abort();
     for (size_t i = 0; i < count; i++) {
         char* p = static_cast<char*>(memory) + i * each;

@@ -14,7 +14,8 @@ struct Stack {
 
 // Maps `count` stacks with a guard page below each. They are never unmapped: executors are reused.
 void map_stacks(Stack* stacks, size_t count);
-// Prepares a fiber that will begin at `entry`, `offset` bytes below the top of its stack; returns its stack pointer. `entry` must never return.
+// Prepares a fiber that will begin at `entry`, `offset` bytes below the top of its stack; returns its stack pointer. `entry`
+// must never return.
 void* prime_fiber(const Stack& stack, size_t offset, void (*entry)());
 
 extern "C" {

@@ -43,7 +43,8 @@ void GlobalOrder::publish(Block& b, Lane& lane, History& history, bool acquire_r
         const uint32_t known = t == lane.index ? lane.clock : lane.view[t];
         uint32_t clock = known;
         if (!acquire_release) {
-            // What the atomic's own thread knew at its fence; and what each thread fenced itself, if this thread knows of it.
+            // What the atomic's own thread knew at its fence; and what each thread fenced itself, if this thread knows of
+            // it.
             clock = !lane.fence_view ? 0 : t == lane.index ? lane.fence_clock : lane.fence_view[t];
             clock = std::max(clock, std::min(known, other.fence_clock));
         }

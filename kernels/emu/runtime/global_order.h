@@ -1,8 +1,8 @@
 // Happens-before between the blocks of a launch, through atomics on global memory.
 //
-// A block that releases (an acquire-release atomic, or __threadfence and then an atomic) publishes what its threads had written. A
-// block whose atomic on the same address comes later acquires it (at once, or at its next __threadfence if the atomic was relaxed).
-// This is how "the last block to arrive reduces" is legal, and how its broken variants are not.
+// A block that releases (an acquire-release atomic, or __threadfence and then an atomic) publishes what its threads had
+// written. A block whose atomic on the same address comes later acquires it (at once, or at its next __threadfence if the
+// atomic was relaxed). This is how "the last block to arrive reduces" is legal, and how its broken variants are not.
 #pragma once
 #include <cstddef>
 #include <cstdint>

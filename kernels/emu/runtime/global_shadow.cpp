@@ -1,5 +1,5 @@
-// The checker of global memory, over the heap's shadows. Each two bytes remember who wrote and who read last: launch, block, thread and
-// the thread's clock; where bytes are accessed one by one, each byte does.
+// The checker of global memory, over the heap's shadows. Each two bytes remember who wrote and who read last: launch, block,
+// thread and the thread's clock; where bytes are accessed one by one, each byte does.
 #include "global_shadow.h"
 
 #include <deque>
@@ -13,19 +13,20 @@ namespace emu {
 
 namespace {
 
-// A LastAccess word: launch (18 bits), block (22), thread (10), atomic (1), clock (13). Clocks beyond 13 bits stay at the largest, which
-// stands for "unknown": such accesses are not compared within a block.
+// A LastAccess word: launch (18 bits), block (22), thread (10), atomic (1), clock (13). Clocks beyond 13 bits stay at the
+// largest, which stands for "unknown": such accesses are not compared within a block.
 constexpr uint64_t CLOCK_LIMIT = (1 << 13) - 1;
 struct Access64 {
     uint32_t launch, block, thread, clock;
     bool atomic;
     static Access64 unpack(uint64_t w) {
-        return {uint32_t(w >> 46), uint32_t(w >> 24 & 0x3fffff), uint32_t(w >> 14 & 0x3ff), uint32_t(w & CLOCK_LIMIT), bool(w >> 13 & 1)};
+        return {uint32_t(w >> 46), uint32_t(w >> 24 & 0x3fffff), uint32_t(w >> 14 & 0x3ff), uint32_t(w & CLOCK_LIMIT),
+                bool(w >> 13 & 1)};
     }
 };
 uint64_t pack(uint32_t launch, uint32_t block, uint32_t thread, bool atomic, uint32_t clock) {
-    return uint64_t(launch & 0x3ffff) << 46 | uint64_t(block & 0x3fffff) << 24 | uint64_t(thread) << 14 | uint64_t(atomic) << 13 |
-           std::min<uint64_t>(clock, CLOCK_LIMIT);
+    return uint64_t(launch & 0x3ffff) << 46 | uint64_t(block & 0x3fffff) << 24 | uint64_t(thread) << 14 |
+           uint64_t(atomic) << 13 | std::min<uint64_t>(clock, CLOCK_LIMIT);
 }
 
 // Pairs of bytes that were accessed singly. `SPLIT` in both words of a pair says: the rest of `write` is an index.
@@ -61,21 +62,25 @@ bool unordered(Block& b, Lane& lane, uint64_t word, Access kind) {
     if (other.launch != (b.launch->id & 0x3ffff)) return false;
     if (kind == Access::atomic && other.atomic) return false;
     const bool unknown = other.clock == CLOCK_LIMIT;
-    if (other.block != (b.linear_index & 0x3fffff)) return !b.launch->order.ordered(lane, other.block, other.thread, unknown ? 0 : other.clock);
+    if (other.block != (b.linear_index & 0x3fffff))
+        return !b.launch->order.ordered(lane, other.block, other.thread, unknown ? 0 : other.clock);
     return other.thread != lane.index && !unknown && lane.view[other.thread] < other.clock;
 }
 
-void touch(Block& b, Lane& lane, LastAccess& last, const char* p, Access kind, uint64_t mine, const Location* at, void* code) {
+void touch(Block& b, Lane& lane, LastAccess& last, const char* p, Access kind, uint64_t mine, const Location* at,
+           void* code) {
     uint64_t& own = kind == Access::read ? last.read : last.write;
     if (own == mine) return;
     const bool after_write = unordered(b, lane, last.write, kind);
     if (after_write || (kind != Access::read && unordered(b, lane, last.read, kind))) {
         const Access64 other = Access64::unpack(after_write ? last.write : last.read);
         const bool same_block = other.block == (b.linear_index & 0x3fffff);
-        const std::string who = same_block ? formatted("thread %u of the same block", other.thread)
-                                           : formatted("thread %u of block #%u of the same launch", other.thread, other.block);
-        fail_at(at, code, formatted("RACE: this %s of %s is not ordered after the %s by %s", verb(kind), heap_describe(p).c_str(),
-                                    after_write ? "write" : "read", who.c_str()));
+        const std::string who = same_block
+                                    ? formatted("thread %u of the same block", other.thread)
+                                    : formatted("thread %u of block #%u of the same launch", other.thread, other.block);
+        fail_at(at, code,
+                formatted("RACE: this %s of %s is not ordered after the %s by %s", verb(kind), heap_describe(p).c_str(),
+                          after_write ? "write" : "read", who.c_str()));
     }
     own = mine;
 }
@@ -86,14 +91,19 @@ void check_state(Block& b, const char* p, uint32_t size, Access kind, const Loca
     for (uint32_t i = 0; i < size; i++) {
         if (state[i] == INITIALISED) continue;
         if (state[i] == OUTSIDE)
-            fail_at(at, code, formatted("OUT OF BOUNDS: global %s of %u bytes: %s", verb(kind), size, heap_describe(p + i).c_str()));
+            fail_at(at, code,
+                    formatted("OUT OF BOUNDS: global %s of %u bytes: %s", verb(kind), size, heap_describe(p + i).c_str()));
         if (kind != Access::write)
-            fail_at(at, code, formatted("UNINITIALISED: %s of %s, which nothing has written", verb(kind), heap_describe(p + i).c_str()));
+            fail_at(
+                at, code,
+                formatted("UNINITIALISED: %s of %s, which nothing has written", verb(kind), heap_describe(p + i).c_str()));
         state[i] = INITIALISED;
     }
     const uint16_t owner = heap_owner[heap_offset(p) / HEAP_PAGE];
     if (owner != b.launch->device + 1)
-        fail_at(at, code, formatted("global %s of memory that belongs to device %d, not to device %d", verb(kind), owner - 1, b.launch->device));
+        fail_at(at, code,
+                formatted("global %s of memory that belongs to device %d, not to device %d", verb(kind), owner - 1,
+                          b.launch->device));
 }
 
 }  // namespace
@@ -103,7 +113,9 @@ void check_global(Lane& lane, const void* pointer, uint32_t size, Access kind, c
     b.accesses++;
     const char* p = static_cast<const char*>(pointer);
     if (!heap_contains(p))
-        fail_at(at, code, formatted("OUT OF BOUNDS: global %s at %p, which is no device memory", verb(kind), static_cast<const void*>(p)));
+        fail_at(
+            at, code,
+            formatted("OUT OF BOUNDS: global %s at %p, which is no device memory", verb(kind), static_cast<const void*>(p)));
     check_state(b, p, size, kind, at, code);
     const uint64_t mine = pack(b.launch->id, b.linear_index, lane.index, kind == Access::atomic, lane.clock);
     size_t offset = heap_offset(p);

@@ -18,8 +18,8 @@ uint16_t* heap_owner;
 
 namespace {
 
-constexpr size_t ALIGNMENT = 256;         // as cuMemAlloc's
-constexpr size_t POISON_LIMIT = 64 << 20;  // larger buffers are not filled with NaN: their pages stay untouched until used
+constexpr size_t ALIGNMENT = 256;          // as cuMemAlloc's
+constexpr size_t POISON_LIMIT = 16 << 20;  // larger buffers are not filled with NaN: their pages stay untouched until used
 
 struct Buffer {
     char* begin;
@@ -30,9 +30,10 @@ struct Buffer {
     bool live, shadowed;
 };
 std::mutex mutex;
-std::map<char*, Buffer>& buffers = *new std::map<char*, Buffer>;  // by first byte; freed ones stay until their addresses are reused
+std::map<char*, Buffer>& buffers =
+    *new std::map<char*, Buffer>;  // by first byte; freed ones stay until their addresses are reused
 std::map<char*, size_t>& free_pages = *new std::map<char*, size_t>;  // what can be reused once the window has been used up
-size_t used;                         // of the window
+size_t used;                                                         // of the window
 
 char* reserve(size_t bytes, int protection) {
     void* p = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -115,31 +116,41 @@ size_t heap_size(int device, const void* p) {
     return live ? found->second.size : 0;
 }
 
-static void clear_shadow(const Buffer& b) {
-    if (!b.shadowed) return;
-    const size_t first = heap_offset(b.pages), last = first + b.page_bytes;
-    LastAccess* accesses = heap_accesses + first / 2;
-    if (b.page_bytes > 256 << 10) madvise(accesses, (last - first) / 2 * sizeof(LastAccess), MADV_DONTNEED);
-    else memset(static_cast<void*>(accesses), 0, (last - first) / 2 * sizeof(LastAccess));
+static void clear_accesses(const Buffer& b, size_t most_by_hand) {
+    LastAccess* accesses = heap_accesses + heap_offset(b.pages) / 2;
+    const size_t bytes = b.page_bytes / 2 * sizeof(LastAccess);
+    if (b.page_bytes > most_by_hand) madvise(accesses, bytes, MADV_DONTNEED);
+    else memset(static_cast<void*>(accesses), 0, bytes);
 }
 
+static void free_buffer(Buffer& b) {
+    b.live = false;
+    // Untouched pages read as zero, which is OUTSIDE; giving them back keeps a long test run small.
+    static_assert(OUTSIDE == 0);
+    if (b.shadowed) {
+        madvise(heap_state + heap_offset(b.pages), b.page_bytes, MADV_DONTNEED);
+        clear_accesses(b, 0);
+    }
+    mprotect(b.pages, b.page_bytes, PROT_NONE);
+    madvise(b.pages, b.page_bytes, MADV_DONTNEED);
+    give_pages(b.pages - HEAP_PAGE, b.page_bytes + HEAP_PAGE);
+}
 void heap_free(int device, void* p) {
     std::lock_guard<std::mutex> guard(mutex);
     auto found = buffers.find(static_cast<char*>(p));
     if (found == buffers.end() || !found->second.live || found->second.device != device) return;
-    Buffer& b = found->second;
-    b.live = false;
-    if (b.shadowed) memset(heap_state + heap_offset(b.begin), OUTSIDE, b.size);
-    clear_shadow(b);
-    mprotect(b.pages, b.page_bytes, PROT_NONE);
-    madvise(b.pages, b.page_bytes, MADV_DONTNEED);
-    give_pages(b.pages - HEAP_PAGE, b.page_bytes + HEAP_PAGE);
+    free_buffer(found->second);
+}
+void heap_free_all(int device) {
+    std::lock_guard<std::mutex> guard(mutex);
+    for (auto& [begin, b] : buffers)
+        if (b.live && b.device == device) free_buffer(b);
 }
 
 void heap_forget_accesses(int device) {
     std::lock_guard<std::mutex> guard(mutex);
     for (auto& [begin, b] : buffers)
-        if (b.live && b.device == device) clear_shadow(b);
+        if (b.live && b.device == device && b.shadowed) clear_accesses(b, 256 << 10);  // between launches: cheaper than faults
 }
 
 bool heap_find(const void* p, char** begin, size_t* size, int* device) {

@@ -1,5 +1,6 @@
-// What compilers' instrumentation calls. The checked flavour of the kernels is compiled with -fsanitize=thread, =alignment, =bounds and
-// -fsanitize-coverage=trace-pc, but not linked with those sanitizers' libraries: these functions take their place.
+// What compilers' instrumentation calls. The checked flavour of the kernels is compiled with -fsanitize=thread, =alignment,
+// =bounds and -fsanitize-coverage=trace-pc, but not linked with those sanitizers' libraries: these functions take their
+// place.
 #include "fault.h"
 #include "global_shadow.h"
 #include "heap.h"
@@ -54,12 +55,12 @@ using namespace emu;
 extern "C" {
 
 #define CODE __builtin_return_address(0)
-#define EMU_ACCESSES(n)                                                               \
-    void __tsan_read##n(void* p) { access(p, n, Access::read, CODE); }                \
-    void __tsan_write##n(void* p) { access(p, n, Access::write, CODE); }              \
-    void __tsan_unaligned_read##n(void* p) { access(p, n, Access::read, CODE); }      \
-    void __tsan_unaligned_write##n(void* p) { access(p, n, Access::write, CODE); }    \
-    void __tsan_volatile_read##n(void* p) { access(p, n, Access::read, CODE); }       \
+#define EMU_ACCESSES(n)                                                            \
+    void __tsan_read##n(void* p) { access(p, n, Access::read, CODE); }             \
+    void __tsan_write##n(void* p) { access(p, n, Access::write, CODE); }           \
+    void __tsan_unaligned_read##n(void* p) { access(p, n, Access::read, CODE); }   \
+    void __tsan_unaligned_write##n(void* p) { access(p, n, Access::write, CODE); } \
+    void __tsan_volatile_read##n(void* p) { access(p, n, Access::read, CODE); }    \
     void __tsan_volatile_write##n(void* p) { access(p, n, Access::write, CODE); }
 EMU_ACCESSES(1)
 EMU_ACCESSES(2)
@@ -80,7 +81,8 @@ void __sanitizer_cov_trace_pc() {
     Block& b = *block;
     const uint64_t limit = b.launch->options.steps;
     if (limit && ++b.steps > limit) [[unlikely]]
-        fail_at(nullptr, CODE, formatted("BUDGET: the block has taken more than %llu steps (an endless loop?)", (unsigned long long)limit));
+        fail_at(nullptr, CODE,
+                formatted("BUDGET: the block has taken more than %llu steps (an endless loop?)", (unsigned long long)limit));
 }
 
 // Alignment and array bounds: the compiler tells the source position.
@@ -99,12 +101,14 @@ struct TypeMismatch {
 };
 void __ubsan_handle_type_mismatch_v1_abort(TypeMismatch* m, uintptr_t p) {
     if (!current_face) abort();
-    fail_at(nullptr, nullptr, formatted("%s:%u: MISALIGNED access: %#zx is not aligned to %u bytes, as %s needs", short_name(m->at.file), m->at.line,
-                                        size_t(p), 1u << m->log_alignment, m->type->name));
+    fail_at(nullptr, nullptr,
+            formatted("%s:%u: MISALIGNED access: %#zx is not aligned to %u bytes, as %s needs", short_name(m->at.file),
+                      m->at.line, size_t(p), 1u << m->log_alignment, m->type->name));
 }
 void __ubsan_handle_out_of_bounds_abort(SanitizerPosition* at, uintptr_t index) {
     if (!current_face) abort();
-    fail_at(nullptr, nullptr, formatted("%s:%u: OUT OF BOUNDS: array index %zd", short_name(at->file), at->line, ssize_t(index)));
+    fail_at(nullptr, nullptr,
+            formatted("%s:%u: OUT OF BOUNDS: array index %zd", short_name(at->file), at->line, ssize_t(index)));
 }
 
 }  // extern "C"

@@ -1,4 +1,5 @@
-// Kernels and their launches: the table of kernels, and the execution of a grid, one block after another on the calling thread.
+// Kernels and their launches: the table of kernels, and the execution of a grid, one block after another on the calling
+// thread.
 #include "launch.h"
 
 #include <algorithm>
@@ -24,8 +25,8 @@ static std::unordered_map<std::string, Kernel>& table(Flavour flavour) {
     static std::unordered_map<std::string, Kernel> tables[2];  // made at the first registration, whatever the order of files
     return tables[flavour == Flavour::checked];
 }
-void register_kernel(Flavour flavour, const char* name, const char* file, AnyFunction function, void (*call)(AnyFunction, void**),
-                     Bounds bounds, const Argument* arguments, size_t count) {
+void register_kernel(Flavour flavour, const char* name, const char* file, AnyFunction function,
+                     void (*call)(AnyFunction, void**), Bounds bounds, const Argument* arguments, size_t count) {
     auto [known, fresh] = table(flavour).try_emplace(
         name, Kernel{name, file, function, call, bounds, std::vector<Argument>(arguments, arguments + count)});
     if (fresh) return;
@@ -41,9 +42,11 @@ const Kernel* find_kernel(Flavour flavour, const std::string& name) {
 
 static void require_nothing_pending(const Lane& l) {
     if (l.copies.pending()) fail(l.at, "the thread leaves the kernel with a cp.async that was never waited for");
-    if (l.stores.pending()) fail(l.stores.operations.back().at, "the thread leaves the kernel with a TMA store that was never waited for");
+    if (l.stores.pending())
+        fail(l.stores.operations.back().at, "the thread leaves the kernel with a TMA store that was never waited for");
     const bool last_of_warp = !(l.warp->live & (l.warp->live - 1));
-    if (last_of_warp && l.warp->wgmma.pending()) fail(l.at, "the warp leaves the kernel with a wgmma that was never waited for");
+    if (last_of_warp && l.warp->wgmma.pending())
+        fail(l.at, "the warp leaves the kernel with a wgmma that was never waited for");
 }
 static void lane_main() {
     for (;;) {
@@ -65,7 +68,8 @@ static void lane_main() {
 void Block::prepare(uint32_t count, uint32_t dynamic) {
     if (!shared) {
         const size_t guard = 64 << 10;
-        void* p = mmap(nullptr, SHARED_WINDOW + guard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void* p =
+            mmap(nullptr, SHARED_WINDOW + guard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) abort();
         mprotect(static_cast<char*>(p) + SHARED_WINDOW, guard, PROT_NONE);
         shared = static_cast<char*>(p);
@@ -128,14 +132,15 @@ static void reset_lanes(Block& b) {
     }
 }
 
-// Dynamic shared memory begins where it is aligned to what SHARED_DYNAMIC asks for; the table of variables begins behind it.
+// The first 1024 bytes and more are for dynamic memory, which SHARED_DYNAMIC places; variables follow.
 static void reset_shared(Block& b) {
     b.variables.clear();
     b.static_size = 0;
+    b.dynamic_placed = false;
     b.dynamic_begin = SHARED_BASE;
-    memset(b.shared + SHARED_BASE, 0xff, std::max(b.shared_dirty, SHARED_BASE + b.dynamic_size) - SHARED_BASE);
-    b.shared_dirty = std::max(b.shared_dirty, SHARED_BASE + b.dynamic_size);
-    b.shared_top = SHARED_BASE + b.dynamic_size;
+    b.shared_top = SHARED_BASE + (b.dynamic_size ? b.dynamic_size + 1024 : 0);
+    b.shared_dirty = std::max(b.shared_dirty, b.shared_top);
+    memset(b.shared + SHARED_BASE, 0xff, b.shared_dirty - SHARED_BASE);
 }
 
 void Block::run(uint3 index) {

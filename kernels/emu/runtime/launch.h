@@ -22,7 +22,7 @@ struct LaunchOptions {
     bool checked = false;
     uint64_t seed = 0;
     bool strict_wgmma = true;
-    uint64_t steps = 0;    // basic blocks and scheduler's steps that a block may take; 0: any number
+    uint64_t steps = 0;  // basic blocks and scheduler's steps that a block may take; 0: any number
     double seconds = 0;  // of processor time; 0: no limit
 };
 struct LaunchCounts {
@@ -42,7 +42,8 @@ struct LaunchState {
     LaunchCounts counts;
 };
 
-// Runs a launch to its end on the calling thread. Returns an empty string, or what went wrong. `arguments` as for cuLaunchKernel.
+// Runs a launch to its end on the calling thread. Returns an empty string, or what went wrong. `arguments` as for
+// cuLaunchKernel.
 std::string run_launch(const Kernel& kernel, dim3 grid, dim3 threads, uint32_t dynamic_shared, void** arguments,
                        const LaunchOptions& options, int device, uint32_t id, LaunchCounts& counts);
 

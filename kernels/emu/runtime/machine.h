@@ -1,5 +1,5 @@
-// The state of one thread block in execution: its threads (lanes), its warps, its barriers and what is under way asynchronously.
-// One operating-system thread runs the blocks of a launch one after another in one `Block`, which is reused.
+// The state of one thread block in execution: its threads (lanes), its warps, its barriers and what is under way
+// asynchronously. One operating-system thread runs the blocks of a launch one after another in one `Block`, which is reused.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -19,8 +19,8 @@ constexpr uint32_t MAX_MBARRIERS = 64;
 constexpr uint32_t NAMED_BARRIERS = 16;
 constexpr uint32_t MAX_WARPGROUPS = 8;
 
-// Addresses within shared memory begin here, so that 0 is never valid. The window is larger than what a block may have, because
-// variables are set apart from each other to make overruns visible.
+// Addresses within shared memory begin here, so that 0 is never valid. The window is larger than what a block may have,
+// because variables are set apart from each other to make overruns visible.
 constexpr uint32_t SHARED_BASE = 1024;
 constexpr uint32_t SHARED_WINDOW = SHARED_BASE + (264 << 10);
 constexpr uint32_t SHARED_LIMIT = 227 << 10;
@@ -178,6 +178,7 @@ struct Block {
     // Shared memory.
     char* shared = nullptr;
     uint32_t dynamic_size = 0, dynamic_begin = 0, shared_top = 0, shared_dirty = 0, static_size = 0;
+    bool dynamic_placed = false;
     std::vector<SharedVariable> variables;
 
     // Barriers; those beyond the 16 named ones are where warpgroups meet in wgmma.wait_group.
@@ -234,8 +235,8 @@ void complete_warpgroup(Block& b, uint32_t warpgroup);
 uint32_t require_shared(const void* p, uint32_t size, const char* what, Location at);
 char* shared_at(uint32_t offset, uint32_t size, const char* what, Location at);
 
-#define EMU_EACH_LANE(lane_, warp_, mask_)                         \
-    for (uint32_t bits_ = (mask_); bits_; bits_ &= bits_ - 1)      \
+#define EMU_EACH_LANE(lane_, warp_, mask_)                    \
+    for (uint32_t bits_ = (mask_); bits_; bits_ &= bits_ - 1) \
         if (Lane& lane_ = *(warp_).lanes[__builtin_ctz(bits_)]; true)
 
 }  // namespace emu

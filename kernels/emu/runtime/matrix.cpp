@@ -1,4 +1,5 @@
-// ldmatrix, stmatrix and mma.sync. Products are exact; sums are f32 FMAs over k ascending, added to the accumulator at the end.
+// ldmatrix, stmatrix and mma.sync. Products are exact; sums are f32 FMAs over k ascending, added to the accumulator at the
+// end.
 #include <algorithm>
 
 #include "bf16_values.h"
@@ -27,7 +28,8 @@ static void each_row(Warp& w, const char* what, Access kind, F f) {
         char* row = static_cast<MatrixArguments*>(l.arguments)->row;
         const uint32_t offset = require_shared(row, 16, what, l.at);
         if (offset % 16)
-            fail(l.at, "MISALIGNED %s: the row of lane %d, %s, is not aligned to 16 bytes", what, i, block->describe_shared(offset).c_str());
+            fail(l.at, "MISALIGNED %s: the row of lane %d, %s, is not aligned to 16 bytes", what, i,
+                 block->describe_shared(offset).c_str());
         if (block->checked) check_shared(l, row, 16, kind, &l.at, nullptr);
         f(i / 8, i % 8, row);
     }

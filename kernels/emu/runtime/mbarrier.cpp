@@ -1,5 +1,5 @@
-// mbarriers: arrivals and announced bytes end a phase; waiting is for the end of a phase of one parity. The barrier's state is a real
-// word in shared memory, so that copying or overwriting it shows.
+// mbarriers: arrivals and announced bytes end a phase; waiting is for the end of a phase of one parity. The barrier's state
+// is a real word in shared memory, so that copying or overwriting it shows.
 #include "mbarrier.h"
 
 #include "fault.h"
@@ -45,7 +45,8 @@ void mbarrier_init(uint64_t* word, uint32_t arrivals, Location at) {
     Block& b = *block;
     Lane& l = *current();
     require_shared(word, 8, "mbarrier_init", at);
-    if (b.offset_of(word) % 8) fail(at, "MISALIGNED mbarrier: %s is not aligned to 8 bytes", b.describe_shared(b.offset_of(word)).c_str());
+    if (b.offset_of(word) % 8)
+        fail(at, "MISALIGNED mbarrier: %s is not aligned to 8 bytes", b.describe_shared(b.offset_of(word)).c_str());
     if (!arrivals || arrivals >= 1u << 20) fail(at, "mbarrier_init: %u arrivals", arrivals);
     Mbarrier* m = find(b, word);
     if (!m) {

@@ -1,5 +1,6 @@
-// Which lane runs next. A lane runs until it must wait. Without a seed the lanes of a warp follow each other, then the next warp's;
-// with a seed warps and lanes are drawn at random, lanes are preempted after collectives, and loads land in any order.
+// Which lane runs next. A lane runs until it must wait. Without a seed the lanes of a warp follow each other, then the next
+// warp's; with a seed warps and lanes are drawn at random, lanes are preempted after collectives, and loads land in any
+// order.
 #include "scheduler.h"
 
 #include <algorithm>
@@ -14,24 +15,23 @@ static std::string describe_wait(const Block& b, const Lane& l) {
     const char* file = l.wait == Wait::exited ? "" : short_name(l.at.file());
     const int line = l.wait == Wait::exited ? 0 : l.at.line();
     switch (l.wait) {
-        case Wait::exited:
-            return "have left the kernel";
-        case Wait::warp:
-            return formatted("%s:%d: %s with mask %08x", file, line, l.operation_name, l.mask);
+        case Wait::exited: return "have left the kernel";
+        case Wait::warp: return formatted("%s:%d: %s with mask %08x", file, line, l.operation_name, l.mask);
         case Wait::barrier: {
             const NamedBarrier& barrier = b.barriers[l.barrier];
             const uint32_t needed = barrier.needed ? barrier.needed : b.live;
             if (l.barrier >= int(NAMED_BARRIERS))
-                return formatted("%s:%d: wgmma.wait_group of a warpgroup (%u of %u threads)", file, line, barrier.arrived, needed);
-            return formatted("%s:%d: barrier %d (%u of %u threads have arrived)", file, line, l.barrier, barrier.arrived, needed);
+                return formatted("%s:%d: wgmma.wait_group of a warpgroup (%u of %u threads)", file, line, barrier.arrived,
+                                 needed);
+            return formatted("%s:%d: barrier %d (%u of %u threads have arrived)", file, line, l.barrier, barrier.arrived,
+                             needed);
         }
         case Wait::mbarrier: {
             const MbarrierWord w = MbarrierWord::unpack(*l.mbarrier);
-            return formatted("%s:%d: mbarrier in %s, for the phase of parity %u (%d arrivals and %d bytes missing)", file, line,
-                             b.describe_shared(b.offset_of(l.mbarrier)).c_str(), l.parity, w.pending, w.bytes);
+            return formatted("%s:%d: mbarrier in %s, for the phase of parity %u (%d arrivals and %d bytes missing)", file,
+                             line, b.describe_shared(b.offset_of(l.mbarrier)).c_str(), l.parity, w.pending, w.bytes);
         }
-        case Wait::nothing:
-            break;
+        case Wait::nothing: break;
     }
     return "run";
 }
@@ -41,8 +41,8 @@ static std::string describe_wait(const Block& b, const Lane& l) {
     for (uint32_t i = 0; i < b.threads; i++) groups[describe_wait(b, b.lanes[i])].push_back(i);
     std::string text = "DEADLOCK: no thread can go on. They wait at";
     for (auto& [what, lanes] : groups)
-        text += formatted("\n    %s: %zu thread%s [%u..%u]", what.c_str(), lanes.size(), lanes.size() > 1 ? "s" : "", lanes.front(),
-                          lanes.back());
+        text += formatted("\n    %s: %zu thread%s [%u..%u]", what.c_str(), lanes.size(), lanes.size() > 1 ? "s" : "",
+                          lanes.front(), lanes.back());
     fail_block(text);
 }
 
@@ -80,7 +80,8 @@ static void count_step(Block& b) {
     b.switches++;
     const uint64_t limit = b.launch->options.steps;
     if (limit && ++b.steps > limit)
-        fail_block(formatted("BUDGET: the block has taken more than %llu steps (an endless loop?)", (unsigned long long)limit));
+        fail_block(
+            formatted("BUDGET: the block has taken more than %llu steps (an endless loop?)", (unsigned long long)limit));
 }
 
 void yield() {

@@ -4,7 +4,8 @@
 
 namespace emu {
 
-// Gives the processor to another lane; returns when this one is chosen again. A lane that is not ready first marks itself so.
+// Gives the processor to another lane; returns when this one is chosen again. A lane that is not ready first marks itself
+// so.
 void yield();
 // The same for a lane that has left its kernel.
 void yield_exited();

@@ -15,16 +15,13 @@ Settings settings_of(const EmuConfiguration& c) {
     return s;
 }
 
-std::mutex& claim_mutex() {
-    static std::mutex mutex;
-    return mutex;
-}
-
 [[noreturn]] static void not_understood(const std::string& word) {
-    fprintf(stderr,
-            "emulated GPU: GRAMOPHONE_EMU has \"%s\"; it takes, separated by commas: checked, fast, seed=N, memory=BYTES, devices=N,\n"
-            "capability=MAJOR.MINOR, multiprocessors=N, driver=VERSION, steps=N, seconds=S, lenient, fail=FUNCTION:NTH:ERROR\n",
-            word.c_str());
+    fprintf(
+        stderr,
+        "emulated GPU: GRAMOPHONE_EMU has \"%s\"; it takes, separated by commas: checked, fast, seed=N, memory=BYTES, "
+        "devices=N,\n"
+        "capability=MAJOR.MINOR, multiprocessors=N, driver=VERSION, steps=N, seconds=S, lenient, fail=FUNCTION:NTH:ERROR\n",
+        word.c_str());
     _Exit(2);
 }
 // A number with nothing after it.

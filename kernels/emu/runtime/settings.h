@@ -1,7 +1,5 @@
 // Settings of emulated devices: from Rust through `emu_configure`, or from the environment for device 0.
 #pragma once
-#include <mutex>
-
 #include "driver.h"
 
 // Mirrors `Configuration` in kernels/emu/src/lib.rs.
@@ -18,11 +16,9 @@ Settings settings_of(const EmuConfiguration& c);
 
 struct Environment {
     Settings settings;  // of device 0
-    int devices = MAX_DEVICES;
+    int devices = 1;
 };
 // What GRAMOPHONE_EMU says; read once. Ends the process with a message if it cannot be understood.
 const Environment& environment();
-
-std::mutex& claim_mutex();
 
 }  // namespace emu

@@ -34,8 +34,9 @@ void SharedShadow::access(Block& b, const Accessor& who, uint32_t offset, uint32
                           void* code) {
     if (!b.allocated(offset, size)) {
         const uint32_t wrong = b.allocated(offset, 1) ? offset + size - 1 : offset;
-        fail_at(at, code, formatted("OUT OF BOUNDS: %s of %u bytes: %s", kind == Access::read ? "read" : "write", size,
-                                    b.describe_shared(wrong).c_str()));
+        fail_at(at, code,
+                formatted("OUT OF BOUNDS: %s of %u bytes: %s", kind == Access::read ? "read" : "write", size,
+                          b.describe_shared(wrong).c_str()));
     }
     const uint32_t end = offset + size;
     while (offset < end) {
@@ -56,8 +57,9 @@ void SharedShadow::access(Block& b, const Accessor& who, uint32_t offset, uint32
                                      uint32_t other, const Location* at, void* code) {
     const char* mine = kind == Access::read ? "read" : kind == Access::write ? "write" : "atomic";
     const std::string by = who.agent == who.lane.index ? "" : " by " + b.clocks.describe(who.agent);
-    fail_at(at, code, formatted("RACE: this %s%s of %s is not ordered after the %s by %s", mine, by.c_str(),
-                                b.describe_shared(offset).c_str(), other_kind, b.clocks.describe(other).c_str()));
+    fail_at(at, code,
+            formatted("RACE: this %s%s of %s is not ordered after the %s by %s", mine, by.c_str(),
+                      b.describe_shared(offset).c_str(), other_kind, b.clocks.describe(other).c_str()));
 }
 
 void SharedShadow::touch(Block& b, const Accessor& who, SharedCell& cell, uint32_t offset, Access kind, const Location* at,
@@ -65,14 +67,16 @@ void SharedShadow::touch(Block& b, const Accessor& who, SharedCell& cell, uint32
     const bool own = who.agent == who.lane.index;
     const bool writes = kind != Access::read;
     if (!cell.initialised && kind != Access::write)
-        fail_at(at, code, formatted("UNINITIALISED: read of %s, which nothing has written", b.describe_shared(offset).c_str()));
+        fail_at(at, code,
+                formatted("UNINITIALISED: read of %s, which nothing has written", b.describe_shared(offset).c_str()));
     if (cell.write_clock && !(own && cell.writer == who.agent) && !(kind == Access::atomic && cell.atomic) &&
         seen_agent(who.lane, cell.writer) < cell.write_clock)
         report_race(b, who, offset, kind, "write", cell.writer, at, code);
     if (who.proxy == Proxy::async && cell.by_generic_proxy && b.lanes[cell.writer].proxy_fence < cell.write_clock)
         fail_at(at, code,
-                formatted("PROXY: %s %s %s, which thread %u wrote without a fence_proxy_async since", b.clocks.describe(who.agent).c_str(),
-                          writes ? "writes" : "reads", b.describe_shared(offset).c_str(), cell.writer));
+                formatted("PROXY: %s %s %s, which thread %u wrote without a fence_proxy_async since",
+                          b.clocks.describe(who.agent).c_str(), writes ? "writes" : "reads",
+                          b.describe_shared(offset).c_str(), cell.writer));
     if (!writes) {
         int slot = -1;
         for (int k = 0; k < 4; k++) {
@@ -82,7 +86,8 @@ void SharedShadow::touch(Block& b, const Accessor& who, SharedCell& cell, uint32
             }
             if (slot < 0 && (!cell.read_clocks[k] || seen_agent(who.lane, cell.readers[k]) >= cell.read_clocks[k])) slot = k;
         }
-        for (int k = 0; slot < 0 && k < 4; k++)  // a reader of the same warp is the one most likely to be ordered with this one
+        for (int k = 0; slot < 0 && k < 4;
+             k++)  // a reader of the same warp is the one most likely to be ordered with this one
             if (cell.readers[k] / 32 == who.agent / 32) slot = k;
         if (slot < 0) slot = int(victim_++ & 3);
         cell.readers[slot] = uint16_t(who.agent);
@@ -90,7 +95,8 @@ void SharedShadow::touch(Block& b, const Accessor& who, SharedCell& cell, uint32
         return;
     }
     for (int k = 0; k < 4; k++)
-        if (cell.read_clocks[k] && !(own && cell.readers[k] == who.agent) && seen_agent(who.lane, cell.readers[k]) < cell.read_clocks[k])
+        if (cell.read_clocks[k] && !(own && cell.readers[k] == who.agent) &&
+            seen_agent(who.lane, cell.readers[k]) < cell.read_clocks[k])
             report_race(b, who, offset, kind, "read", cell.readers[k], at, code);
     cell.writer = uint16_t(who.agent);
     cell.write_clock = who.clock;

@@ -1,14 +1,15 @@
-// What the checker remembers of shared memory: who wrote and who read each two bytes (or each byte, where bytes are accessed one by
-// one), and whether they were initialised.
+// What the checker remembers of shared memory: who wrote and who read each two bytes (or each byte, where bytes are accessed
+// one by one), and whether they were initialised.
 #pragma once
 #include <cstdint>
 #include <vector>
+
+#include "emulated.h"
 
 namespace emu {
 
 struct Lane;
 struct Block;
-struct Location;
 
 struct SharedCell {
     uint16_t writer;
@@ -38,7 +39,8 @@ class SharedShadow {
 
   private:
     SharedCell& fresh(SharedCell& cell);
-    void touch(Block& b, const Accessor& who, SharedCell& cell, uint32_t offset, Access kind, const Location* at, void* code);
+    void touch(Block& b, const Accessor& who, SharedCell& cell, uint32_t offset, Access kind, const Location* at,
+               void* code);
     void split(SharedCell& cell);
 
     std::vector<SharedCell> cells_;

@@ -7,7 +7,8 @@ namespace emu {
 struct TensorMapFields {
     uint64_t magic;
     char* base;
-    uint16_t element, rank, swizzle, nan_fill;  // bytes; dimensions; log2 of the swizzle's width over 16 bytes; fill of what is outside
+    uint16_t element, rank, swizzle,
+        nan_fill;  // bytes; dimensions; log2 of the swizzle's width over 16 bytes; fill of what is outside
     uint32_t box[5];
     uint64_t size[5];
     uint32_t stride[5];  // in units of 16 bytes; [0] unused

@@ -1,5 +1,5 @@
-// TMA: boxes of a tensor copied to and from shared memory, with swizzle and with zeros for what lies outside. Loads land in any
-// order, when everything else waits or when the seed says so; stores read shared memory as late as they may.
+// TMA: boxes of a tensor copied to and from shared memory, with swizzle and with zeros for what lies outside. Loads land in
+// any order, when everything else waits or when the seed says so; stores read shared memory as late as they may.
 #include "fault.h"
 #include "global_shadow.h"
 #include "mbarrier.h"
@@ -65,7 +65,9 @@ void tma_load(void* to, const void* map_pointer, uint64_t* barrier, const int* b
     require_alignment(b, offset, map, "TMA load", at);
     const Mbarrier& m = require_mbarrier(barrier, at);
     if (!m.fenced)
-        fail(at, "PROXY: the TMA load signals the mbarrier in %s, which thread %u initialised without a fence_mbarrier_init after it",
+        fail(at,
+             "PROXY: the TMA load signals the mbarrier in %s, which thread %u initialised without a fence_mbarrier_init "
+             "after it",
              b.describe_shared(b.offset_of(barrier)).c_str(), m.initialiser);
     if (b.checked) {
         walk(b, map, box, offset, [&](char* global, char*, uint32_t n) {
@@ -102,7 +104,8 @@ void tma_store(const void* map_pointer, const void* from, const int* box, int ra
     const uint32_t bytes = box_bytes(map), offset = require_shared(from, bytes, "TMA store", at);
     require_alignment(b, offset, map, "TMA store", at);
     if (b.checked)
-        check_shared_async(l, from, bytes, Access::read, b.clocks.stores_of(l.index), l.stores.committed + 1, Proxy::async, at);
+        check_shared_async(l, from, bytes, Access::read, b.clocks.stores_of(l.index), l.stores.committed + 1, Proxy::async,
+                           at);
     BulkStore store{map, from, {}, at};
     std::copy(box, box + rank, store.box);
     l.stores.start(store);
@@ -110,8 +113,8 @@ void tma_store(const void* map_pointer, const void* from, const int* box, int ra
 }
 void tma_store_commit(Location) { current()->stores.commit(); }
 
-// Waiting for the reads alone is done the same way: on the GPU, too, shared memory may be reused then. What differs is who may read the
-// tensor afterwards, and nobody in the same launch should.
+// Waiting for the reads alone is done the same way: on the GPU, too, shared memory may be reused then. What differs is who
+// may read the tensor afterwards, and nobody in the same launch should.
 void tma_store_wait(int groups_left, bool, Location) {
     Block& b = *block;
     Lane& l = *current();

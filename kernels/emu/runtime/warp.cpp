@@ -9,8 +9,8 @@
 namespace emu {
 
 [[noreturn]] static void diverged(const Lane& me, const Lane& other, const char* name, uint32_t mask, Location at) {
-    fail(at, "WARP DIVERGENCE: lane %u is in %s with mask %08x here, while lane %u waits in %s with mask %08x at %s:%d", me.lane, name,
-         mask, other.lane, other.operation_name, other.mask, short_name(other.at.file()), other.at.line());
+    fail(at, "WARP DIVERGENCE: lane %u is in %s with mask %08x here, while lane %u waits in %s with mask %08x at %s:%d",
+         me.lane, name, mask, other.lane, other.operation_name, other.mask, short_name(other.at.file()), other.at.line());
 }
 
 void warp_collective(WarpOperation operation, const char* name, void* arguments, uint32_t mask, Location at) {
@@ -61,9 +61,7 @@ static void do_shuffle(Warp& w, uint32_t mask) {
         const int i = l.lane, first = i & ~(a.width - 1), end = first + a.width;
         int from = i;
         switch (a.kind) {
-            case Shuffle::index:
-                from = first + (a.operand & (a.width - 1));
-                break;
+            case Shuffle::index: from = first + (a.operand & (a.width - 1)); break;
             case Shuffle::up:
                 if (i - a.operand >= first) from = i - a.operand;
                 break;
@@ -80,7 +78,8 @@ static void do_shuffle(Warp& w, uint32_t mask) {
     }
 }
 uint64_t shuffle(uint64_t value, Shuffle kind, int operand, int width, uint32_t mask, Location at) {
-    if (width < 1 || width > 32 || (width & (width - 1))) fail(at, "shuffle: the width %d is not a power of two up to 32", width);
+    if (width < 1 || width > 32 || (width & (width - 1)))
+        fail(at, "shuffle: the width %d is not a power of two up to 32", width);
     ShuffleArguments a{value, 0, kind, operand, width};
     warp_collective(do_shuffle, "a shuffle", &a, mask, at);
     return a.out;
@@ -95,7 +94,7 @@ struct VoteArguments {
 static void do_vote(Warp& w, uint32_t mask) {
     uint32_t ballot = 0;
     EMU_EACH_LANE(l, w, mask) ballot |= uint32_t(static_cast<VoteArguments*>(l.arguments)->predicate != 0) << l.lane;
-    EMU_EACH_LANE(l, w, mask) *static_cast<VoteArguments*>(l.arguments) = {0, ballot, mask};
+    EMU_EACH_LANE(l, w, mask) * static_cast<VoteArguments*>(l.arguments) = {0, ballot, mask};
 }
 uint32_t vote(int predicate, Vote kind, uint32_t mask, Location at) {
     VoteArguments a{predicate, 0, 0};
@@ -131,25 +130,20 @@ struct ReduceArguments {
 };
 static int64_t combine(Reduction kind, int64_t a, int64_t b) {
     switch (kind) {
-        case Reduction::add:
-            return a + b;
-        case Reduction::minimum:
-            return std::min(a, b);
-        case Reduction::maximum:
-            return std::max(a, b);
-        case Reduction::bit_and:
-            return a & b;
-        case Reduction::bit_or:
-            return a | b;
-        case Reduction::bit_xor:
-            return a ^ b;
+        case Reduction::add: return a + b;
+        case Reduction::minimum: return std::min(a, b);
+        case Reduction::maximum: return std::max(a, b);
+        case Reduction::bit_and: return a & b;
+        case Reduction::bit_or: return a | b;
+        case Reduction::bit_xor: return a ^ b;
     }
     __builtin_unreachable();
 }
 static void do_reduce(Warp& w, uint32_t mask) {
     const auto& first = *static_cast<ReduceArguments*>(w.lanes[__builtin_ctz(mask)]->arguments);
     int64_t total = first.value;
-    EMU_EACH_LANE(l, w, mask & (mask - 1)) total = combine(first.kind, total, static_cast<ReduceArguments*>(l.arguments)->value);
+    EMU_EACH_LANE(l, w, mask & (mask - 1))
+    total = combine(first.kind, total, static_cast<ReduceArguments*>(l.arguments)->value);
     EMU_EACH_LANE(l, w, mask) static_cast<ReduceArguments*>(l.arguments)->value = total;
 }
 int64_t reduce(int64_t value, Reduction kind, uint32_t mask, Location at) {

@@ -1,5 +1,5 @@
-// wgmma: products of a warpgroup, asynchronous. Operands in shared memory are read, and accumulators written, at the wait; until then
-// the accumulators hold NaN, and whoever touches them is found. Each warp computes its 16 rows of the 64.
+// wgmma: products of a warpgroup, asynchronous. Operands in shared memory are read, and accumulators written, at the wait;
+// until then the accumulators hold NaN, and whoever touches them is found. Each warp computes its 16 rows of the 64.
 #include "bf16_values.h"
 #include "fault.h"
 #include "launch.h"
@@ -7,13 +7,13 @@
 
 namespace emu {
 
-// Where 8 consecutive elements of an operand tile lie: (mn, k) .. in the direction that is contiguous. `descriptor` is PTX's matrix
-// descriptor: start address, leading and stride byte offsets, swizzle.
+// Where 8 consecutive elements of an operand tile lie: (mn, k) .. in the direction that is contiguous. `descriptor` is PTX's
+// matrix descriptor: start address, leading and stride byte offsets, swizzle.
 static uint32_t tile_address(uint64_t descriptor, bool mn_major, int mn, int k) {
     const uint32_t start = (descriptor & 0x3fff) << 4, leading = (descriptor >> 16 & 0x3fff) << 4,
                    stride = (descriptor >> 32 & 0x3fff) << 4;
     const int layout = int(descriptor >> 62), mode = layout == 0 ? 0 : 4 - layout;  // 1: 128 bytes, 2: 64, 3: 32
-    const uint32_t width = 16u << mode;                                              // of the swizzle's rows, in bytes
+    const uint32_t width = 16u << mode;                                             // of the swizzle's rows, in bytes
     uint32_t offset;
     if (!mn_major) {
         const uint32_t group = uint32_t(mn / 8) * stride;
@@ -21,8 +21,8 @@ static uint32_t tile_address(uint64_t descriptor, bool mn_major, int mn, int k) 
                       : group + uint32_t(mn % 8) * 16 + uint32_t(k / 8) * leading + uint32_t(k % 8) * 2;
     } else {
         const uint32_t chunk = uint32_t(mn / 8), per_row = width / 16;
-        offset = mode ? chunk % per_row * 16 + chunk / per_row * leading + uint32_t(k % 8) * width + uint32_t(k / 8) * stride +
-                            uint32_t(mn % 8) * 2
+        offset = mode ? chunk % per_row * 16 + chunk / per_row * leading + uint32_t(k % 8) * width +
+                            uint32_t(k / 8) * stride + uint32_t(mn % 8) * 2
                       : chunk * stride + uint32_t(k % 8) * 16 + uint32_t(k / 8) * leading + uint32_t(mn % 8) * 2;
     }
     return swizzled(start + offset, mode);
@@ -52,7 +52,8 @@ static void check_tile(Block& b, Warp& w, uint64_t descriptor, bool mn_major, in
     each_octet(descriptor, mn_major, first, count, [&](int, int, uint32_t offset) {
         const char* p = shared_at(offset, 16, "wgmma operand", at);
         if (b.checked)
-            check_shared_async(*w.lanes[0], p, 16, Access::read, b.clocks.wgmma_of(w.index), w.wgmma.committed + 1, Proxy::async, at);
+            check_shared_async(*w.lanes[0], p, 16, Access::read, b.clocks.wgmma_of(w.index), w.wgmma.committed + 1,
+                               Proxy::async, at);
     });
 }
 
@@ -80,10 +81,12 @@ static uint32_t take_accumulators(Warp& w, const WgmmaArguments& first) {
 static void do_wgmma(Warp& w, uint32_t mask) {
     Block& b = *block;
     const Location at = current()->at;
-    if (mask != ~0u || w.index / 4 * 128 + 128 > b.threads) fail(at, "wgmma needs a whole warpgroup: 128 threads from a multiple of 128");
+    if (mask != ~0u || w.index / 4 * 128 + 128 > b.threads)
+        fail(at, "wgmma needs a whole warpgroup: 128 threads from a multiple of 128");
     if (!w.wgmma_fenced) fail(at, "wgmma without a wgmma_fence since the warp's last wgmma_wait");
     const auto& first = *static_cast<WgmmaArguments*>(w.lanes[0]->arguments);
-    if (first.n < 8 || first.n > 256 || first.n % 8) fail(at, "wgmma: n is %d, which is no multiple of 8 up to 256", first.n);
+    if (first.n < 8 || first.n > 256 || first.n % 8)
+        fail(at, "wgmma: n is %d, which is no multiple of 8 up to 256", first.n);
     if (w.wgmma.operations.size() >= 512) fail(at, "more than 512 wgmma in flight (is there no wgmma_wait?)");
     WgmmaOperation op{};
     op.a = first.a, op.b = first.b, op.n = first.n, op.accumulate = first.accumulate;
@@ -112,14 +115,13 @@ static void read_a(const Block& b, const Warp& w, const WgmmaOperation& op, floa
     const int first = int(16 * (w.index & 3));
     each_octet(op.a, op.a_mn_major, first, 16, [&](int mn, int k, uint32_t offset) {
         const auto* p = reinterpret_cast<const uint16_t*>(b.shared + offset);
-        for (int e = 0; e < 8; e++)
-            (op.a_mn_major ? a[mn - first + e][k] : a[mn - first][k + e]) = bf16_value(p[e]);
+        for (int e = 0; e < 8; e++) (op.a_mn_major ? a[mn - first + e][k] : a[mn - first][k + e]) = bf16_value(p[e]);
     });
 }
 
 static void perform(Block& b, Warp& w, const WgmmaOperation& op) {
     alignas(64) float a[16][16];
-    float(&tile)[16][256] = b.wgmma_tile;
+    float (&tile)[16][256] = b.wgmma_tile;
     const int n = op.n;
     read_a(b, w, op, a);
     each_octet(op.b, op.b_mn_major, 0, n, [&](int mn, int k, uint32_t offset) {
@@ -146,7 +148,8 @@ static void perform(Block& b, Warp& w, const WgmmaOperation& op) {
     for (int i = 0; i < 32; i++) {
         for (int r = 0; r < acc.count; r++)
             if (std::bit_cast<uint32_t>(acc.registers[i][r]) != ~0u)
-                fail(current()->at, "wgmma accumulators of lane %d of warp %u were touched while a wgmma was in flight", i, w.index);
+                fail(current()->at, "wgmma accumulators of lane %d of warp %u were touched while a wgmma was in flight", i,
+                     w.index);
         memcpy(acc.registers[i], &acc.values[size_t(i * acc.count)], sizeof(float) * size_t(acc.count));
     }
 }
@@ -174,7 +177,8 @@ void complete_warpgroup(Block& b, uint32_t warpgroup) {
     Lane* lanes[4];
     for (uint32_t i = 0; i < 4; i++) {
         Warp& w = *b.warps[4 * warpgroup + i];
-        if (*static_cast<int*>(w.lanes[0]->arguments) != left) fail(current()->at, "wgmma_wait: the warps wait for different numbers of groups");
+        if (*static_cast<int*>(w.lanes[0]->arguments) != left)
+            fail(current()->at, "wgmma_wait: the warps wait for different numbers of groups");
         complete(b, w, left);
         lanes[i] = w.lanes[0];
     }
@@ -189,13 +193,14 @@ void complete_warpgroup(Block& b, uint32_t warpgroup) {
     }
 }
 
-// On the GPU the wait is the warp's own; whether it also covers the other warps of the warpgroup is not written down, so by default
+// On the GPU the wait is the warp's own; whether it also covers the other warps of the warpgroup is not written down, so by
+// default
 // (`strict_wgmma`) it does not.
 void wgmma_wait(int groups_left, Location at) {
     Lane& l = *current();
     if (block->strict_wgmma) {
-        warp_collective([](Warp& w, uint32_t) { complete(*block, w, *static_cast<int*>(current()->arguments)); }, "wgmma_wait", &groups_left,
-                        ~0u, at);
+        warp_collective([](Warp& w, uint32_t) { complete(*block, w, *static_cast<int*>(current()->arguments)); },
+                        "wgmma_wait", &groups_left, ~0u, at);
         return;
     }
     if (l.warp->index / 4 * 128 + 128 > block->threads) fail(at, "wgmma_wait needs a whole warpgroup");

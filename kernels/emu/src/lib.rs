@@ -21,7 +21,7 @@
 //! | `capability=9.0` | [`Settings::capability`] |
 //! | `multiprocessors=N` | [`Settings::multiprocessors`] |
 //! | `driver=13000` | [`Settings::driver_version`] |
-//! | `devices=N` | how many devices there are; 0: none |
+//! | `devices=N` | how many devices there are: 1 if not given; 0: none |
 //! | `steps=N`, `seconds=S` | [`Settings::steps`], [`Settings::seconds`] |
 //! | `fail=cuLaunchKernel:7:719` | [`Settings::fail`] |
 //!
@@ -109,12 +109,14 @@ pub struct Statistics {
     pub switches: u64,
     /// Accesses to shared and global memory (checked flavour only).
     pub accesses: u64,
-    /// Bytes of device memory allocated now: what a test has not freed at its end has leaked.
+    /// Bytes of device memory allocated now.
     pub allocated_bytes: u64,
     /// The most bytes that were allocated at one time.
     pub peak_bytes: u64,
     /// Buffers allocated now.
     pub allocations: u64,
+    /// Bytes that were still allocated when the context ended.
+    pub leaked_bytes: u64,
 }
 
 /// Mirrors `EmuConfiguration` in `runtime/settings.h`.
@@ -184,7 +186,7 @@ fn loaded() -> &'static Library {
 /// Claims a device that nobody else has, configures it, and returns its ordinal: what `--device cuda:N` and `cuDeviceGet` take.
 ///
 /// # Panics
-/// If the library cannot be loaded, or after 1023 devices.
+/// If the library cannot be loaded, or after 32767 devices.
 pub fn open(settings: Settings) -> i32 {
     let call = settings.fail.as_ref().map(|f| CString::new(f.call.as_str()).expect("a function's name"));
     let configuration = Configuration {

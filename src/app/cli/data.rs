@@ -1,5 +1,6 @@
 //! `gramophone data inspect`: data as a model will see it.
 
+use super::console::print;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::text::inspect::inspect;
@@ -55,10 +56,8 @@ pub fn run(args: Args) -> Result<()> {
     let dir = dir.ok_or_else(|| Error::usage("the run file names no model.path and no model.tokenizer"))?;
     let tokenizer = Arc::new(Tokenizer::open(dir)?);
     let data = Device::cpu(0).install(|| Data::open(&run, tokenizer))?;
-    data.notes.iter().for_each(|note| println!("{note}"));
-    println!();
-    print!("{}", inspect(&data.train, args.n)?);
-    Ok(())
+    let notes: String = data.notes.iter().map(|note| format!("{note}\n")).collect();
+    print(format_args!("{notes}\n{}", inspect(&data.train, args.n)?))
 }
 
 /// The flags as a run file, so that both ways are one.

@@ -1,5 +1,6 @@
 //! `gramophone demo`: a judge trained and evaluated in minutes, with nothing downloaded.
 
+use super::console::{print, tell};
 use super::runtime::Place;
 use crate::app::demo::{self, Outcome, Score, Settings};
 use crate::app::report::{self, Block, Figure, Report, Table};
@@ -24,13 +25,12 @@ pub fn run(args: Args) -> Result<()> {
     let dev = args.place.open()?;
     demo::prepare(&args.out)?;
     let settings = Settings { seed: args.seed, ..Settings::default() };
-    let outcome = demo::run(&dev, settings, &args.out, &mut |line| println!("{line}"))?;
+    let outcome = demo::run(&dev, settings, &args.out, &mut |line| tell(line))?;
     let json = serde_json::to_string_pretty(&outcome.to_json()).expect("numbers and texts print");
     write_file(args.out.join("demo.json"), json.as_bytes())?;
     let report = args.out.join("report.html");
     page(&outcome, &dev.name()).write(&report)?;
-    print!("{}", summary(&outcome, &args.out));
-    Ok(())
+    print(summary(&outcome, &args.out))
 }
 
 fn percent(x: f64) -> String {
@@ -75,8 +75,9 @@ fn summary(o: &Outcome, out: &Path) -> String {
     text.push_str(&format!(
         "\nReport: {dir}/report.html   numbers: {dir}/demo.json   model: {dir}/model\nNext:\n  \
          gramophone judge --model {dir}/model --template {dir}/judge.txt --input {dir}/pairs.jsonl\n  \
-         gramophone generate --model {dir}/model --input prompts.jsonl\n  \
-         gramophone train run.toml\n"
+         echo '{{\"prompt\": \"Which is larger, 153 or 203?\", \"responses\": [\"153 is larger.\", \"203 is larger.\"]}}' | \
+         gramophone rank --model {dir}/model --template {dir}/judge.txt --input -\n  \
+         gramophone train --help\n"
     ));
     text
 }

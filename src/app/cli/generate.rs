@@ -70,6 +70,9 @@ pub fn run(args: Args) -> Result<()> {
             None => tokenizer.encode(rows::text(row, "prompt")?)?,
             Some(chat) => chat.render(&rows::prompt(row, &["messages", "prompt"])?, Ending::Open)?.ids,
         };
+        if prompt.is_empty() {
+            return Err(Error::data("the prompt is empty: there is no token to go on from"));
+        }
         if prompt.len() >= context {
             return Err(Error::data(format!(
                 "the prompt has {} tokens and leaves no room for an answer in a context of {context}; \
@@ -110,6 +113,7 @@ fn row_settings(row: &Row, base: Settings) -> Result<Settings> {
     };
     let settings = Settings {
         temperature: real("temperature", base.temperature)?,
+        // More than any vocabulary has: all.
         top_k: u32::try_from(whole("top_k", base.top_k as u64)?).unwrap_or(0),
         top_p: real("top_p", base.top_p)?,
         min_p: real("min_p", base.min_p)?,

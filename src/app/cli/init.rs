@@ -1,5 +1,6 @@
 //! `gramophone init`: a model directory with random weights.
 
+use super::console::print;
 use super::runtime::DtypeArg;
 use crate::base::atomic::atomic_dir;
 use crate::base::dtype::Dtype;
@@ -47,8 +48,9 @@ enum HeadArg {
     Scalar,
 }
 
-/// Sizes; what is not given is the family's or the preset's.
+/// Sizes; what is not given is the family's or the preset's. A config.json has its own.
 #[derive(clap::Args)]
+#[group(conflicts_with = "config")]
 struct ShapeFlags {
     #[arg(long)]
     layers: Option<usize>,
@@ -115,8 +117,7 @@ pub fn run(args: Args) -> Result<()> {
             None => Ok(()),
         }
     })?;
-    println!("{}: {} parameters, {}", args.out.display(), model.parameters(), dtype);
-    Ok(())
+    print(format_args!("{}: {} parameters, {}\n", args.out.display(), model.parameters(), dtype))
 }
 
 /// A family or preset with the given sizes.

@@ -63,7 +63,7 @@ pub fn run(args: Args) -> Result<()> {
             };
             answer(&args.files, "pairs", parse, |batch| {
                 let pairs: Vec<EncodedPair> = batch.iter().map(|r| r.item.clone()).collect();
-                Ok(judge.judge(&pairs)?.iter().map(verdict).collect())
+                Ok(judge.judge(&pairs).map_err(|e| opened.place(e))?.iter().map(verdict).collect())
             })
         }
     }

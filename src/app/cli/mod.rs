@@ -3,8 +3,11 @@
 //! Exit codes: 0 success, 2 usage and configuration, 1 what fails while running. Errors are one line on standard error;
 //! results go to standard output or to the file that was asked for, which appears whole or not at all.
 
+mod bench;
+mod console;
 mod data;
 mod demo;
+mod doctor;
 mod generate;
 mod init;
 mod judge;
@@ -46,6 +49,10 @@ enum Verb {
     Generate(generate::Args),
     /// Look at data as a model will see it
     Data(data::Args),
+    /// Measure this machine: ops and whole passes, beside what it could do at most
+    Bench(bench::Args),
+    /// Say what this machine can run and what is in the way
+    Doctor(doctor::Args),
 }
 
 /// Runs the program.
@@ -58,7 +65,7 @@ pub fn main() -> ExitCode {
     match report_file_size_limit().and_then(|()| run(cli.verb)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("gramophone: {e}");
+            console::remark(&e);
             ExitCode::from(e.exit_code())
         }
     }
@@ -74,5 +81,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Rank(args) => rank::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Data(args) => data::run(args),
+        Verb::Bench(args) => bench::run(args),
+        Verb::Doctor(args) => doctor::run(args),
     }
 }

@@ -1,5 +1,6 @@
 //! `gramophone plan`: what a run needs of memory.
 
+use super::console::print;
 use super::runtime::Place;
 use crate::error::Result;
 use crate::train::config::Run;
@@ -21,6 +22,6 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let plan = run::plan(&args.place.open()?, &Run::load(&args.file, &args.overrides)?)?;
-    print!("{}", plan.table());
+    print(plan.table())?;
     plan.check()
 }

@@ -85,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     answer(&args.files, "groups", parse, |batch| {
         let rank = |r: &rows::Request<Group>| {
-            let ranking = judge.rank(&r.item.prompt, &r.item.responses, method)?;
+            let ranking = judge.rank(&r.item.prompt, &r.item.responses, method).map_err(|e| opened.place(e))?;
             let scores: Vec<f32> = ranking.scores.iter().map(|s| *s as f32).collect();
             Ok(object(&ranking.order, &scores, ranking.comparisons))
         };

@@ -3,8 +3,10 @@
 //! Rows are read as they are needed and answered in batches; answers keep the rows' order. A file of answers appears
 //! whole or not at all.
 
+use super::console::{remark, stdout};
 use super::progress::Progress;
 use super::runtime::{Files, OnErrorArg};
+use crate::app::signals::remove_when_ended;
 use crate::base::atomic::AtomicFile;
 use crate::error::{Error, Kind, Result};
 use crate::text::message::Message;
@@ -37,7 +39,7 @@ pub fn answer<T>(
 ) -> Result<()> {
     let skip = files.on_error == OnErrorArg::Skip;
     let mut rows = Source::open(&[&files.input])?.rows(if skip { OnError::Skip } else { OnError::Fail });
-    let mut output = Output::create(&files.output)?;
+    let mut output = Output::create(files)?;
     let mut bar = Progress::new(what);
     let (mut batch, mut tokens, mut seen, mut refused) = (Vec::new(), 0, 0u64, Refused::default());
     loop {
@@ -56,7 +58,7 @@ pub fn answer<T>(
         seen += 1;
         match parse(&row) {
             Ok((item, count)) => {
-                let id = row.value.get("id").cloned().unwrap_or(Value::from(seen));
+                let id = row.value.get("id").cloned().unwrap_or(Value::from(seen + rows.skipped()));
                 tokens += count;
                 batch.push(Request { id, item });
             }
@@ -91,7 +93,7 @@ impl Refused {
     }
     fn report(&self, rows: u64) {
         if let Some(first) = &self.first {
-            eprintln!("gramophone: left out {} of {rows} rows; for one, {first}", self.count);
+            remark(format_args!("left out {} of {rows} rows; for one, {first}", self.count));
         }
     }
 }
@@ -103,11 +105,19 @@ enum Output {
 }
 
 impl Output {
-    fn create(path: &Path) -> Result<Output> {
+    fn create(files: &Files) -> Result<Output> {
+        let path = files.output.as_path();
         if path == Path::new("-") {
             return Ok(Output::Stdout(BufWriter::new(std::io::stdout())));
         }
-        Ok(Output::File(AtomicFile::create(path)?))
+        if same_file(Path::new(&files.input), path) {
+            return Err(Error::usage(format!("--output {}: it is the input; name another file", path.display())));
+        }
+        let file = AtomicFile::create(path)?;
+        if let Some(temporary) = file.temporary() {
+            remove_when_ended(temporary)?;
+        }
+        Ok(Output::File(file))
     }
 
     fn line(&mut self, object: &Map<String, Value>) -> Result<()> {
@@ -127,12 +137,10 @@ impl Output {
     }
 }
 
-/// A reader that went away (`| head`) ends the program quietly; anything else is an error.
-fn stdout(e: std::io::Error) -> Error {
-    if e.kind() == std::io::ErrorKind::BrokenPipe {
-        std::process::exit(0);
-    }
-    Error::io("write to", Path::new("standard output"), e)
+/// Whether both paths lead to one regular file.
+fn same_file(a: &Path, b: &Path) -> bool {
+    let file = |path: &Path| path.canonicalize().ok().filter(|p| p.is_file());
+    file(a).is_some_and(|a| file(b) == Some(a))
 }
 
 /// A text field.

@@ -1,8 +1,9 @@
 //! The flags that every verb which runs a model shares, and what they open.
 
+use super::console::remark;
 use crate::base::dtype::Dtype;
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::infer::scorer;
 use crate::model::Model;
 use crate::reward::judge::Prompts;
@@ -17,19 +18,47 @@ use std::sync::Arc;
 /// Where to compute.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Place {
-    /// Where to compute: cpu
+    /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_name = "NAME")]
     pub device: String,
     /// CPU threads; 0 for one per core
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = threads)]
     pub threads: usize,
+    /// Whose matrix products run on a GPU: the engine's own, or cuBLASLt's, whose bits may depend on the batch
+    #[arg(long, value_enum, default_value_t = Gemm::Own)]
+    pub gemm: Gemm,
+}
+
+/// Whose matrix products to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Gemm {
+    Own,
+    Cublaslt,
+}
+
+/// More threads than any machine has cores would only exhaust it.
+const MOST_THREADS: usize = 1024;
+
+fn threads(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n <= MOST_THREADS => Ok(n),
+        _ => Err(format!("it must be a whole number from 0 to {MOST_THREADS}")),
+    }
 }
 
 impl Place {
     /// # Errors
-    /// An unknown or absent device.
+    /// An unknown or absent device; cuBLASLt where there is none.
     pub fn open(&self) -> Result<Device> {
-        Device::open(&self.device, self.threads)
+        let dev = Device::open(&self.device, self.threads)?;
+        match (&dev, self.gemm) {
+            (_, Gemm::Own) => {}
+            (Device::Cuda(gpu), Gemm::Cublaslt) => gpu.use_cublaslt()?,
+            (Device::Cpu(_), Gemm::Cublaslt) => {
+                return Err(Error::usage("--gemm cublaslt needs --device cuda"));
+            }
+        }
+        Ok(dev)
     }
 }
 
@@ -104,6 +133,7 @@ pub struct Opened {
     pub model: Model,
     pub tokenizer: Arc<Tokenizer>,
     pub context: usize,
+    dir: PathBuf,
     date: Option<Date>,
 }
 
@@ -137,7 +167,7 @@ impl ModelFlags {
             }
         };
         let date = self.template_date.as_deref().map(Date::parse).transpose()?;
-        Ok(Opened { model, tokenizer, context, date })
+        Ok(Opened { model, tokenizer, context, dir: self.model.clone(), date })
     }
 }
 
@@ -147,10 +177,17 @@ impl Opened {
     /// # Errors
     /// It has none, or one that does not parse.
     pub fn chat(&self) -> Result<Chat> {
-        let chat = Chat::of(self.tokenizer.clone())?;
+        let chat = Chat::of(self.tokenizer.clone()).map_err(|e| self.place(e))?;
         match self.date {
             Some(date) => chat.with_date(date),
             None => Ok(chat),
+        }
+    }
+    /// Names the model's directory in an error that is about the model.
+    pub fn place(&self, e: Error) -> Error {
+        match e.kind() {
+            Kind::Model | Kind::Data => e.at(self.dir.display()),
+            _ => e,
         }
     }
     /// The scorer that reads this model's prompts.
@@ -187,7 +224,7 @@ impl JudgeFlags {
             )));
         }
         if self.template.is_some() {
-            eprintln!("gramophone: judge template {}, sha256 {}", template.name(), template.sha256());
+            remark(format_args!("judge template {}, sha256 {}", template.name(), template.sha256()));
         }
         Prompts::new(opened.chat()?, template)
     }
@@ -195,6 +232,9 @@ impl JudgeFlags {
     /// # Errors
     /// A text of `len` tokens does not fit into `context`.
     pub fn fits(&self, len: usize, context: usize) -> Result<()> {
+        if len == 0 {
+            return Err(Error::data("the chat template makes nothing of it: there is no token to read"));
+        }
         if len <= context {
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! `gramophone train`: train a model as a run file says.
 
+use super::console::{print, tell};
 use super::runtime::Place;
 use crate::app::report;
 use crate::app::signals::Signals;
@@ -31,8 +32,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let run = Run::load(&args.file, &args.overrides)?;
     if args.print_config {
-        print!("{}", run.explain());
-        return Ok(());
+        return print(run.explain());
     }
     let dev = args.place.open()?;
     let signals = Signals::install()?;
@@ -42,10 +42,10 @@ pub fn run(args: Args) -> Result<()> {
     if run.log.report && !finished.records.is_empty() {
         let path = run.log_dir().join("report.html");
         report::training(&run, &finished.records, &dev.name()).write(&path)?;
-        println!("report: {}", path.display());
+        tell(format_args!("report: {}", path.display()));
     }
     let Finished { checkpoint, step, total_steps, .. } = finished;
-    println!("model after step {step} of {total_steps}: {}", checkpoint.display());
+    tell(format_args!("model after step {step} of {total_steps}: {}", checkpoint.display()));
     Ok(())
 }
 
@@ -66,7 +66,7 @@ impl Terminal {
     fn line(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => println!("{line}"),
+            None => tell(line),
         }
     }
     fn close(&self) {

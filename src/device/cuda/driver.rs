@@ -25,6 +25,8 @@ pub struct Properties {
     pub l2: u64,
     /// Shared memory that one block may use, bytes.
     pub shared_per_block: u32,
+    /// Highest clocks of the processors and of the memory, kHz; 0 where the driver does not tell.
+    pub clocks: (i32, i32),
 }
 
 /// `Ok` for success; otherwise an error that names the call and what the driver says.
@@ -136,6 +138,10 @@ pub fn properties(ordinal: i32) -> Result<Properties> {
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32,
             memory: memory as u64,
             l2: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as u64,
+            clocks: (
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE).unwrap_or(0),
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE).unwrap_or(0),
+            ),
             shared_per_block: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as u32,
         })
     }

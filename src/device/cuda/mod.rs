@@ -4,19 +4,23 @@
 //! out of the next [`Gpu::sync`] or [`Gpu::read`], the only two calls that wait. `GRAMOPHONE_SYNC=1` waits after every
 //! launch, so that the error names the one kernel that failed.
 
+mod cublaslt;
 pub mod driver;
+mod event;
 mod graph;
 mod images;
 pub mod launch;
 mod memory;
 mod tensor_map;
 
+pub(crate) use cublaslt::Factor;
 pub use driver::Properties;
 pub use graph::Graph;
 pub use images::{LEDGER, images, present as images_present};
 pub use memory::Memory;
 pub use tensor_map::{Swizzle, TensorMap};
 
+use self::cublaslt::CublasLt;
 use self::driver::{check, explain};
 use self::launch::{Grid, KERNELS};
 use self::memory::Staging;
@@ -33,7 +37,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 /// Dynamic shared memory that a kernel gets without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 * 1024;
 /// Bytes of a GPU's workspace: what one op call may use between its own kernels.
-pub const WORKSPACE: usize = 64 << 20;
+pub const WORKSPACE: usize = 32 << 20;
 /// Names of launches that an error message can list.
 const REMEMBERED: usize = 8;
 
@@ -53,6 +57,7 @@ struct Shared {
     functions: Vec<OnceLock<usize>>,
     state: Mutex<State>,
     staging: Mutex<Staging>,
+    cublaslt: OnceLock<CublasLt>,
 }
 
 // SAFETY: contexts and streams may be used from any thread that has made the context current, which every call does.
@@ -100,6 +105,7 @@ impl Gpu {
             functions: KERNELS.iter().map(|_| OnceLock::new()).collect(),
             state: Mutex::default(),
             staging: Mutex::default(),
+            cublaslt: OnceLock::new(),
         };
         let gpu = Gpu(Arc::new(shared));
         gpu.load()?;

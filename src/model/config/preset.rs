@@ -205,6 +205,12 @@ fn overlay(map: &mut Map<String, Value>, family: Family, shape: &Shape) -> Resul
     if family != Family::Llama && shape.mlp_bias == Some(true) {
         return Err(Error::usage(format!("{} has no mlp_bias; llama has", family.name())));
     }
+    let numbers =
+        [("rope_theta", shape.rope_theta), ("rms_norm_eps", shape.norm_eps), ("initializer_range", shape.init_std)];
+    // JSON has no such numbers: they would count as absent.
+    if let Some((key, Some(x))) = numbers.iter().find(|(_, x)| x.is_some_and(|x| !x.is_finite())) {
+        return Err(Error::usage(format!("{key} is {x}; it must be a finite number")));
+    }
     let sizes = [
         ("vocab_size", shape.vocab),
         ("hidden_size", shape.width),
@@ -217,8 +223,6 @@ fn overlay(map: &mut Map<String, Value>, family: Family, shape: &Shape) -> Resul
     ];
     let flags =
         [("tie_word_embeddings", shape.tied), ("attention_bias", shape.attention_bias), ("mlp_bias", shape.mlp_bias)];
-    let numbers =
-        [("rope_theta", shape.rope_theta), ("rms_norm_eps", shape.norm_eps), ("initializer_range", shape.init_std)];
     let sizes = sizes.into_iter().filter_map(|(k, v)| Some((k, json!(v?))));
     let flags = flags.into_iter().filter_map(|(k, v)| Some((k, json!(v?))));
     let numbers = numbers.into_iter().filter_map(|(k, v)| Some((k, json!(v?))));

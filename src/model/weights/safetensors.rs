@@ -7,9 +7,8 @@
 
 use crate::base::dtype::{Dtype, Elem, Real};
 use crate::by_dtype;
-use crate::device::{Arena, Slot};
+use crate::device::{Arena, Mapped, Slot};
 use crate::error::{Error, Result};
-use memmap2::Mmap;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -86,7 +85,7 @@ pub(super) struct Tensor {
 #[derive(Debug)]
 pub(super) struct File {
     pub path: PathBuf,
-    pub map: Arc<Mmap>,
+    pub map: Arc<Mapped>,
     /// In the order they lie in.
     pub tensors: Vec<Tensor>,
 }
@@ -102,9 +101,9 @@ impl File {
         if !about.is_file() {
             return Err(Error::model(format!("{}: not a file", path.display())));
         }
-        // SAFETY: the pages stay valid as long as the map does. Weights are not written to while they are in use: we
-        // never write over an existing file (`create`), and the format's other writers replace whole files.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
+        // Weights are not written to while they are in use: we never write over an existing file (`create`), and the
+        // format's other writers replace whole files.
+        let map = Mapped::new(&file).map_err(|e| Error::io("map", path, e))?;
         let tensors = header(&map).map_err(|what| Error::model(format!("{}: {what}", path.display())))?;
         Ok(File { path: path.to_path_buf(), map: Arc::new(map), tensors })
     }

@@ -5,37 +5,24 @@
 //!
 //! ```text
 //! forward   panel of queries:  S^T [keys][queries] = K (scale Q)^T;  online softmax down the columns;  O += (P^T)^T V
-//! backward  panel of queries:  S^T, dP^T = V dO^T,  dS^T = P^T (dP^T - delta)                 ;  dQ += (dS^T)^T K
-//!           panel of keys:     S [queries][keys] = (scale Q) K^T, dP = dO V^T, dS              ;  dV += P^T dO
-//!                                                                                                 dK += dS^T Q
+//! backward  panel of keys:     S [queries][keys] = (scale Q) K^T, dP = dO V^T                  ;  dV += P^T dO
+//!                              dS = P (dP - delta)                                            ;  dK += dS^T Q
+//!                              dS^T, transposed in registers                                  ;  dQ += (dS^T)^T K
+//!   or, for dQ alone,
+//!           panel of queries:  S^T, dP^T = V dO^T,  dS^T = P^T (dP^T - delta)                 ;  dQ += (dS^T)^T K
 //! ```
 //! A *panel* is as many queries (or keys) as a register tile has columns, all of one head; softmax statistics are
 //! vectors along it, and nothing is ever summed across lanes. Jobs are (sequence, key-value head, block), so the group's
-//! query heads share the packed keys and values; a block of keys is packed once for all panels of the job. The
-//! backward runs two passes, one for dQ and one for dK and dV: it computes scores twice (seven products instead of
-//! five), but its jobs are independent however few sequences and heads there are, and no sum is shared by threads.
+//! query heads share the packed keys and values; a block of keys is packed once for all panels of the job.
+//!
+//! The backward has two ways to the same bits. With enough sequences and key-value heads for the threads, a job is one of
+//! each pair: it walks the key blocks in order and adds to dQ as it goes, five products in all. Else a pass for dQ and one
+//! for dK and dV, whose jobs are blocks: scores are computed twice, seven products, but no sum is shared by threads
+//! however few sequences and heads there are. (`flash/backward.rs` decides.)
 //!
 //! Why bits do not depend on the batch: a score is one chain of FMAs over K; a row meets its keys in ascending order, in
 //! blocks that start at multiples of [`BLOCK`] of its own sequence; a masked key adds an exact zero to a sum that holds
 //! no negative zero in the end. Which rows share a panel, a tile or a job changes none of this, nor does the thread.
-
-use super::{Heads, Packed};
-use crate::base::dtype::{Elem, Real};
-use crate::base::par::Pool;
-use crate::base::simd::{exp, sum_by, vectorize};
-use crate::device::View;
-use crate::ops::gemm::kernel::{Kernel, MAX_LANES, Start, Tile};
-use crate::ops::gemm::pack::{Along, Job, Operand};
-use crate::ops::gemm::scratch::Scratch;
-use std::ops::Range;
-
-/// Keys per block of the online softmax, and queries (or keys) per job. Packed keys and values of a block, 2 x 32 KiB
-/// for heads of 64, stay in L2; scores of a panel, 128 x 32 floats, 16 KiB, in L1.
-const BLOCK: usize = 128;
-
-thread_local! {
-    static SCRATCH: Scratch = const { Scratch::new() };
-}
 
 /// Runs `$body` with the constant `$w` bound to the width of a panel.
 macro_rules! by_width {
@@ -54,65 +41,35 @@ macro_rules! by_width {
     };
 }
 
-/// [`super::attention_fwd`] for types that are computed in f32.
-#[allow(clippy::too_many_arguments)]
-pub fn forward<E: Elem<Acc = f32>>(
-    pool: &Pool,
-    kernel: Kernel,
-    o: View,
-    lse: View,
-    q: View,
-    k: View,
-    v: View,
-    packed: &Packed,
-) {
-    let flash = Flash { kernel, packed };
-    flash.each_job(
-        pool,
-        |seq, block, g| by_width!(kernel, W => flash.forward::<E, W>(o, lse, [q, k, v], seq, block, g)),
-    );
-}
+mod backward;
+mod forward;
 
-/// [`super::attention_bwd`] for types that are computed in f32: `[dq, dk, dv, delta]` from `[do, o, lse, q, k, v]`.
-pub fn backward<E: Elem<Acc = f32>>(pool: &Pool, kernel: Kernel, out: [View; 4], saved: [View; 6], packed: &Packed) {
-    let ([dq, dk, dv, delta], [d_o, o, lse, q, k, v]) = (out, saved);
-    let (flash, heads) = (Flash { kernel, packed }, packed.heads);
-    pool.each(q.rows(), 16, |i| {
-        vectorize(
-            #[inline(always)]
-            || {
-                let (d_o, o) = (d_o.row::<E>(i), o.row::<E>(i));
-                for (h, delta) in delta.row_mut::<f32>(i).iter_mut().enumerate() {
-                    let (d_o, o) = (&d_o[heads.columns(h)], &o[heads.columns(h)]);
-                    *delta = sum_by(heads.size, |c| d_o[c].get() * o[c].get());
-                }
-            },
-        )
-    });
-    let saved = Saved { d_o, lse, delta, q, k, v };
-    flash.each_job(
-        pool,
-        |seq, block, g| by_width!(kernel, W => flash.query_gradient::<E, W>(dq, &saved, seq, block, g)),
-    );
-    flash.each_job(
-        pool,
-        |seq, block, g| by_width!(kernel, W => flash.key_gradients::<E, W>([dk, dv], &saved, seq, block, g)),
-    );
+pub use backward::backward;
+#[cfg(test)]
+pub use backward::by_sequence;
+pub use forward::forward;
+
+use super::{Heads, Packed};
+use crate::base::dtype::Elem;
+use crate::base::par::Pool;
+use crate::device::View;
+use crate::ops::gemm::kernel::{Kernel, Start, Tile};
+use crate::ops::gemm::pack::{Along, Job, Operand};
+use crate::ops::gemm::scratch::Scratch;
+use crate::ops::gemm::vector::MAX_LANES;
+use std::ops::Range;
+
+/// Keys per block of the online softmax, and queries (or keys) per job. Packed keys and values of a block, 2 x 32 KiB
+/// for heads of 64, stay in L2; scores of a panel, 128 x 32 floats, 16 KiB, in L1.
+const BLOCK: usize = 128;
+
+thread_local! {
+    static SCRATCH: Scratch = const { Scratch::new() };
 }
 
 struct Flash<'a> {
     kernel: Kernel,
     packed: &'a Packed<'a>,
-}
-
-/// What the backward reads.
-struct Saved<'a> {
-    d_o: View<'a>,
-    lse: View<'a>,
-    delta: View<'a>,
-    q: View<'a>,
-    k: View<'a>,
-    v: View<'a>,
 }
 
 /// Some neighbouring positions of a sequence under one head, at most as many as a tile has columns.
@@ -277,292 +234,6 @@ impl Flash<'_> {
             }
         }
     }
-
-    /// Outputs and statistics of the queries at `block`, for the query heads of key-value head `g`.
-    #[inline(always)]
-    fn forward<E: Elem<Acc = f32>, const W: usize>(
-        &self,
-        o: View,
-        lse: View,
-        [q, k, v]: [View; 3],
-        seq: Range<usize>,
-        block: Range<usize>,
-        g: usize,
-    ) {
-        let (heads, group) = (self.packed.heads, self.group(g));
-        let count = group.len() * block.len().div_ceil(W);
-        let (k, v) = (window(k, &seq, heads, g), window(v, &seq, heads, g));
-        let sum_floats = W * self.sum_cols();
-        let sizes = [
-            count * self.columns_floats(),
-            self.rows_floats(),
-            self.summed_floats(),
-            BLOCK * W,
-            count * sum_floats,
-            count * W,
-            count * W,
-        ];
-        Scratch::lend(&SCRATCH, sizes.iter().sum(), |memory| {
-            vectorize(
-                #[inline(always)]
-                || {
-                    let [queries, keys, values, scores, sums, tops, totals] = carve(memory, sizes);
-                    for (panel, to) in
-                        panels(group.clone(), block.clone(), W).zip(queries.chunks_exact_mut(self.columns_floats()))
-                    {
-                        self.pack_columns::<E>(
-                            window(q, &seq, heads, panel.head),
-                            &panel,
-                            self.packed.scale as f32,
-                            to,
-                        );
-                    }
-                    tops.fill(f32::NEG_INFINITY);
-                    totals.fill(0.0);
-                    for first in (0..block.end).step_by(BLOCK) {
-                        let theirs = first..(first + BLOCK).min(block.end);
-                        self.pack_rows::<E>(k, theirs.clone(), 1.0, keys);
-                        self.pack_summed::<E>(v, theirs.clone(), values);
-                        let state = queries.chunks_exact(self.columns_floats()).zip(sums.chunks_exact_mut(sum_floats));
-                        let state =
-                            state.zip(tops.as_chunks_mut::<W>().0.iter_mut().zip(totals.as_chunks_mut::<W>().0));
-                        for (panel, ((queries, sums), (top, total))) in
-                            panels(group.clone(), block.clone(), W).zip(state)
-                        {
-                            let seen = theirs.len().min(panel.last() + 1 - first);
-                            self.cross(keys, theirs.len(), 0..seen, queries, scores);
-                            let rows = &mut scores.as_chunks_mut::<W>().0[..seen];
-                            let shrink = online_softmax(rows, first, panel.first, top, total);
-                            let start = if first == 0 { Start::Zero } else { Start::Load };
-                            if start == Start::Load {
-                                for (sums, shrink) in
-                                    sums.chunks_exact_mut(self.sum_cols()).zip(shrink).take(panel.count)
-                                {
-                                    scale(sums, shrink);
-                                }
-                            }
-                            let visible = |tile: &Range<usize>| 0..seen.min(panel.first + tile.end - first);
-                            self.accumulate(sums, panel.count, scores, values, start, visible);
-                        }
-                    }
-                    let state = sums.chunks_exact(sum_floats).zip(tops.chunks_exact(W).zip(totals.chunks_exact(W)));
-                    for (panel, (sums, (top, total))) in panels(group, block, W).zip(state) {
-                        let o = window(o, &seq, heads, panel.head);
-                        for c in 0..panel.count {
-                            let sums = &sums[c * self.sum_cols()..];
-                            for (o, sum) in o.row_mut::<E>(panel.first + c).iter_mut().zip(sums) {
-                                // Adding zero makes a negative zero, which masked keys may have flipped, positive.
-                                *o = E::put(sum / total[c] + 0.0);
-                            }
-                            let lse = lse.rows_in(seq.clone()).cols_in(panel.head..panel.head + 1);
-                            lse.row_mut::<f32>(panel.first + c)[0] = top[c] + total[c].ln();
-                        }
-                    }
-                },
-            )
-        });
-    }
-
-    /// `dq` of the queries at `block`, for the query heads of key-value head `g`.
-    #[inline(always)]
-    fn query_gradient<E: Elem<Acc = f32>, const W: usize>(
-        &self,
-        dq: View,
-        saved: &Saved,
-        seq: Range<usize>,
-        block: Range<usize>,
-        g: usize,
-    ) {
-        let (heads, group, factor) = (self.packed.heads, self.group(g), self.packed.scale as f32);
-        let count = group.len() * block.len().div_ceil(W);
-        let (k, v) = (window(saved.k, &seq, heads, g), window(saved.v, &seq, heads, g));
-        let (columns, sum_floats) = (self.columns_floats(), W * self.sum_cols());
-        let sizes = [
-            count * columns,
-            count * columns,
-            self.rows_floats(),
-            self.rows_floats(),
-            self.summed_floats(),
-            BLOCK * W,
-            BLOCK * W,
-            count * sum_floats,
-        ];
-        Scratch::lend(&SCRATCH, sizes.iter().sum(), |memory| {
-            vectorize(
-                #[inline(always)]
-                || {
-                    let [queries, d_outs, keys, values, right, scores, d_scores, sums] = carve(memory, sizes);
-                    let places = queries.chunks_exact_mut(columns).zip(d_outs.chunks_exact_mut(columns));
-                    for (panel, (query, d_out)) in panels(group.clone(), block.clone(), W).zip(places) {
-                        self.pack_columns::<E>(window(saved.q, &seq, heads, panel.head), &panel, factor, query);
-                        self.pack_columns::<E>(window(saved.d_o, &seq, heads, panel.head), &panel, 1.0, d_out);
-                    }
-                    for first in (0..block.end).step_by(BLOCK) {
-                        let theirs = first..(first + BLOCK).min(block.end);
-                        self.pack_rows::<E>(k, theirs.clone(), 1.0, keys);
-                        self.pack_rows::<E>(v, theirs.clone(), 1.0, values);
-                        self.pack_summed::<E>(k, theirs.clone(), right);
-                        let state = queries.chunks_exact(columns).zip(d_outs.chunks_exact(columns));
-                        let state = state.zip(sums.chunks_exact_mut(sum_floats));
-                        for (panel, ((query, d_out), sums)) in panels(group.clone(), block.clone(), W).zip(state) {
-                            let seen = theirs.len().min(panel.last() + 1 - first);
-                            self.cross(keys, theirs.len(), 0..seen, query, scores);
-                            self.cross(values, theirs.len(), 0..seen, d_out, d_scores);
-                            let lse = gather::<W>(saved.lse, &seq, &panel);
-                            let delta = gather::<W>(saved.delta, &seq, &panel);
-                            let (scores_of, d_scores_of) = (scores.as_chunks_mut::<W>().0, d_scores.as_chunks::<W>().0);
-                            for (j, (s, dp)) in scores_of.iter_mut().zip(d_scores_of).take(seen).enumerate() {
-                                // Lanes before `hidden` hold queries that come before key j.
-                                let hidden = (first + j).saturating_sub(panel.first);
-                                for c in 0..W {
-                                    let p = exp(s[c] - lse[c]);
-                                    s[c] = if c < hidden { 0.0 } else { p * (dp[c] - delta[c]) };
-                                }
-                            }
-                            let start = if first == 0 { Start::Zero } else { Start::Load };
-                            let visible = |tile: &Range<usize>| 0..seen.min(panel.first + tile.end - first);
-                            self.accumulate(sums, panel.count, scores, right, start, visible);
-                        }
-                    }
-                    for (panel, sums) in panels(group, block, W).zip(sums.chunks_exact(sum_floats)) {
-                        self.store::<E>(window(dq, &seq, heads, panel.head), &panel, sums, factor);
-                    }
-                },
-            )
-        });
-    }
-
-    /// `dk` and `dv` of the keys at `block` under key-value head `g`.
-    #[inline(always)]
-    fn key_gradients<E: Elem<Acc = f32>, const W: usize>(
-        &self,
-        [dk, dv]: [View; 2],
-        saved: &Saved,
-        seq: Range<usize>,
-        block: Range<usize>,
-        g: usize,
-    ) {
-        let (heads, factor) = (self.packed.heads, self.packed.scale as f32);
-        let (columns, sum_floats, count) = (self.columns_floats(), W * self.sum_cols(), block.len().div_ceil(W));
-        let sizes = [
-            count * columns,
-            count * columns,
-            self.rows_floats(),
-            self.rows_floats(),
-            self.summed_floats(),
-            self.summed_floats(),
-            BLOCK * W,
-            BLOCK * W,
-            count * sum_floats,
-            count * sum_floats,
-        ];
-        Scratch::lend(&SCRATCH, sizes.iter().sum(), |memory| {
-            vectorize(
-                #[inline(always)]
-                || {
-                    let [keys, values, queries, d_outs, right_q, right_do, probs, d_scores, to_k, to_v] =
-                        carve(memory, sizes);
-                    to_k.fill(0.0);
-                    to_v.fill(0.0);
-                    let places = keys.chunks_exact_mut(columns).zip(values.chunks_exact_mut(columns));
-                    for (panel, (key, value)) in panels(g..g + 1, block.clone(), W).zip(places) {
-                        self.pack_columns::<E>(window(saved.k, &seq, heads, g), &panel, 1.0, key);
-                        self.pack_columns::<E>(window(saved.v, &seq, heads, g), &panel, 1.0, value);
-                    }
-                    let blocks = self
-                        .group(g)
-                        .flat_map(|h| (block.start..seq.len()).step_by(BLOCK).map(move |first| (h, first)));
-                    for (head, first) in blocks {
-                        let theirs = first..(first + BLOCK).min(seq.len());
-                        let (q, d_o) = (window(saved.q, &seq, heads, head), window(saved.d_o, &seq, heads, head));
-                        self.pack_rows::<E>(q, theirs.clone(), factor, queries);
-                        self.pack_rows::<E>(d_o, theirs.clone(), 1.0, d_outs);
-                        self.pack_summed::<E>(q, theirs.clone(), right_q);
-                        self.pack_summed::<E>(d_o, theirs.clone(), right_do);
-                        let state = keys.chunks_exact(columns).zip(values.chunks_exact(columns));
-                        let state = state.zip(to_k.chunks_exact_mut(sum_floats).zip(to_v.chunks_exact_mut(sum_floats)));
-                        for (panel, ((key, value), (to_k, to_v))) in panels(g..g + 1, block.clone(), W).zip(state) {
-                            // The first query of the block that sees a key of the panel.
-                            let from = panel.first.saturating_sub(first);
-                            self.cross(queries, theirs.len(), from..theirs.len(), key, probs);
-                            self.cross(d_outs, theirs.len(), from..theirs.len(), value, d_scores);
-                            let (probs_of, d_scores_of) =
-                                (probs.as_chunks_mut::<W>().0, d_scores.as_chunks_mut::<W>().0);
-                            for i in from..theirs.len() {
-                                let lse = saved.lse.row::<f32>(seq.start + first + i)[head];
-                                let delta = saved.delta.row::<f32>(seq.start + first + i)[head];
-                                // Lanes from `seen` on hold keys that come after query i.
-                                let seen = first + i + 1 - panel.first;
-                                for (c, (p, ds)) in probs_of[i].iter_mut().zip(&mut d_scores_of[i]).enumerate() {
-                                    *p = if c < seen { exp(*p - lse) } else { 0.0 };
-                                    *ds = if c < seen { *p * (*ds - delta) } else { 0.0 };
-                                }
-                            }
-                            let seeing = |tile: &Range<usize>| {
-                                from.max((panel.first + tile.start).saturating_sub(first))..theirs.len()
-                            };
-                            self.accumulate(to_v, panel.count, probs, right_do, Start::Load, seeing);
-                            self.accumulate(to_k, panel.count, d_scores, right_q, Start::Load, seeing);
-                        }
-                    }
-                    let sums = to_k.chunks_exact(sum_floats).zip(to_v.chunks_exact(sum_floats));
-                    for (panel, (to_k, to_v)) in panels(g..g + 1, block, W).zip(sums) {
-                        self.store::<E>(window(dk, &seq, heads, g), &panel, to_k, factor);
-                        self.store::<E>(window(dv, &seq, heads, g), &panel, to_v, 1.0);
-                    }
-                },
-            )
-        });
-    }
-
-    /// The sums of a panel, times a factor, rounded.
-    #[inline(always)]
-    fn store<E: Elem<Acc = f32>>(&self, to: View, panel: &Panel, sums: &[f32], factor: f32) {
-        for (c, sums) in sums.chunks_exact(self.sum_cols()).enumerate().take(panel.count) {
-            for (to, sum) in to.row_mut::<E>(panel.first + c).iter_mut().zip(sums) {
-                *to = E::put(sum * factor + 0.0);
-            }
-        }
-    }
-}
-
-/// One block of the online softmax of Milakov and Gimelshein: turns the scores of keys `first..` (rows) and queries
-/// `query..` (lanes) into probabilities relative to the new maximum, and returns what earlier sums must be scaled by.
-#[inline(always)]
-fn online_softmax<const W: usize>(
-    scores: &mut [[f32; W]],
-    first: usize,
-    query: usize,
-    top: &mut [f32; W],
-    total: &mut [f32; W],
-) -> [f32; W] {
-    let old = *top;
-    for (j, s) in scores.iter_mut().enumerate() {
-        let hidden = (first + j).saturating_sub(query);
-        for c in 0..W {
-            s[c] = if c < hidden { f32::NEG_INFINITY } else { s[c] };
-            top[c] = Real::max(s[c], top[c]);
-        }
-    }
-    let mut shrink = [0.0; W];
-    for c in 0..W {
-        shrink[c] = exp(old[c] - top[c]);
-        total[c] *= shrink[c];
-    }
-    for s in scores {
-        for c in 0..W {
-            s[c] = exp(s[c] - top[c]);
-            total[c] += s[c];
-        }
-    }
-    shrink
-}
-
-/// A statistic of a panel's queries; zero in the lanes past them.
-#[inline(always)]
-fn gather<const W: usize>(of: View, seq: &Range<usize>, panel: &Panel) -> [f32; W] {
-    let row = |c| of.row::<f32>(seq.start + panel.first + c)[panel.head];
-    std::array::from_fn(|c| if c < panel.count { row(c) } else { 0.0 })
 }
 
 #[inline(always)]

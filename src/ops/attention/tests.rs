@@ -1,6 +1,6 @@
 use super::*;
 use crate::base::simd::Level;
-use crate::ops::check::{dot, gradient, normals};
+use crate::ops::check::{F32, F32_GRADIENT, Within, agree, dot, gradient, normals};
 
 /// One buffer `[T, (H+2G) K]` seen as q, k and v.
 fn windows<'a, E: Elem>(qkv: &'a mut [E], heads: Heads) -> [View<'a>; 3] {
@@ -138,7 +138,8 @@ const RAGGED: [i32; 9] = [0, 1, 34, 34, 66, 194, 323, 340, 640];
 
 #[test]
 fn flash_agrees_with_the_oracle_and_every_level_and_thread_count_with_each_other() {
-    let pools = [Pool::new(1), Pool::new(2)];
+    // The backward goes whole sequences at a time with few threads, block by block with many.
+    let pools = [Pool::new(1), Pool::new(2), Pool::new(16)];
     for (query, kv, size) in [(4, 2, 64), (2, 2, 16), (3, 1, 80), (2, 1, 8), (1, 1, 5), (2, 1, 128), (1, 1, 96)] {
         let heads = Heads { query, kv, size };
         let t = RAGGED[RAGGED.len() - 1] as usize;
@@ -148,10 +149,13 @@ fn flash_agrees_with_the_oracle_and_every_level_and_thread_count_with_each_other
         close("o", &first.o, &want.o, 3e-6);
         close("lse", &first.lse, &want.lse, 3e-6);
         close("d_qkv", &first.d_qkv, &want.d_qkv, 2e-5);
-        for level in levels() {
-            let other = run::<f32>(&Way::Flash(level), &pools[1], &qkv, &d_o, &RAGGED, heads);
+        let packed = Packed { starts: &RAGGED, heads, scale: 1.0 };
+        let ways = [1, 16].map(|threads| flash::by_sequence(Kernel::at(level()), &packed, threads));
+        assert_eq!(ways, [true, false], "{heads:?}");
+        for (level, pool) in levels().flat_map(|level| pools.iter().map(move |pool| (level, pool))) {
+            let other = run::<f32>(&Way::Flash(level), pool, &qkv, &d_o, &RAGGED, heads);
             assert!(bits(&first.o) == bits(&other.o) && bits(&first.lse) == bits(&other.lse), "{heads:?} {level:?}");
-            assert!(bits(&first.d_qkv) == bits(&other.d_qkv), "{heads:?} {level:?} backward");
+            assert!(bits(&first.d_qkv) == bits(&other.d_qkv), "{heads:?} {level:?} {} threads", pool.threads());
         }
     }
 }
@@ -189,5 +193,110 @@ fn a_sequence_has_the_same_bits_alone_in_a_batch_and_as_a_prefix() {
             assert_eq!(bits(&prefix.o), bits(&whole.o[..n * out]), "{w:?} prefix {n}");
             assert_eq!(bits(&prefix.lse), bits(&whole.lse[..n * 4]), "{w:?} prefix {n}");
         }
+    }
+}
+
+/// bf16 results on matrix units, where probabilities are rounded to bf16 between the two products.
+const ROUNDED: Within = Within::Distance(5e-3);
+
+struct Shape {
+    heads: Heads,
+    lens: &'static [usize],
+    /// The standard deviation of the logits.
+    logits: f64,
+    /// Columns in front of q, k and v in the buffer that holds them.
+    edge: usize,
+}
+
+/// A buffer's columns between these.
+fn columns(buffer: View<'_>, at: [usize; 4]) -> [View<'_>; 3] {
+    std::array::from_fn(|i| buffer.cols_in(at[i]..at[i + 1]))
+}
+
+/// Forward and backward on the GPUs against the CPU. The backward starts from the CPU's output and statistics: where logits are
+/// so large that one key has all the probability, a gradient is what is left of two equal numbers, and the forward's last bit
+/// would stand for it.
+fn agree_on(dtype: Dtype, shape: &Shape) {
+    let Shape { heads, lens, logits, edge } = shape;
+    let starts: Vec<i32> = (0..=lens.len()).map(|n| lens[..n].iter().sum::<usize>() as i32).collect();
+    let (t, scale) = (starts[lens.len()] as usize, heads.scale());
+    let (out, kv) = (heads.query * heads.size, heads.kv * heads.size);
+    let wide = edge + out + 2 * kv;
+    let mut qkv = normals(1, t * wide);
+    for row in qkv.chunks_exact_mut(wide) {
+        row[..edge + out].iter_mut().for_each(|q| *q *= logits);
+    }
+    let at = [*edge, edge + out, edge + out + kv, wide];
+    let saved = std::cell::RefCell::<Option<[Vec<f64>; 2]>>::default();
+    agree(&format!("attention {dtype} {heads:?} {lens:?} logits of {logits} at column {edge}"), |bed| {
+        let [q, k, v] = columns(bed.put(dtype, t, wide, &qkv), at);
+        let starts = bed.ints(1, starts.len(), &starts);
+        let (o, lse) = (bed.zeros(dtype, t, out), bed.zeros(Dtype::F32, t, heads.query));
+        attention_fwd(&bed.dev, o, lse, q, k, v, starts, *heads, scale);
+        let forward = [bed.get(o), bed.get(lse)];
+        let saved = &mut *saved.borrow_mut();
+        let [of, log_total] = saved.get_or_insert_with(|| forward.clone()); // The CPU's: it comes first.
+        let (of, log_total) = (bed.put(dtype, t, out, of), bed.put(Dtype::F32, t, heads.query, log_total));
+        let d_o = bed.normals(dtype, t, out, 2, 1.0);
+        let d_qkv = bed.zeros(dtype, t, wide);
+        let [dq, dk, dv] = columns(d_qkv, at);
+        let delta = bed.zeros(Dtype::F32, t, heads.query);
+        attention_bwd(&bed.dev, dq, dk, dv, delta, d_o, of, log_total, q, k, v, starts, *heads, scale);
+        let [o, lse] = forward;
+        let (value, gradient) = if dtype == Dtype::Bf16 { (ROUNDED, ROUNDED) } else { (F32, F32_GRADIENT) };
+        let gradients = bed.get(d_qkv);
+        let part = |i: usize| gradients.chunks_exact(wide).flat_map(|row| row[at[i]..at[i + 1]].to_vec()).collect();
+        vec![
+            ("o", value, o),
+            ("lse", F32, lse),
+            ("delta", F32_GRADIENT, bed.get(delta)),
+            ("dq", gradient, part(0)),
+            ("dk", gradient, part(1)),
+            ("dv", gradient, part(2)),
+        ]
+    });
+}
+
+const fn shape(query: usize, kv: usize, size: usize, lens: &'static [usize], logits: f64, edge: usize) -> Shape {
+    Shape { heads: Heads { query, kv, size }, lens, logits, edge }
+}
+
+#[test]
+fn gpus_agree_at_the_borders_of_tiles() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        agree_on(dtype, &shape(2, 1, 64, &[63, 64, 65, 1], 1.0, 0));
+        agree_on(dtype, &shape(1, 1, 96, &[127, 1, 128], 1.0, 0));
+        agree_on(dtype, &shape(1, 1, 128, &[129, 2], 1.0, 8));
+    }
+}
+
+#[test]
+fn gpus_agree_on_long_and_on_many_short_sequences() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        agree_on(dtype, &shape(1, 1, 64, &[600], 1.0, 0));
+        agree_on(dtype, &shape(2, 1, 16, &[1, 2, 3, 0, 1, 1, 7, 5, 4, 1, 1, 9, 33, 1, 0, 2], 1.0, 0));
+        // More sequences than a warp has lanes.
+        agree_on(dtype, &shape(1, 1, 8, &[1; 40], 1.0, 0));
+    }
+}
+
+#[test]
+fn gpus_agree_on_large_logits() {
+    for logits in [1e2, 1e3, 1e4] {
+        agree_on(Dtype::F32, &shape(2, 1, 64, &[70, 1], logits, 0));
+        agree_on(Dtype::Bf16, &shape(1, 1, 64, &[70, 1], logits, 0));
+    }
+}
+
+#[test]
+fn gpus_agree_on_other_head_sizes_groups_and_windows() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        agree_on(dtype, &shape(7, 1, 32, &[20, 3], 1.0, 16));
+        agree_on(dtype, &shape(3, 3, 80, &[18, 1], 1.0, 0));
+        agree_on(dtype, &shape(2, 1, 40, &[33], 1.0, 0));
+        // Neither whole vectors nor aligned, and heads that no matrix kernel takes.
+        agree_on(dtype, &shape(2, 1, 5, &[35, 2], 1.0, 3));
+        agree_on(dtype, &shape(2, 1, 64, &[35], 1.0, 1));
+        agree_on(dtype, &shape(2, 1, 256, &[33, 34], 1.0, 0));
     }
 }

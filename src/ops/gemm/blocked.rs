@@ -28,9 +28,10 @@
 //! output with very few columns is computed transposed, so that vectors run along its long side.
 
 use super::Into;
-use super::kernel::{Kernel, MAX_LANES, Start, Stream, Tile};
+use super::kernel::{Kernel, Start, Stream, Tile};
 use super::pack::{Along, Job, Operand};
 use super::scratch::{Scratch, Shared};
+use super::vector::MAX_LANES;
 use crate::base::dtype::{Dtype, Elem};
 use crate::base::par::Pool;
 use crate::base::simd::vectorize;

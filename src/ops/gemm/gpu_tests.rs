@@ -130,7 +130,9 @@ fn by_each<T: Copy + std::fmt::Debug>(bed: &Bed, case: &Case, ways: &[T], run: i
     });
     let first = all.next().unwrap();
     for (i, y) in all.enumerate() {
-        assert!(y == first, "{case:?}: {:?} gives other bits than {:?}", ways[i + 1], ways[0]);
+        let other = y.iter().zip(&first).position(|(a, b)| a.to_bits() != b.to_bits());
+        let values = other.map(|at| (at, y[at], first[at]));
+        assert!(other.is_none(), "{case:?}: {:?} gives other bits than {:?}: {values:?}", ways[i + 1], ways[0]);
     }
     first
 }

@@ -7,7 +7,8 @@
 //! summed index is contiguous in memory, squares of one vector a side are transposed in registers; where the free
 //! index is, rows are copied. bf16 is widened on the way.
 
-use super::kernel::{AHEAD, MAX_LANES, Vector, to_line};
+use super::kernel::{AHEAD, to_line};
+use super::vector::{MAX_LANES, Vector};
 use crate::base::dtype::Elem;
 use crate::device::View;
 use std::ops::Range;

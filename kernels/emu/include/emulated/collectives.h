@@ -13,7 +13,8 @@ EMU_INLINE void __threadfence_block() {}
 EMU_INLINE void __nanosleep(unsigned) {}
 
 namespace emu {
-template <class T> EMU_INLINE T shuffle_any(unsigned mask, T v, Shuffle kind, int operand, int width, Location at) {
+template <class T>
+EMU_INLINE T shuffle_any(unsigned mask, T v, Shuffle kind, int operand, int width, Location at) {
     static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
     uint64_t bits = 0;
     __builtin_memcpy(&bits, &v, sizeof(T));
@@ -23,22 +24,27 @@ template <class T> EMU_INLINE T shuffle_any(unsigned mask, T v, Shuffle kind, in
 }
 }  // namespace emu
 
-template <class T> EMU_INLINE T __shfl_sync(unsigned mask, T v, int lane, int width = 32, EMU_AT) {
+template <class T>
+EMU_INLINE T __shfl_sync(unsigned mask, T v, int lane, int width = 32, EMU_AT) {
     return ::emu::shuffle_any(mask, v, ::emu::Shuffle::index, lane, width, at);
 }
-template <class T> EMU_INLINE T __shfl_up_sync(unsigned mask, T v, unsigned delta, int width = 32, EMU_AT) {
+template <class T>
+EMU_INLINE T __shfl_up_sync(unsigned mask, T v, unsigned delta, int width = 32, EMU_AT) {
     return ::emu::shuffle_any(mask, v, ::emu::Shuffle::up, int(delta), width, at);
 }
-template <class T> EMU_INLINE T __shfl_down_sync(unsigned mask, T v, unsigned delta, int width = 32, EMU_AT) {
+template <class T>
+EMU_INLINE T __shfl_down_sync(unsigned mask, T v, unsigned delta, int width = 32, EMU_AT) {
     return ::emu::shuffle_any(mask, v, ::emu::Shuffle::down, int(delta), width, at);
 }
-template <class T> EMU_INLINE T __shfl_xor_sync(unsigned mask, T v, int lanes, int width = 32, EMU_AT) {
+template <class T>
+EMU_INLINE T __shfl_xor_sync(unsigned mask, T v, int lanes, int width = 32, EMU_AT) {
     return ::emu::shuffle_any(mask, v, ::emu::Shuffle::exclusive_or, lanes, width, at);
 }
 EMU_INLINE unsigned __ballot_sync(unsigned mask, int p, EMU_AT) { return ::emu::vote(p, ::emu::Vote::ballot, mask, at); }
 EMU_INLINE int __any_sync(unsigned mask, int p, EMU_AT) { return int(::emu::vote(p, ::emu::Vote::any, mask, at)); }
 EMU_INLINE int __all_sync(unsigned mask, int p, EMU_AT) { return int(::emu::vote(p, ::emu::Vote::all, mask, at)); }
-template <class T> EMU_INLINE unsigned __match_any_sync(unsigned mask, T v, EMU_AT) {
+template <class T>
+EMU_INLINE unsigned __match_any_sync(unsigned mask, T v, EMU_AT) {
     uint64_t bits = 0;
     __builtin_memcpy(&bits, &v, sizeof(T));
     return ::emu::match_any(bits, mask, at);

@@ -30,15 +30,15 @@ struct alignas(64) TensorMap {
 #define EMU_FLAVOUR ::emu::Flavour::fast
 #endif
 
-#define KERNEL(name, bounds, ...)                                                                                            \
-    static void name(__VA_ARGS__);                                                                                           \
-    static const ::emu::Registration name##_registration{EMU_FLAVOUR, #name, __FILE__, &name, ::emu::Bounds bounds};         \
+#define KERNEL(name, bounds, ...)                                                                                    \
+    static void name(__VA_ARGS__);                                                                                   \
+    static const ::emu::Registration name##_registration{EMU_FLAVOUR, #name, __FILE__, &name, ::emu::Bounds bounds}; \
     static void name(__VA_ARGS__)
 
-#define SHARED(T, name, dims)                                                                               \
-    using name##_array = T dims;                                                                            \
-    static char name##_tag;                                                                                 \
-    name##_array& name = *static_cast<name##_array*>(                                                       \
+#define SHARED(T, name, dims)                         \
+    using name##_array = T dims;                      \
+    static char name##_tag;                           \
+    name##_array& name = *static_cast<name##_array*>( \
         ::emu::shared_static(&name##_tag, #name, sizeof(name##_array), alignof(T), std::source_location::current()))
 #define SHARED_DYNAMIC(T, name, align) \
     T* name = static_cast<T*>(::emu::shared_dynamic(align, std::source_location::current()))

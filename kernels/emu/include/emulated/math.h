@@ -1,8 +1,8 @@
 // Arithmetic. The fast functions of the GPU (`__expf`, `rsqrtf`, ...) are the exact ones here: compare with tolerances.
 #pragma once
 
-#define EMU_MIN_MAX(T)                                          \
-    EMU_INLINE T min(T a, T b) { return b < a ? b : a; }        \
+#define EMU_MIN_MAX(T)                                   \
+    EMU_INLINE T min(T a, T b) { return b < a ? b : a; } \
     EMU_INLINE T max(T a, T b) { return a < b ? b : a; }
 EMU_MIN_MAX(int)
 EMU_MIN_MAX(unsigned)
@@ -87,11 +87,35 @@ EMU_INLINE unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
 }
 
 // Cache hints change nothing here.
-template <class T> EMU_INLINE T __ldg(const T* p) { return *p; }
-template <class T> EMU_INLINE T __ldcs(const T* p) { return *p; }
-template <class T> EMU_INLINE T __ldcg(const T* p) { return *p; }
-template <class T> EMU_INLINE T __ldca(const T* p) { return *p; }
-template <class T> EMU_INLINE T __ldlu(const T* p) { return *p; }
-template <class T> EMU_INLINE void __stcs(T* p, std::type_identity_t<T> v) { *p = v; }
-template <class T> EMU_INLINE void __stcg(T* p, std::type_identity_t<T> v) { *p = v; }
-template <class T> EMU_INLINE void __stwt(T* p, std::type_identity_t<T> v) { *p = v; }
+template <class T>
+EMU_INLINE T __ldg(const T* p) {
+    return *p;
+}
+template <class T>
+EMU_INLINE T __ldcs(const T* p) {
+    return *p;
+}
+template <class T>
+EMU_INLINE T __ldcg(const T* p) {
+    return *p;
+}
+template <class T>
+EMU_INLINE T __ldca(const T* p) {
+    return *p;
+}
+template <class T>
+EMU_INLINE T __ldlu(const T* p) {
+    return *p;
+}
+template <class T>
+EMU_INLINE void __stcs(T* p, std::type_identity_t<T> v) {
+    *p = v;
+}
+template <class T>
+EMU_INLINE void __stcg(T* p, std::type_identity_t<T> v) {
+    *p = v;
+}
+template <class T>
+EMU_INLINE void __stwt(T* p, std::type_identity_t<T> v) {
+    *p = v;
+}

@@ -1,8 +1,9 @@
-// What the emulated GPU does for kernels: one function for each instruction that is more than arithmetic. `base/ptx.cuh` and the
-// other headers here call them; kernels do not call them directly. The runtime (`kernels/emu/runtime`) implements them.
+// What the emulated GPU does for kernels: one function for each instruction that is more than arithmetic. `base/ptx.cuh` and
+// the other headers here call them; kernels do not call them directly. The runtime (`kernels/emu/runtime`) implements them.
 #pragma once
 
-namespace emu {
+// In a namespace of its own, so that passing one on does not bring the services into the overloads of a kernel's function.
+namespace emu_source {
 
 // The place of a call in a kernel's source, for messages and for checks that the lanes of a warp arrive together.
 struct Location {
@@ -14,6 +15,12 @@ struct Location {
         return line() == other.line() && source.column() == other.source.column() && !strcmp(file(), other.file());
     }
 };
+
+}  // namespace emu_source
+
+namespace emu {
+
+using emu_source::Location;
 
 // What a kernel may see of the thread that runs it.
 struct LaneFace {
@@ -80,8 +87,8 @@ void ldmatrix(uint32_t* r, int matrices, bool transposed, const void* row, Locat
 void stmatrix(const uint32_t* r, int matrices, bool transposed, void* row, Location at);
 void mma_m16n8k16_bf16(float* d, const uint32_t* a, const uint32_t* b, Location at);
 
-// ---- wgmma m64nNk16, bf16 operands, f32 sums. `d` has n / 2 registers. A comes from `a_registers` (4 of them) where that is
-// not null, else from the tile that `a` describes. `accumulate` = 0 overwrites d.
+// ---- wgmma m64nNk16, bf16 operands, f32 sums. `d` has n / 2 registers. A comes from `a_registers` (4 of them) where that
+// is not null, else from the tile that `a` describes. `accumulate` = 0 overwrites d.
 void wgmma_bf16(float* d, int n, const uint32_t* a_registers, uint64_t a, uint64_t b, int accumulate, bool a_mn_major,
                 bool b_mn_major, Location at);
 void wgmma_fence(Location at);

@@ -94,18 +94,40 @@ impl Device {
 
     /// Queues a launch on a stream (null: the default one).
     pub fn queue(&self, stream: sys::CUstream, name: &str, shape: Launch, arguments: Arguments) -> Result<(), String> {
-        let function = self.function(name);
+        let (grid, threads) = ((shape.grid, 1, 1), (shape.threads, 1, 1));
+        self.queue_grid(stream, self.function(name), grid, threads, shape.dynamic, arguments)
+    }
+    fn queue_grid(
+        &self,
+        stream: sys::CUstream,
+        function: sys::CUfunction,
+        grid: (u32, u32, u32),
+        threads: (u32, u32, u32),
+        dynamic: u32,
+        arguments: Arguments,
+    ) -> Result<(), String> {
         let mut pointers: Vec<*mut c_void> = arguments.0.iter().map(|w| w.as_ptr() as *mut c_void).collect();
         // SAFETY: the arguments are those of the kernel, as the test says; the driver copies them during the call.
         unsafe {
-            if shape.dynamic > 48 << 10 {
+            if dynamic > 48 << 10 {
                 let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                result::function::set_function_attribute(function, attribute, shape.dynamic as i32).unwrap();
+                result::function::set_function_attribute(function, attribute, dynamic as i32).unwrap();
             }
-            let (grid, block) = ((shape.grid, 1, 1), (shape.threads, 1, 1));
-            result::launch_kernel(function, grid, block, shape.dynamic, stream, &mut pointers)
+            result::launch_kernel(function, grid, threads, dynamic, stream, &mut pointers)
         }
         .map_err(|e| self.text(e))
+    }
+    /// Launches a grid of any shape and waits.
+    pub fn run_grid(
+        &self,
+        function: sys::CUfunction,
+        grid: (u32, u32, u32),
+        threads: (u32, u32, u32),
+        dynamic: u32,
+        arguments: Arguments,
+    ) -> Result<(), String> {
+        self.queue_grid(std::ptr::null_mut(), function, grid, threads, dynamic, arguments)?;
+        self.synchronize()
     }
 
     /// Launches and waits.
@@ -117,4 +139,44 @@ impl Device {
     pub fn synchronize(&self) -> Result<(), String> {
         result::ctx::synchronize().map_err(|e| self.text(e))
     }
+}
+
+impl Device {
+    pub fn stream(&self) -> sys::CUstream {
+        result::stream::create(result::stream::StreamKind::NonBlocking).unwrap()
+    }
+}
+
+/// What a kernel takes as TMAP.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct TensorMap([u8; 128]);
+
+/// A tensor map of a row-major bf16 matrix, with a box of `box_rows` x `box_columns` and 128-byte swizzle.
+pub fn tensor_map(
+    p: u64,
+    rows: u64,
+    columns: u64,
+    box_rows: u32,
+    box_columns: u32,
+) -> Result<TensorMap, sys::CUresult> {
+    let mut map = TensorMap([0; 128]);
+    // SAFETY: the pointers are valid for the call.
+    let status = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            (&raw mut map).cast(),
+            sys::CUtensorMapDataType_enum::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            2,
+            p as *mut c_void,
+            [columns, rows].as_ptr(),
+            [columns * 2].as_ptr(),
+            [box_columns, box_rows].as_ptr(),
+            [1u32, 1].as_ptr(),
+            sys::CUtensorMapInterleave_enum::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle_enum::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion_enum::CU_TENSOR_MAP_L2_PROMOTION_NONE,
+            sys::CUtensorMapFloatOOBfill_enum::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    if status == sys::CUresult::CUDA_SUCCESS { Ok(map) } else { Err(status) }
 }

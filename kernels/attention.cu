@@ -1,0 +1,209 @@
+// Causal attention over packed sequences with grouped key-value heads: the forward pass for bf16, and the list of work.
+//
+//   s[i, j] = scale q[i, h] . k[j, g]     j <= i        o[i, h] = sum_j exp(s - lse) v[j, g]     lse[i, h] = ln sum_j exp(s[i, j])
+//
+// q, o [T, H*K]; k, v [T, G*K]; lse [T, H]; all rows may be strided. K is a multiple of 8 up to 128, everything is aligned to 16
+// bytes; other shapes and f32 are attention_plain.cu's.
+//
+// A block takes 128 queries of one head; a warp 32 of them, so that each fragment of keys or values feeds four products. It
+// goes over its keys in blocks of 64 in ascending order, the online softmax as in FlashAttention-2: scores and sums in float in
+// registers, probabilities rounded to bf16 between the two products, exponentials as 2^x with scale * log2(e) folded in. Keys
+// load while the values' product runs, and the other way round. Only blocks on the diagonal are masked. A row's bits depend on
+// its own sequence up to it: blocks of keys lie at multiples of 64 of the sequence, and a masked key adds exact zeros.
+//
+// Blocks start in the order of falling cost (`attention_plan`), heads fastest, so that the heads of a group share keys in L2.
+//
+// Cost: 4 T' K flops per query and head (T' = keys seen, half a sequence on average); bytes q + o + (k + v) once a query block, mostly from L2.
+// Limiter: the matrix units through mma.sync, then shared memory: for 32 x 64 scores of K = 128 a warp issues 256 mma (about 400
+// cycles of the SM's matrix units on H100) and 80 ldmatrix.x4 (320 cycles of its shared memory). Two blocks of 128 threads fit an SM. Oracle: src/ops/attention.rs.
+#include "attention.cuh"
+
+constexpr int THREADS = 128, QUERIES = 128, KEYS = 64;
+
+template <int D>
+DEVICE void attention_fwd(bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan, int heads, int group,
+                          int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
+    SHARED_DYNAMIC(bf16, shared, 128);
+    bf16 *const queries = shared, *const keys = queries + QUERIES * D, *const values = keys + KEYS * D;
+    Work work;
+    if (!work_at(work, plan, blockIdx.x / heads)) return;
+    const int head = blockIdx.x % heads, first = work.queries;
+    q += int64_t(work.begin + first) * q_stride + head * size;
+    k += int64_t(work.begin) * k_stride + head / group * size;
+    v += int64_t(work.begin) * v_stride + head / group * size;
+
+    load_tile<D, QUERIES, THREADS>(queries, q, q_stride, work.length - first, size);
+    load_tile<D, KEYS, THREADS>(keys, k, k_stride, work.length, size);
+    cp_async_commit();
+
+    const int lane = threadIdx.x % WARP, mine = threadIdx.x / WARP * 32;
+    const int row = first + mine;  // the warp's first query
+    const float factor = scale * LOG2E;
+    float sum[2][D / 8][4] = {};
+    // Of rows lane / 4 and 8 below in both halves of 16 rows: the largest score so far times `factor`, and the sum of
+    // exponentials over this lane's columns.
+    float top[2][2] = {{-INFINITY, -INFINITY}, {-INFINITY, -INFINITY}}, total[2][2] = {};
+
+    const int end = min(work.length, first + QUERIES);
+    for (int key = 0; key < end; key += KEYS) {
+        const bool seen = key < row + 32 && row < work.length;  // by any query of this warp
+        cp_async_wait<0>();
+        __syncthreads();  // These keys are there, and the values before them have been used.
+        load_tile<D, KEYS, THREADS>(values, v + int64_t(key) * v_stride, v_stride, work.length - key, size);
+        cp_async_commit();
+
+        float score[2][KEYS / 8][4] = {};
+        if (seen) {
+#pragma unroll
+            for (int step = 0; step < D / 16; step++) {
+                uint32_t left[2][4];
+                ldmatrix_x4(left[0], fragment<D>(queries, mine, step));
+                ldmatrix_x4(left[1], fragment<D>(queries, mine + 16, step));
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; n += 2) {
+                    uint32_t right[4];
+                    ldmatrix_x4(right, fragment<D>(keys, n * 8, step));
+#pragma unroll
+                    for (int m = 0; m < 2; m++) {
+                        mma_bf16(score[m][n], left[m], right[0], right[2]);
+                        mma_bf16(score[m][n + 1], left[m], right[1], right[3]);
+                    }
+                }
+            }
+        }
+        cp_async_wait<0>();
+        __syncthreads();  // The values are there, and the keys have been used.
+        if (key + KEYS < end) load_tile<D, KEYS, THREADS>(keys, k + int64_t(key + KEYS) * k_stride, k_stride, work.length - key - KEYS, size);
+        cp_async_commit();
+        if (!seen) continue;
+
+        if (key + KEYS > row + 1) {
+            const int ahead = key + lane % 4 * 2 - (row + lane / 4);  // by how much this lane's first key is later than its query
+#pragma unroll
+            for (int m = 0; m < 2; m++)
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        if (ahead + n * 8 + e % 2 > m * 16 + e / 2 * 8) score[m][n][e] = -INFINITY;
+        }
+        uint32_t weights[2][KEYS / 16][4];  // the rounded exponentials, as left operands
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+            float shrink[2];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float largest = -INFINITY;
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; n++) largest = fmaxf(largest, fmaxf(score[m][n][2 * half], score[m][n][2 * half + 1]));
+                const float now = fmaxf(top[m][half], row_max(largest) * factor);
+                shrink[half] = exp2_approx(top[m][half] - now);
+                top[m][half] = now;
+                total[m][half] *= shrink[half];
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+                    for (int e = 2 * half; e < 2 * half + 2; e++) {
+                        score[m][n][e] = exp2_approx(fmaf(score[m][n][e], factor, -now));
+                        total[m][half] += score[m][n][e];
+                    }
+            }
+#pragma unroll
+            for (int step = 0; step < KEYS / 16; step++) as_operand(weights[m][step], score[m], step);
+            // Most blocks bring no new largest score; times 1 would change nothing.
+            if (__any_sync(FULL, shrink[0] != 1.f || shrink[1] != 1.f)) {
+#pragma unroll
+                for (int n = 0; n < D / 8; n++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) sum[m][n][e] *= shrink[e / 2];
+            }
+        }
+#pragma unroll
+        for (int step = 0; step < KEYS / 16; step++) {
+#pragma unroll
+            for (int n = 0; n < D / 8; n += 2) {
+                uint32_t right[4];
+                ldmatrix_x4_trans(right, fragment<D>(values, step * 16, n / 2));
+#pragma unroll
+                for (int m = 0; m < 2; m++) {
+                    mma_bf16(sum[m][n], weights[m][step], right[0], right[1]);
+                    mma_bf16(sum[m][n + 1], weights[m][step], right[2], right[3]);
+                }
+            }
+        }
+    }
+
+    // Read again: what the loop does not need would cost it registers.
+    if (!work_at(work, plan, blockIdx.x / heads) || row >= work.length) return;
+    o += int64_t(work.begin + row) * o_stride + head * size;
+    lse += int64_t(work.begin + row) * lse_stride + head;
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+        const int left = work.length - row - m * 16;  // queries from here on
+        float inverse[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float all = row_sum(total[m][half]);
+            const int r = lane / 4 + half * 8;
+            inverse[half] = 1.f / all;
+            if (lane % 4 == 0 && r < left) lse[int64_t(m * 16 + r) * lse_stride] = top[m][half] * LN2 + logf(all);
+        }
+        store_rows<D>(o + int64_t(m) * 16 * o_stride, o_stride, queries, mine + m * 16, sum[m], inverse[0], inverse[1], left, size);
+    }
+}
+
+// The blocks of `rows` positions of all sequences in the order of falling cost: `slots` entries of (first row, length, first query,
+// first key), length 0 where there are no more. A warp finds one entry: the number of tiles with index x or more falls with x, so
+// x is found by bisection; of the sequences that have a tile x, the entry is the one of its rank.
+// Offsets that do not ascend from 0 to `tokens` leave rows out; they never lead outside the tensors.
+KERNEL(attention_plan, (128), int* plan, const int* starts, int sequences, int tokens, int rows, int slots) {
+    const int lane = threadIdx.x % WARP, entry = (blockIdx.x * 128 + threadIdx.x) / WARP;
+    if (entry >= slots) return;
+    auto begin_of = [&](int b) { return min(max(starts[b], 0), tokens); };
+    auto tiles_of = [&](int b) { return b < sequences ? (max(begin_of(b + 1) - begin_of(b), 0) + rows - 1) / rows : 0; };
+    auto from = [&](int x) {  // tiles with this index or a larger one
+        int count = 0;
+        for (int b = lane; b < sequences; b += WARP) count += max(tiles_of(b) - x, 0);
+        return __reduce_add_sync(FULL, count);
+    };
+    plan += int64_t(entry) * 4;
+    if (entry >= from(0)) {
+        if (lane == 0) plan[0] = 0, plan[1] = 0, plan[2] = 0, plan[3] = 0;
+        return;
+    }
+    int low = 0, high = (tokens + rows - 1) / rows;  // from(low) > entry >= from(high)
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        if (from(middle) > entry) low = middle;
+        else high = middle;
+    }
+    int rank = entry - from(high);
+    for (int first = 0; first < sequences; first += WARP) {
+        const bool has = tiles_of(first + lane) > low;
+        const uint32_t all = __ballot_sync(FULL, has);
+        const int before = __popc(all & ((1u << lane) - 1));
+        if (has && before == rank) {
+            const int b = first + lane, begin = begin_of(b);
+            plan[0] = begin, plan[1] = begin_of(b + 1) - begin;
+            plan[2] = low * rows, plan[3] = (tiles_of(b) - 1 - low) * rows;
+        }
+        rank -= __popc(all);
+        if (rank < 0) return;
+    }
+}
+
+#define ATTENTION_FWD(D)                                                                                                             \
+    attention_fwd<D>(o, lse, q, k, v, plan, heads, group, size, o_stride, lse_stride, q_stride, k_stride, v_stride, scale)
+
+KERNEL(attention_fwd_64_bf16, (128, 2), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan, int heads,
+       int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
+    ATTENTION_FWD(64);
+}
+KERNEL(attention_fwd_96_bf16, (128, 2), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan, int heads,
+       int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
+    ATTENTION_FWD(96);
+}
+KERNEL(attention_fwd_128_bf16, (128, 2), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan, int heads,
+       int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
+    ATTENTION_FWD(128);
+}

@@ -1,0 +1,80 @@
+// One kernel for each of the sm_90a instructions of base/ptx.cuh and base/wgmma.cuh; see conformance.cu.
+#define SM90A
+#include "types.cuh"
+#include "wgmma.cuh"
+
+constexpr int TILE_WORDS = 64 * 32;  // 64 rows of 64 bf16
+
+// Loads the box at (x, y), dumps shared memory as it lies there, negates every element, and stores the box to `to`.
+KERNEL(conformance_tma, (128), int* out, TMAP from, TMAP to, int x, int y) {
+    SHARED(uint64_t, arrived, [1]);
+    SHARED_DYNAMIC(uint32_t, tile, 1024);
+    if (threadIdx.x == 0) {
+        mbarrier_init(arrived, 1);
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        mbarrier_arrive_expect_tx(arrived, TILE_WORDS * 4);
+        tma_load_2d(tile, &from, arrived, x, y);
+    }
+    mbarrier_wait(arrived, 0);
+    for (int i = threadIdx.x; i < TILE_WORDS; i += 128) {
+        out[i] = tile[i];
+        tile[i] ^= 0x80008000u;
+    }
+    fence_proxy_async();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        tma_store_2d(&to, tile, x, y);
+        tma_store_commit();
+        tma_store_wait<0>();
+    }
+}
+
+// A ring of two slots between a producing warp and three consuming ones: `rounds` numbers pass through it, each consumer adds
+// up what it saw.
+KERNEL(conformance_mbarrier, (128), int* out, const int* given, int rounds) {
+    SHARED(uint64_t, full, [2]);
+    SHARED(uint64_t, empty, [2]);
+    SHARED(int, slot, [2][32]);
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < 2; s++) mbarrier_init(&full[s], 32), mbarrier_init(&empty[s], 96);
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+    int sum = 0;
+    for (int r = 0; r < rounds; r++) {
+        const int s = r % 2, parity = r / 2 % 2;
+        if (warp == 0) {
+            mbarrier_wait(&empty[s], parity ^ 1);  // the phase before the first one counts as over
+            slot[s][lane] = given[r * 32 + lane];
+            mbarrier_arrive(&full[s]);
+        } else {
+            mbarrier_wait(&full[s], parity);
+            sum += slot[s][(lane + warp) % 32];
+            mbarrier_arrive(&empty[s]);
+        }
+    }
+    out[threadIdx.x] = sum;
+}
+
+// The accumulators of every thread: 64 x 64 sums over 64, both operands with the summed index along the 128-byte rows, then with
+// it across them. Tiles come as they lie in shared memory, swizzled.
+KERNEL(conformance_wgmma, (128, 1), float* out, const int* left, const int* right) {
+    SHARED_DYNAMIC(uint32_t, tiles, 1024);
+    uint32_t *a = tiles, *b = tiles + TILE_WORDS;
+    for (int i = threadIdx.x; i < TILE_WORDS; i += 128) a[i] = left[i], b[i] = right[i];
+    fence_proxy_async();
+    __syncthreads();
+    float along[32] = {}, across[32] = {};
+    wgmma_fence();
+    for (int step = 0; step < 4; step++)
+        wgmma_bf16<64, false, false>(along, wgmma_descriptor(a + 8 * step, 16, 1024), wgmma_descriptor(b + 8 * step, 16, 1024), 1);
+    for (int step = 0; step < 4; step++)
+        wgmma_bf16<64, true, true>(across, wgmma_descriptor(a + 512 * step, 8192, 1024), wgmma_descriptor(b + 512 * step, 8192, 1024), 1);
+    wgmma_commit();
+    wgmma_wait<0>();
+    for (int i = 0; i < 32; i++) out[64 * threadIdx.x + i] = along[i], out[64 * threadIdx.x + 32 + i] = across[i];
+}

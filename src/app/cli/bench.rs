@@ -1,0 +1,215 @@
+//! `gramophone bench`: how fast this machine runs the engine, beside what it could do at most.
+
+use super::console::{print, remark};
+use super::runtime::{DtypeArg, Place};
+use crate::app::bench::compare::compare;
+use crate::app::bench::engine::{self, Work};
+use crate::app::bench::kernels::{self, Sizes};
+use crate::app::bench::{Effort, Results, page};
+use crate::base::atomic::write_file;
+use crate::base::dtype::Dtype;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::model::config::preset::Shape;
+use crate::model::config::{Config, Family};
+use clap::{Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Every op by itself, against copying, reading and products measured in the same run
+    Kernels(Kernels),
+    /// Prefill, decoding, judging and a training step, on random weights
+    Engine(Engine),
+    /// Set two result files side by side; exit code 1 when something became slower
+    Compare(Compare),
+}
+
+/// Where results go, besides the table on standard output.
+#[derive(clap::Args)]
+struct Output {
+    /// Timed samples of each case
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    samples: Option<u32>,
+    /// Write the results as JSON, for `gramophone bench compare`
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the results as a page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Kernels {
+    #[command(flatten)]
+    place: Place,
+    /// Type of activations and weights; bf16 on a GPU, f32 on a CPU if not given
+    #[arg(long, value_enum, default_value_t = DtypeArg::Auto)]
+    dtype: DtypeArg,
+    /// Sizes of the cases; large on a GPU, small on a CPU if not given
+    #[arg(long, value_enum)]
+    sizes: Option<SizesArg>,
+    /// Only cases whose name holds one of these, such as adamw,gemm_nt
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    only: Vec<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum SizesArg {
+    /// Enough to see that everything runs
+    Tiny,
+    /// A model of some twenty million parameters
+    Small,
+    /// Llama-3.1-8B
+    Large,
+}
+
+#[derive(clap::Args)]
+struct Engine {
+    #[command(flatten)]
+    place: Place,
+    /// Type of the weights; bf16 on a GPU, f32 on a CPU if not given
+    #[arg(long, value_enum, default_value_t = DtypeArg::Auto)]
+    dtype: DtypeArg,
+    /// A published shape such as llama-3.1-8b or qwen3-0.6b; llama-3.1-8b on a GPU, 23 million parameters on a CPU if not given
+    #[arg(long, value_name = "NAME")]
+    family: Option<String>,
+    /// Layers, if not all of them
+    #[arg(long, value_name = "N")]
+    layers: Option<usize>,
+    /// Passes to measure; all if not given
+    #[arg(long, value_enum, value_delimiter = ',')]
+    work: Vec<WorkArg>,
+    /// Tokens of a prompt, of a scoring pass and of a training step; 4096 on a GPU, 512 on a CPU if not given
+    #[arg(long, value_name = "N")]
+    tokens: Option<usize>,
+    /// Sequences that decode together; 32 on a GPU, 8 on a CPU if not given
+    #[arg(long, value_name = "N")]
+    sequences: Option<usize>,
+    /// Tokens that each of them writes
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    written: usize,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum WorkArg {
+    Prefill,
+    Decode,
+    Judge,
+    Train,
+}
+
+#[derive(clap::Args)]
+struct Compare {
+    /// Results as they were
+    #[arg(value_name = "BEFORE.JSON")]
+    before: PathBuf,
+    /// Results as they are
+    #[arg(value_name = "AFTER.JSON")]
+    after: PathBuf,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    match args.what {
+        What::Kernels(args) => kernels(args),
+        What::Engine(args) => engine(args),
+        What::Compare(args) => {
+            let comparison = compare(&Results::open(&args.before)?, &Results::open(&args.after)?)?;
+            print(comparison.to_markdown())?;
+            comparison.check()
+        }
+    }
+}
+
+fn resolve(dtype: DtypeArg, dev: &Device) -> Dtype {
+    match (dtype, dev) {
+        (DtypeArg::Auto, Device::Cuda(_)) => Dtype::Bf16,
+        (dtype, _) => dtype.resolve(Dtype::F32),
+    }
+}
+
+fn default_sizes(dev: &Device) -> SizesArg {
+    if matches!(dev, Device::Cuda(_)) { SizesArg::Large } else { SizesArg::Small }
+}
+
+fn kernels(args: Kernels) -> Result<()> {
+    let dev = args.place.open()?;
+    let sizes = match args.sizes.unwrap_or(default_sizes(&dev)) {
+        SizesArg::Tiny => Sizes::tiny(),
+        SizesArg::Small => Sizes::small(),
+        SizesArg::Large => Sizes::large(),
+    };
+    let effort = Effort::new(&dev, args.output.samples.unwrap_or(30) as usize);
+    let plan = kernels::Plan { sizes, dtype: resolve(args.dtype, &dev), only: args.only, effort };
+    finish(kernels::run(&dev, &plan, |case| remark(page::line(case)))?, &args.output)
+}
+
+fn engine(args: Engine) -> Result<()> {
+    let dev = args.place.open()?;
+    let gpu = matches!(dev, Device::Cuda(_));
+    let layers = Shape { layers: args.layers, ..Shape::default() };
+    let config = match args.family.as_deref() {
+        Some(name) => Config::preset(name, &layers)?,
+        None if gpu => Config::preset("llama-3.1-8b", &layers)?,
+        None => Config::family_shape(Family::Qwen3, &modest(args.layers))?,
+    };
+    let sizes = if gpu { Sizes::large() } else { Sizes::small() };
+    let all = [Work::Prefill, Work::Decode, Work::Judge, Work::Train].to_vec();
+    let chosen = |w: &WorkArg| match w {
+        WorkArg::Prefill => Work::Prefill,
+        WorkArg::Decode => Work::Decode,
+        WorkArg::Judge => Work::Judge,
+        WorkArg::Train => Work::Train,
+    };
+    let plan = engine::Plan {
+        config,
+        dtype: resolve(args.dtype, &dev),
+        work: if args.work.is_empty() { all } else { args.work.iter().map(chosen).collect() },
+        tokens: args.tokens.unwrap_or(if gpu { 4096 } else { 512 }),
+        sequences: args.sequences.unwrap_or(if gpu { 32 } else { 8 }),
+        written: args.written,
+        effort: Effort::new(&dev, args.output.samples.unwrap_or(5) as usize),
+        copied: sizes.copied,
+        square: sizes.square,
+    };
+    finish(engine::run(&dev, &plan, |case| remark(page::line(case)))?, &args.output)
+}
+
+/// Qwen3's shape with 23 million parameters.
+fn modest(layers: Option<usize>) -> Shape {
+    Shape {
+        vocab: Some(8192),
+        width: Some(512),
+        layers: Some(layers.unwrap_or(6)),
+        heads: Some(8),
+        kv_heads: Some(4),
+        head_size: Some(64),
+        ffn: Some(1536),
+        tied: Some(true),
+        ..Shape::default()
+    }
+}
+
+fn finish(results: Results, output: &Output) -> Result<()> {
+    if let Some(path) = &output.json {
+        write_file(path, results.to_json().as_bytes())?;
+    }
+    if let Some(path) = &output.html {
+        page::report(&results).write(path)?;
+    }
+    print(page::markdown(&results))?;
+    match results.cases.is_empty() {
+        true => Err(Error::device("no case could run; the table says why")),
+        false => Ok(()),
+    }
+}

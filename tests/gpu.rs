@@ -1,0 +1,222 @@
+//! The engine on a GPU, end to end: it agrees with the CPU, its results do not depend on the batch, and what can go wrong with
+//! a GPU ends in a message.
+//!
+//! The golden models of `tests/golden.rs` also run on every GPU that the run covers; here are larger random ones.
+
+use crate::cli::{Bench, golden, utf8};
+use crate::devices::{emulated, gpus};
+use crate::invariance::{CONTEXT, Stage, model, requests, texts, train_on};
+use crate::tolerance::{GPU, GPU_TRAINED, agree};
+use gramophone::base::dtype::Dtype;
+use gramophone::device::Device;
+use gramophone::infer::generator::{self, Generator};
+use gramophone::infer::scorer::{self, Scorer};
+use gramophone::model::Model;
+use gramophone::model::acts::Keep;
+use gramophone::model::config::{Family, HeadKind};
+use gramophone_emu::Settings;
+use std::process::Output;
+
+const LABELS: [i32; 2] = [32, 33];
+
+fn stored(family: Family, head: HeadKind, dtype: Dtype) -> Model {
+    Model::random(model(family, head).config, dtype, 4).unwrap()
+}
+
+/// Losses, gradient norms, and every weight after some steps of AdamW.
+#[test]
+fn training_agrees_with_the_cpu() {
+    agree("training on a GPU", |check| {
+        for stage in Stage::ALL {
+            let want = train_on(stage, &Device::cpu(2), 500, Keep::Costly, 4);
+            for (name, dev) in gpus() {
+                let got = train_on(stage, &dev, 500, Keep::Costly, 4);
+                for k in 0..4 {
+                    check.value(GPU, format_args!("{stage:?} loss {k} on {name}"), got.losses[k], want.losses[k]);
+                    check.relative(GPU, format_args!("{stage:?} norm {k} on {name}"), got.norms[k], want.norms[k]);
+                }
+                for (i, (got, want)) in got.tensors().iter().zip(want.tensors()).enumerate() {
+                    check.tensor(GPU_TRAINED, format_args!("{stage:?} weights {i} on {name}"), got, &want);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn training_gives_the_same_bits_whatever_is_kept_and_again() {
+    for (name, dev) in gpus() {
+        for stage in Stage::ALL {
+            let all = train_on(stage, &dev, 500, Keep::All, 2);
+            assert_eq!(all, train_on(stage, &dev, 500, Keep::Doors, 2), "{stage:?} on {name}, doors");
+            assert_eq!(all, train_on(stage, &dev, 500, Keep::All, 2), "{stage:?} on {name}, again");
+        }
+    }
+}
+
+/// The same step under the checker finds no race and gives the same bits.
+#[test]
+fn a_checked_step_is_clean() {
+    if gpus().iter().any(|(name, _)| name == "emulated") {
+        let fast = train_on(Stage::Verdict, &emulated(Settings::fast()), 500, Keep::Costly, 1);
+        for seed in [0, 5] {
+            let checked = train_on(Stage::Verdict, &emulated(Settings::checked(seed)), 500, Keep::Costly, 1);
+            assert_eq!(fast, checked, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn judgments_depend_on_the_pair_alone() {
+    for (name, dev) in gpus() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let model = stored(Family::Qwen3, HeadKind::LanguageModel, dtype).on(&dev).unwrap();
+            let prompts = texts(40, 1);
+            let verdicts = |pass: usize, batch: usize| -> Vec<[u32; 3]> {
+                let mut scorer = Scorer::new(&dev, &model, scorer::Shape { context: CONTEXT, pass }).unwrap();
+                let found = prompts.chunks(batch).flat_map(|p| scorer.verdicts(p, LABELS).unwrap());
+                found.map(|v| [v.logits[0], v.logits[1], v.lse].map(f32::to_bits)).collect()
+            };
+            let reference = verdicts(4096, 40);
+            for (pass, batch) in [(4096, 1), (4096, 3), (60, 40)] {
+                assert_eq!(reference, verdicts(pass, batch), "{name}, {dtype}, passes of {pass}, batches of {batch}");
+            }
+        }
+    }
+}
+
+/// Recorded decoding, padded batches and refills change nothing.
+#[test]
+fn generation_depends_on_the_request_alone_and_equals_the_cpu_s() {
+    let on_cpu = stored(Family::Qwen3, HeadKind::LanguageModel, Dtype::F32);
+    let requests = requests();
+    let write = |dev: &Device, model: &Model, sequences: usize| {
+        let shape = generator::Shape { sequences, context: CONTEXT };
+        Generator::new(dev, model, shape, &[7, 8, 9]).unwrap().generate(&requests, |_, _| ()).unwrap()
+    };
+    let want = write(&Device::cpu(2), &on_cpu, 9);
+    for (name, dev) in gpus() {
+        let there = stored(Family::Qwen3, HeadKind::LanguageModel, Dtype::F32).on(&dev).unwrap();
+        let all = write(&dev, &there, 9);
+        for sequences in [1, 4] {
+            assert_eq!(all, write(&dev, &there, sequences), "{name}, {sequences} at a time");
+        }
+        for (i, (got, want)) in all.iter().zip(&want).enumerate() {
+            assert_eq!((&got.tokens, got.finish), (&want.tokens, want.finish), "{name}, request {i}");
+        }
+    }
+}
+
+/// Teacher-forced: what a bf16 model says of a text on a GPU is near what it says on the CPU.
+#[test]
+fn bf16_verdicts_agree_with_the_cpu() {
+    agree("bf16 verdicts on a GPU", |check| {
+        let prompts = texts(40, 6);
+        for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+            let verdicts = |dev: &Device| {
+                let model = stored(family, HeadKind::LanguageModel, Dtype::Bf16).on(dev).unwrap();
+                let shape = scorer::Shape { context: CONTEXT, pass: 1000 };
+                Scorer::new(dev, &model, shape).unwrap().verdicts(&prompts, LABELS).unwrap()
+            };
+            let want = verdicts(&Device::cpu(2));
+            for (name, dev) in gpus() {
+                for (i, (got, want)) in verdicts(&dev).iter().zip(&want).enumerate() {
+                    check.value(
+                        crate::tolerance::BF16,
+                        format_args!("{family:?} {i} on {name}"),
+                        got.margin(),
+                        want.margin(),
+                    );
+                }
+            }
+        }
+    });
+}
+
+/// The program as a child process under the emulated driver.
+fn under(bench: &Bench, settings: &str, args: &[&str]) -> Output {
+    let mut command = bench.command(args);
+    command.env("LD_PRELOAD", gramophone_emu::library()).env("GRAMOPHONE_EMU", settings);
+    command.output().unwrap()
+}
+
+/// It ends with this exit code and a last line that holds all `words`, and does not panic.
+fn ends(out: &Output, code: i32, words: &[&str]) {
+    let message = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(code), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+    let last = message.lines().last().unwrap_or_default();
+    for word in words {
+        assert!(last.contains(word), "no {word:?} in the last line of {message}");
+    }
+}
+
+#[test]
+fn the_program_judges_on_a_gpu_as_on_the_cpu() {
+    let b = Bench::new();
+    let (model, rows) = (golden("qwen3"), b.rows());
+    let args = ["judge", "--model", utf8(&model), "--input", utf8(&rows), "--device"];
+    let cpu: Vec<serde_json::Value> = crate::cli::json_lines(&b.ok(&[&args[..], &["cpu"]].concat()));
+    let out = under(&b, "fast", &[&args[..], &["cuda"]].concat());
+    ends(&out, 0, &[]);
+    let gpu = crate::cli::json_lines(&String::from_utf8(out.stdout).unwrap());
+    assert_eq!(cpu.len(), gpu.len());
+    for (cpu, gpu) in cpu.iter().zip(&gpu) {
+        assert_eq!((&cpu["id"], &cpu["verdict"]), (&gpu["id"], &gpu["verdict"]));
+        let margin = |row: &serde_json::Value| row["margin_ab"].as_f64().unwrap();
+        assert!((margin(cpu) - margin(gpu)).abs() < 1e-4, "{cpu} {gpu}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_the_driver_or_the_gpu_is_said() {
+    let b = Bench::new();
+    let (model, rows) = (golden("qwen3"), b.rows());
+    let args = ["judge", "--model", utf8(&model), "--input", utf8(&rows), "--device", "cuda"];
+    let cases: [(&str, &[&str]); 5] = [
+        ("driver=12040", &["driver", "12.4", "13.0"]),
+        ("devices=0", &["no GPU", "nvidia-smi"]),
+        ("capability=7.5", &["7.5", "8.0"]),
+        ("memory=2000000", &["memory"]),
+        ("fail=cuInit:1:34", &["stub", "LD_LIBRARY_PATH"]),
+    ];
+    for (settings, words) in cases {
+        ends(&under(&b, settings, &args), 1, words);
+    }
+    ends(&under(&b, "fast", &[&args[..7], &["cuda:4000"]].concat()), 1, &["cuda:4000"]);
+    b.fails(&[&args[..7], &["gpu"]].concat(), 2, &["--device gpu", "cuda"]);
+}
+
+/// A kernel that faults in mid-run names itself; the last checkpoint stays and the run goes on from it.
+#[test]
+fn a_fault_in_mid_run_keeps_the_last_checkpoint() {
+    let b = Bench::new();
+    b.run_file();
+    ends(&under(&b, "fast", &["train", "run.toml", "train.steps=10", "--device", "cuda"]), 0, &[]);
+    let before = std::fs::read(b.path("run/checkpoint-000010/model.safetensors")).unwrap();
+    let args = [
+        "train",
+        "run.toml",
+        "train.steps=10",
+        "checkpoint.resume=\"none\"",
+        "checkpoint.dir=\"other\"",
+        "checkpoint.every=2",
+    ];
+    let out = under(&b, "fast,fail=cuLaunchKernel:900:719", &[&args[..], &["--device", "cuda"]].concat());
+    ends(&out, 1, &["cuda:0", "CUDA_ERROR_LAUNCH_FAILED"]);
+    assert!(b.path("other/checkpoint-000002").exists(), "{}", String::from_utf8_lossy(&out.stderr));
+    let again = [&args[..3], &["checkpoint.dir=\"other\"", "checkpoint.every=2", "--device", "cuda"]].concat();
+    ends(&under(&b, "fast", &again), 0, &[]);
+    let after = std::fs::read(b.path("other/checkpoint-000010/model.safetensors")).unwrap();
+    assert!(before == after, "an interrupted run on a GPU ends in the same bytes");
+}
+
+#[test]
+fn a_run_that_does_not_fit_prints_its_plan() {
+    let b = Bench::new();
+    b.run_file();
+    let args = ["train", "run.toml", "train.micro_tokens=100000", "--device", "cuda"];
+    let out = under(&b, "fast,memory=90000000", &args);
+    ends(&out, 1, &["memory", "train.micro_tokens to at most"]);
+    assert!(String::from_utf8_lossy(&out.stderr).contains("largest micro-batch that fits"));
+}
