@@ -1,7 +1,7 @@
-// One kernel for each of the sm_90a instructions of base/ptx.cuh; see conformance.cu.
+// One kernel for each of the sm_90a instructions of base/ptx.cuh and base/wgmma.cuh; see conformance.cu.
 #define SM90A
-#include "ptx.cuh"
 #include "types.cuh"
+#include "wgmma.cuh"
 
 constexpr int TILE_WORDS = 64 * 32;  // 64 rows of 64 bf16
 
@@ -71,9 +71,9 @@ KERNEL(conformance_wgmma, (128, 1), float* out, const int* left, const int* righ
     float along[32] = {}, across[32] = {};
     wgmma_fence();
     for (int step = 0; step < 4; step++)
-        wgmma_bf16<64, 0, 0>(along, wgmma_descriptor(a + 8 * step, 16, 1024), wgmma_descriptor(b + 8 * step, 16, 1024), 1);
+        wgmma_bf16<64, false, false>(along, wgmma_descriptor(a + 8 * step, 16, 1024), wgmma_descriptor(b + 8 * step, 16, 1024), 1);
     for (int step = 0; step < 4; step++)
-        wgmma_bf16<64, 1, 1>(across, wgmma_descriptor(a + 512 * step, 8192, 1024), wgmma_descriptor(b + 512 * step, 8192, 1024), 1);
+        wgmma_bf16<64, true, true>(across, wgmma_descriptor(a + 512 * step, 8192, 1024), wgmma_descriptor(b + 512 * step, 8192, 1024), 1);
     wgmma_commit();
     wgmma_wait<0>();
     for (int i = 0; i < 32; i++) out[64 * threadIdx.x + i] = along[i], out[64 * threadIdx.x + 32 + i] = across[i];

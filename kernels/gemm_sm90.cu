@@ -16,10 +16,17 @@
 // Epilogue: the sums of a warpgroup go, 128 bytes of columns at a time, through one of two buffers that TMA stores from (`mapped`), or
 // from which threads copy where TMA cannot write: outputs of any alignment.
 //
+// Cost: as in gemm_tile.cuh. By ptxas, nothing measured yet:
+//
+//   tile      consumers  registers                     shared    blocks per multiprocessor   expected limiter
+//   64 x 32       1       58                            88 KiB   2                           memory: 20 KiB of weights in flight a block
+//   128 x 128     2      168: producer 40, others 232  160 KiB   1                           tensor cores, then level-2 cache
+//   128 x 256     2      168: producer 40, others 232  224 KiB   1                           tensor cores, then power
+//
 // Oracle: src/ops/gemm.rs.
 #define SM90A
 #include "gemm_plan.cuh"
-#include "ptx.cuh"
+#include "wgmma.cuh"
 
 constexpr int DEPTH = 64;             // summed indices of a stage: 128 bytes, the swizzle's width
 constexpr int BOX = 64 * DEPTH;       // elements of 64 rows of 128 bytes
@@ -91,7 +98,7 @@ DEVICE void multiply(float (&sums)[P::BN / 2], const bf16* ring, uint64_t* full,
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < DEPTH / 16; step++)
-            wgmma_bf16<P::BN, LEFT == Along::free, RIGHT == Along::free>(sums, describe<LEFT>(left, step), describe<RIGHT>(right, step), 1);
+            wgmma_bf16<P::BN, RIGHT == Along::free, LEFT == Along::free>(sums, describe<LEFT>(left, step), describe<RIGHT>(right, step), 1);
         wgmma_commit();
     };
     // The first stage stands alone, so that in the loop nothing but wgmma ever sets the sums: else ptxas runs them one by one.
@@ -141,14 +148,15 @@ template <class O> DEVICE float2 extra(const Output<O>& out, int64_t row, int co
 template <class P, class O>
 DEVICE void write(const Output<O>& out, const float (&sums)[P::BN / 2], unsigned char* buffers, int consumer, int row0, int col0) {
     constexpr int COLS = P::BN * int(sizeof(O)) < 128 ? P::BN : 128 / int(sizeof(O));  // columns that go through a buffer at a time
-    constexpr int N = Vec<O>::N;
+    constexpr int N = Vec<O>::N, PARTS = P::BN / COLS;
+    static_assert(PARTS == 1 || PARTS % BUFFERS == 0, "buffers take turns from tile to tile, too");
     const int thread = threadIdx.x % WARPGROUP, lane = thread % WARP, barrier = 1 + consumer;
     const bool vector = aligned16(out.y, out.y_stride);
 #pragma unroll
-    for (int part = 0; part < P::BN / COLS; part++) {
+    for (int part = 0; part < PARTS; part++) {
         unsigned char* buffer = buffers + (part % BUFFERS) * BUFFER;
-        // The store from this buffer before last has read it.
-        if (thread == 0) tma_store_wait_read<BUFFERS - 1>();
+        // The last store from this buffer has read it.
+        if (thread == 0) tma_store_wait_read<PARTS == 1 ? 0 : BUFFERS - 1>();
         named_barrier_sync(barrier, WARPGROUP);
 #pragma unroll
         for (int j = 0; j < COLS / 8; j++)

@@ -14,6 +14,18 @@
 // Shared memory: rows of 16-byte chunks, the chunk's number xor the row's number modulo 8, so that neither the eight rows of an
 // ldmatrix nor the eight chunks that a quarter of a warp writes meet in a bank.
 //
+// Cost: 2 I J L flops; (I L + J L + I J) elements from memory if the level-2 cache keeps what a band of tiles shares. By ptxas and shared
+// memory, on sm_80 / sm_90a (nothing here is measured yet):
+//
+//   tile      threads  registers  shared   blocks per multiprocessor   expected limiter
+//   16 x 32        64   56           48 KiB   3 / 4                     memory: each block streams 32 rows of weights, 28 KiB in flight
+//   64 x 64       128  107..112      64 KiB   2 / 3                     level-2 cache
+//   128 x 128     128  229..238      96 KiB   1 / 2                     tensor cores and level-2 cache
+//   128 x 256     256  230..234     144 KiB   1 / 1                     tensor cores
+//
+// A warp with 64 x 64 outputs reads 4 KiB of shared memory for 32 products, about 80 of the 128 bytes a cycle that there are when
+// mma.sync runs at the 62% of wgmma's speed that it reaches on Hopper; its loop is 128 HMMA with 32 LDSM and 12 LDGSTS between them.
+//
 // Operands of any alignment: whole chunks where rows are aligned to 16 bytes, else pairs, else single elements. Oracle: src/ops/gemm.rs.
 #pragma once
 #include "gemm_plan.cuh"

@@ -213,48 +213,4 @@ DEVICE uint64_t wgmma_descriptor(const void* tile, uint32_t leading, uint32_t st
     return uint64_t((address & 0x3ffff) >> 4) | uint64_t(leading >> 4) << 16 | uint64_t(stride >> 4) << 32 | 1ull << 62;
 }
 
-// Lists of registers for wgmma: the placeholders of 16, 32, 64 or 128 accumulators, and the operands themselves.
-#define WGMMA_NAMES_16 \
-    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
-#define WGMMA_NAMES_32 \
-    WGMMA_NAMES_16 "," \
-    "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define WGMMA_NAMES_64 \
-    WGMMA_NAMES_32 "," \
-    "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
-    "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define WGMMA_NAMES_128 \
-    WGMMA_NAMES_64 "," \
-    "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79," \
-    "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95," \
-    "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111," \
-    "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
-#define WGMMA_8(d, i)                                                                                                       \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
-#define WGMMA_16(d, i) WGMMA_8(d, i), WGMMA_8(d, i + 8)
-#define WGMMA_32(d, i) WGMMA_16(d, i), WGMMA_16(d, i + 16)
-#define WGMMA_64(d, i) WGMMA_32(d, i), WGMMA_32(d, i + 32)
-#define WGMMA_128(d, i) WGMMA_64(d, i), WGMMA_64(d, i + 64)
-// REGISTERS accumulators; the operands behind them are %A (a), %B (b), %P (accumulate), %S and %T (which operands are MN-major).
-#define WGMMA_SHARED(shape, REGISTERS, A, B, P, S, T)                                                                        \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #P ", 0;\n"                                                            \
-                 "wgmma.mma_async.sync.aligned." #shape ".f32.bf16.bf16 {" WGMMA_NAMES_##REGISTERS "}, "                      \
-                 "%" #A ", %" #B ", p, 1, 1, %" #S ", %" #T ";\n}"                                                             \
-                 : WGMMA_##REGISTERS(d, 0)                                                                                   \
-                 : "l"(a), "l"(b), "r"(accumulate), "n"(A_MN_MAJOR), "n"(B_MN_MAJOR))
-
-// d[64xN] (+)= a[64x16] b[16xN] of a warpgroup, both operands described by `wgmma_descriptor`; bf16 operands, f32 sums. Warp w of the
-// warpgroup has rows 16 w on, laid out as in `mma_bf16`: d[4 j + 2 h + e] is row 8 h + l/4, column 8 j + 2(l%4) + e. `d` is not to be
-// touched before `wgmma_wait`. Operands are K-major (their summed index is contiguous) or MN-major. A tile that is
-// K-major has rows of 64 elements, 8 rows every `stride` bytes; one that is MN-major has rows of 64 free indices, one for each summed
-// index, 8 rows every `stride` bytes, the next 64 free indices `leading` bytes on.
-template <int N, int A_MN_MAJOR, int B_MN_MAJOR> DEVICE void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate AT) {
-    static_assert(N == 32 || N == 64 || N == 128 || N == 256);
-    PTX(if constexpr (N == 32) WGMMA_SHARED(m64n32k16, 16, 16, 17, 18, 19, 20);
-        else if constexpr (N == 64) WGMMA_SHARED(m64n64k16, 32, 32, 33, 34, 35, 36);
-        else if constexpr (N == 128) WGMMA_SHARED(m64n128k16, 64, 64, 65, 66, 67, 68);
-        else WGMMA_SHARED(m64n256k16, 128, 128, 129, 130, 131, 132))
-    HOST(emu::wgmma_bf16(d, N, nullptr, a, b, accumulate, A_MN_MAJOR, B_MN_MAJOR, at))
-}
-
 #endif  // SM90A

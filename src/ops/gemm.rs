@@ -27,6 +27,7 @@ pub(super) mod vector;
 
 mod blocked;
 mod gpu;
+mod hopper;
 mod library;
 
 use crate::base::dtype::{Dtype, Elem, Real, bf16};
@@ -185,12 +186,12 @@ fn oracle<E: Elem, O: Elem>(pool: &Pool, left: Side, right: Side, depth: usize, 
     });
 }
 
-#[cfg(test)]
-mod gpu_tests;
 /// What a product of `[M, K]` and `[K, N]` costs, in any orientation.
 pub fn gemm_cost(dtype: Dtype, m: usize, n: usize, k: usize) -> Cost {
     Cost::of(m * n + m * k + n * k, dtype, 2 * m * n * k)
 }
 
+#[cfg(test)]
+mod gpu_tests;
 #[cfg(test)]
 mod tests;

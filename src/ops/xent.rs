@@ -202,8 +202,10 @@ pub fn xent_step_cost(dtype: Dtype, gradient: Dtype, r: usize, d: usize, v: usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::dtype::bf16;
-    use crate::ops::check::{close, dot, gradient, matrix, normals, stored};
+    use crate::base::dtype::{Dtype, bf16};
+    use crate::ops::check::{
+        BF16, Bed, F32, F32_GRADIENT, Within, agree, close, dot, gpus, gradient, matrix, normals, stored,
+    };
 
     const R: usize = 7;
     const D: usize = 6;
@@ -300,5 +302,61 @@ mod tests {
         let h: Vec<f32> = stored(&normals(1, R * D).iter().map(|x| x * 1e4).collect::<Vec<_>>());
         let out = step(1, 2, &h, &stored(&normals(2, V * D)));
         assert!(out.nll.iter().chain(&out.dh).chain(&out.dw).all(|x| x.is_finite()));
+    }
+
+    /// `[R, D, V, chunk]`: a row, tails of vectors and chunks, rows that a block sweeps more than once.
+    const CASES: [[usize; 4]; 4] = [[1, 8, 5, 4], [5, 24, 37, 2], [20, 16, 300, 16], [3, 8, 4500, 2]];
+
+    #[test]
+    fn gpus_agree() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            for scale in [1.0, 1e4] {
+                agree(&format!("xent {dtype}, logits times {scale}"), |bed| {
+                    CASES.iter().flat_map(|case| on_bed(bed, dtype, *case, scale)).collect()
+                });
+            }
+        }
+    }
+
+    fn on_bed(
+        bed: &Bed,
+        dtype: Dtype,
+        [r, d, v, chunk]: [usize; 4],
+        scale: f64,
+    ) -> Vec<(&'static str, Within, Vec<f64>)> {
+        let (h, w) = (bed.normals(dtype, r, d, 1, scale), bed.normals(dtype, v, d, 2, 1.0));
+        let targets = bed.ints(1, r, &(0..r).map(|i| ((i * 7919) % v) as i32).collect::<Vec<_>>());
+        let weights = bed.normals(Dtype::F32, 1, r, 3, 1.0);
+        let [nll, lse, only, forward] = [(); 4].map(|()| bed.zeros(Dtype::F32, 1, r));
+        let (dh, dw) = (bed.zeros(dtype, r, d), bed.normals(Dtype::F32, v, d, 4, 1.0));
+        let logits = bed.zeros(Dtype::F32, chunk, v);
+        xent_fwd(&bed.dev, forward, lse, h, w, targets, logits);
+        head_lse(&bed.dev, only, h, w, logits);
+        xent_step(&bed.dev, nll, lse, dh, dw, h, w, targets, weights, logits);
+        assert_eq!(bed.get(lse), bed.get(only));
+        assert_eq!(bed.get(nll), bed.get(forward));
+        // The logits of bf16 operands are tensor-core sums; a loss is a difference of two of them.
+        let gradient = if dtype == Dtype::F32 { F32_GRADIENT } else { BF16 };
+        vec![
+            ("nll", F32_GRADIENT, bed.get(nll)),
+            ("lse", F32, bed.get(lse)),
+            ("dh", gradient, bed.get(dh)),
+            ("dw", gradient, bed.get(dw)),
+        ]
+    }
+
+    #[test]
+    fn a_gpu_gives_nan_for_what_is_no_number_or_no_target() {
+        for (called, dev) in gpus() {
+            let bed = Bed::new(dev);
+            let h = bed.put(Dtype::F32, 4, 1, &[1.0, f64::NAN, f64::INFINITY, 1.0]);
+            let (w, targets) = (bed.put(Dtype::F32, 3, 1, &[1.0, 2.0, 3.0]), bed.ints(1, 4, &[3, 0, 0, 2]));
+            let (nll, lse, logits) =
+                (bed.zeros(Dtype::F32, 1, 4), bed.zeros(Dtype::F32, 1, 4), bed.zeros(Dtype::F32, 4, 3));
+            xent_fwd(&bed.dev, nll, lse, h, w, targets, logits);
+            let numbers = |x: View| bed.get(x).into_iter().map(f64::is_finite).collect::<Vec<_>>();
+            assert_eq!(numbers(lse), [true, false, false, true], "{called}");
+            assert_eq!(numbers(nll), [false, false, false, true], "{called}");
+        }
     }
 }

@@ -1,9 +1,10 @@
-//! The products on a GPU: which tile, how many blocks.
+//! The products on a GPU: which kernel, which tile, how many blocks.
 //!
 //! All tiles of a kernel family give the same bits (`kernels/gemm_tile.cuh`), so the tile may depend on anything, the number of
-//! rows included: it decides speed only.
+//! rows included: it decides speed only. Hopper's own kernels ([`super::hopper`]) have other bits; they take what they can
+//! serve whatever the number of rows.
 
-use super::Into;
+use super::{Into, hopper};
 use crate::base::dtype::Dtype;
 use crate::device::cuda::WORKSPACE;
 use crate::device::cuda::launch::{self, Grid};
@@ -88,6 +89,11 @@ fn ld(view: View) -> i32 {
 
 /// `y = x w^T (+ bias) (+ residual)`.
 pub(super) fn nt(gpu: &Gpu, y: View, x: View, w: View, bias: Option<View>, residual: Option<View>) {
+    if hopper::serves(gpu, w.shape(), x, w) {
+        let few = x.rows() <= 64;
+        let tile = if few { hopper::Tile::T64x32 } else { hopper::Tile::choose(gpu, y.shape()) };
+        return hopper::nt(gpu, tile, y, x, w, bias, residual);
+    }
     if x.dtype() == Dtype::Bf16 {
         let few = x.rows() <= 16;
         let tile = if few { Tile::T16x32 } else { Tile::choose(gpu, &Tile::ALL[1..], y.shape()) };
@@ -101,6 +107,9 @@ pub(super) fn nt(gpu: &Gpu, y: View, x: View, w: View, bias: Option<View>, resid
 
 /// `dx (=|+=) dy w`.
 pub(super) fn nn(gpu: &Gpu, dx: View, dy: View, w: View, into: Into) {
+    if hopper::serves(gpu, w.shape(), dy, w) {
+        return hopper::nn(gpu, hopper::Tile::choose(gpu, dx.shape()), dx, dy, w, into);
+    }
     if dy.dtype() == Dtype::Bf16 {
         return nn_tiled(gpu, Tile::choose(gpu, &Tile::ALL[1..], dx.shape()), dx, dy, w, into);
     }
@@ -111,6 +120,9 @@ pub(super) fn nn(gpu: &Gpu, dx: View, dy: View, w: View, into: Into) {
 
 /// `dw (=|+=) dy^T x`.
 pub(super) fn tn(gpu: &Gpu, dw: View, dy: View, x: View, into: Into) {
+    if hopper::serves(gpu, dw.shape(), dy, x) {
+        return hopper::tn(gpu, hopper::Tile::choose(gpu, dw.shape()), dw, dy, x, into);
+    }
     if dy.dtype() == Dtype::Bf16 {
         return tn_tiled(gpu, Tile::choose(gpu, &Tile::ALL[1..], dw.shape()), dw, dy, x, into);
     }
@@ -120,7 +132,7 @@ pub(super) fn tn(gpu: &Gpu, dw: View, dy: View, x: View, into: Into) {
 }
 
 impl Into {
-    fn add(self) -> i32 {
+    pub(super) fn add(self) -> i32 {
         i32::from(self == Into::Add)
     }
 }

@@ -106,77 +106,127 @@ fn cases(of: Dtype) -> impl Iterator<Item = Case> {
     })
 }
 
+/// Runs all cases on one device after the other.
+fn all_agree(name: &str, cases: &[Case], class: impl Fn(&Case) -> Within, run: impl Fn(&Bed, &Case) -> Vec<f64>) {
+    agree(name, |bed| {
+        let one = |case: &Case| (&*format!("{case:?}").leak(), class(case), run(bed, case));
+        cases.iter().map(one).collect()
+    });
+}
+
+/// The whole tensor that the output is a part of, by the public op.
+fn by_op(bed: &Bed, case: &Case, scale: f64) -> Vec<f64> {
+    let o = case.operands(bed, scale);
+    case.run(&bed.dev, &o);
+    bed.get(o.whole)
+}
+
+/// The same by every way there is on a GPU, which must give the same bits.
+fn by_each<T: Copy + std::fmt::Debug>(bed: &Bed, case: &Case, ways: &[T], run: impl Fn(T, &Operands)) -> Vec<f64> {
+    let mut all = ways.iter().map(|way| {
+        let o = case.operands(bed, 1.0);
+        run(*way, &o);
+        bed.get(o.whole)
+    });
+    let first = all.next().unwrap();
+    for (i, y) in all.enumerate() {
+        let other = y.iter().zip(&first).position(|(a, b)| a.to_bits() != b.to_bits());
+        let values = other.map(|at| (at, y[at], first[at]));
+        assert!(other.is_none(), "{case:?}: {:?} gives other bits than {:?}: {values:?}", ways[i + 1], ways[0]);
+    }
+    first
+}
+
+fn bf16_class(case: &Case) -> Within {
+    if case.to == Dtype::Bf16 { BF16 } else { F32 }
+}
+
 #[test]
 fn f32_products_of_gpus_have_the_cpus_bits() {
-    for case in cases(Dtype::F32) {
-        agree(&format!("{case:?}"), |bed| {
-            let o = case.operands(bed, 1.0);
-            case.run(&bed.dev, &o);
-            vec![("y", Within::Bits, bed.get(o.whole))]
-        });
-    }
+    let cases: Vec<Case> = cases(Dtype::F32).collect();
+    all_agree("f32 products", &cases, |_| Within::Bits, |bed, case| by_op(bed, case, 1.0));
 }
 
 #[test]
 fn bf16_products_of_gpus_agree_in_every_tile() {
-    for case in cases(Dtype::Bf16) {
-        let class = if case.to == Dtype::Bf16 { BF16 } else { F32 };
-        agree(&format!("{case:?}"), |bed| {
-            let o = case.operands(bed, 1.0);
-            let Device::Cuda(gpu) = &bed.dev else {
-                case.run(&bed.dev, &o);
-                return vec![("y", class, bed.get(o.whole))];
-            };
-            let mut all = case.tiles().iter().map(|tile| {
-                let o = case.operands(bed, 1.0);
-                case.run_tile(gpu, *tile, &o);
-                (tile, bed.get(o.whole))
-            });
-            let (_, first) = all.next().unwrap();
-            for (tile, y) in all {
-                assert!(y == first, "{case:?}: {tile:?} gives other bits");
+    let cases: Vec<Case> = cases(Dtype::Bf16).collect();
+    all_agree("bf16 products", &cases, bf16_class, |bed, case| match &bed.dev {
+        Device::Cuda(gpu) => by_each(bed, case, case.tiles(), |tile, o| case.run_tile(gpu, tile, o)),
+        Device::Cpu(_) => by_op(bed, case, 1.0),
+    });
+}
+
+/// Rows of operands that TMA can read; more tiles than blocks, stages that go round the ring, outputs that TMA cannot write.
+fn hopper_cases() -> Vec<Case> {
+    let nt = [[1, 1, 8], [3, 150, 64], [65, 33, 200], [300, 300, 328]].map(|shape| (Form::Nt, shape));
+    let nn = [[1, 8, 8], [65, 136, 200], [300, 304, 80]].map(|shape| (Form::Nn, shape));
+    let tn = [[8, 8, 1], [136, 72, 200], [304, 304, 65]].map(|shape| (Form::Tn, shape));
+    let all = nt.into_iter().chain(nn).chain(tn).enumerate();
+    all.flat_map(|(i, (form, [rows, cols, depth]))| {
+        [Dtype::F32, Dtype::Bf16].into_iter().enumerate().map(move |(j, to)| Case {
+            form,
+            rows,
+            cols,
+            depth,
+            shift: [0, 8][(i + j) % 2],
+            of: Dtype::Bf16,
+            to,
+            into: if (i + j) % 2 == 0 { Into::Add } else { Into::Store },
+            extras: (i + j) % 3 != 0,
+        })
+    })
+    .collect()
+}
+
+#[test]
+fn hopper_products_agree_in_every_tile() {
+    let run = |gpu: &Gpu, case: &Case, tile, o: &Operands| match case.form {
+        Form::Nt => hopper::nt(gpu, tile, o.y, o.left, o.right, o.bias, o.residual),
+        Form::Nn => hopper::nn(gpu, tile, o.y, o.left, o.right, case.into),
+        Form::Tn => hopper::tn(gpu, tile, o.y, o.left, o.right, case.into),
+    };
+    all_agree("products on Hopper", &hopper_cases(), bf16_class, |bed, case| {
+        let tiles = if case.form == Form::Nt { &hopper::Tile::ALL[..] } else { &hopper::Tile::ALL[1..] };
+        match &bed.dev {
+            Device::Cuda(gpu) if gpu.capability() == (9, 0) => {
+                by_each(bed, case, tiles, |tile, o| run(gpu, case, tile, o))
             }
-            vec![("y", class, first)]
-        });
-    }
+            _ => by_op(bed, case, 1.0),
+        }
+    });
 }
 
 #[test]
 fn large_numbers_pass_through_the_products_of_gpus() {
-    for (of, class) in [(Dtype::F32, Within::Bits), (Dtype::Bf16, BF16)] {
-        for form in FORMS {
-            let [rows, cols, depth] = [17, 24, 80];
-            let case = Case { form, rows, cols, depth, shift: 0, of, to: of, into: Into::Add, extras: true };
-            agree(&format!("{case:?} times 1e4"), |bed| {
-                let o = case.operands(bed, 1e4);
-                case.run(&bed.dev, &o);
-                vec![("y", class, bed.get(o.whole))]
-            });
-        }
-    }
+    let [rows, cols, depth] = [17, 136, 128];
+    let case = |form, of| Case { form, rows, cols, depth, shift: 0, of, to: of, into: Into::Add, extras: true };
+    let cases: Vec<Case> =
+        FORMS.into_iter().flat_map(|form| [case(form, Dtype::F32), case(form, Dtype::Bf16)]).collect();
+    let class = |case: &Case| if case.of == Dtype::F32 { Within::Bits } else { BF16 };
+    all_agree("products of large numbers", &cases, class, |bed, case| by_op(bed, case, 1e4));
 }
 
-/// The bits of the products of the first `m` rows.
-fn rows_of(dev: &Device, dtype: Dtype, m: usize) -> Vec<f64> {
+/// The bits of products of `m` rows with a weight of `n` rows.
+fn rows_of(dev: &Device, dtype: Dtype, m: usize, n: usize) -> [Vec<f64>; 2] {
     let bed = Bed::new(dev.clone());
-    let (x, w) = (bed.normals(dtype, 300, 136, 1, 1.0), bed.normals(dtype, 72, 136, 2, 1.0));
-    let (bias, residual) = (bed.normals(dtype, 1, 72, 3, 1.0), bed.normals(dtype, 300, 72, 4, 1.0));
-    let (y, dx) = (bed.zeros(dtype, m, 72), bed.zeros(dtype, m, 136));
+    let (x, w) = (bed.normals(dtype, 300, 136, 1, 1.0), bed.normals(dtype, n, 136, 2, 1.0));
+    let (bias, residual) = (bed.normals(dtype, 1, n, 3, 1.0), bed.normals(dtype, 300, n, 4, 1.0));
+    let (y, dx) = (bed.zeros(dtype, m, n), bed.zeros(dtype, m, 136));
     gemm_nt(dev, y, x.top(m), w, Some(bias), Some(residual.top(m)));
     gemm_nn(dev, dx, y, w, Into::Store);
-    [bed.get(y), bed.get(dx)].concat()
+    [bed.get(y), bed.get(dx)]
 }
 
 #[test]
 fn a_rows_bits_do_not_depend_on_the_rows_beside_it() {
     for (called, dev) in gpus() {
-        for dtype in [Dtype::F32, Dtype::Bf16] {
-            let all = rows_of(&dev, dtype, 300);
+        // The second weight is one of Hopper's own kernels where the GPU is a Hopper.
+        for (dtype, n) in [(Dtype::F32, 72), (Dtype::Bf16, 72), (Dtype::Bf16, 136)] {
+            let [all_y, all_dx] = rows_of(&dev, dtype, 300, n);
             for m in [1, 2, 3, 16, 17, 64, 65] {
-                let some = rows_of(&dev, dtype, m);
-                let (y, dx) = some.split_at(m * 72);
-                assert!(y == &all[..m * 72], "{dtype}: y of {m} rows on {called}");
-                assert!(dx == &all[300 * 72..][..m * 136], "{dtype}: dx of {m} rows on {called}");
+                let [y, dx] = rows_of(&dev, dtype, m, n);
+                assert!(y == all_y[..m * n], "{dtype}: y of {m} rows, weight [{n}, 136], on {called}");
+                assert!(dx == all_dx[..m * 136], "{dtype}: dx of {m} rows, weight [{n}, 136], on {called}");
             }
         }
     }
@@ -184,28 +234,36 @@ fn a_rows_bits_do_not_depend_on_the_rows_beside_it() {
 
 #[test]
 fn the_output_may_be_its_own_residual() {
-    for dtype in [Dtype::F32, Dtype::Bf16] {
-        agree(&format!("{dtype} y += x w^T"), |bed| {
-            let (x, w) = (bed.normals(dtype, 18, 40, 1, 1.0), bed.normals(dtype, 33, 40, 2, 1.0));
-            let y = bed.normals(dtype, 18, 33, 3, 1.0);
-            gemm_nt(&bed.dev, y, x, w, None, Some(y));
-            vec![("y", if dtype == Dtype::F32 { Within::Bits } else { BF16 }, bed.get(y))]
-        });
-    }
+    let sum = |bed: &Bed, dtype, [m, n, k]: [usize; 3]| {
+        let (x, w) = (bed.normals(dtype, m, k, 1, 1.0), bed.normals(dtype, n, k, 2, 1.0));
+        let y = bed.normals(dtype, m, n, 3, 1.0);
+        gemm_nt(&bed.dev, y, x, w, None, Some(y));
+        bed.get(y)
+    };
+    agree("y += x w^T", |bed| {
+        vec![
+            ("f32", Within::Bits, sum(bed, Dtype::F32, [18, 33, 40])),
+            ("bf16", BF16, sum(bed, Dtype::Bf16, [18, 33, 40])),
+            ("bf16, on Hopper its own", BF16, sum(bed, Dtype::Bf16, [70, 136, 128])),
+        ]
+    });
 }
 
 #[test]
 fn bias_gradients_agree() {
-    for of in [Dtype::F32, Dtype::Bf16] {
-        for (to, class) in [(Dtype::F32, F32_GRADIENT), (Dtype::Bf16, BF16)] {
-            for [m, n, shift] in [[1, 1, 0], [3, 130, 3], [600, 24, 8]] {
-                agree(&format!("bias_bwd {of} to {to} [{m}, {n}]"), |bed| {
-                    let dy = bed.normals(of, m, n + shift, 1, 1.0).cols_in(shift..shift + n);
-                    let db = bed.normals(to, 1, n, 2, 1.0);
-                    bias_bwd(&bed.dev, db, dy);
-                    vec![("db", class, bed.get(db))]
-                });
-            }
+    let gradient = |bed: &Bed, of, to, [m, n, shift]: [usize; 3]| {
+        let dy = bed.normals(of, m, n + shift, 1, 1.0).cols_in(shift..shift + n);
+        let db = bed.normals(to, 1, n, 2, 1.0);
+        bias_bwd(&bed.dev, db, dy);
+        bed.get(db)
+    };
+    agree("bias_bwd", |bed| {
+        let mut all = Vec::new();
+        for shape in [[1, 1, 0], [3, 130, 3], [600, 24, 8]] {
+            all.push(("f32", F32_GRADIENT, gradient(bed, Dtype::F32, Dtype::F32, shape)));
+            all.push(("f32 of bf16", F32_GRADIENT, gradient(bed, Dtype::Bf16, Dtype::F32, shape)));
+            all.push(("bf16", BF16, gradient(bed, Dtype::Bf16, Dtype::Bf16, shape)));
         }
-    }
+        all
+    });
 }
