@@ -39,7 +39,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use world::{Item, World};
+use world::{Item, List, Response, World};
 
 /// Sizes of the demo.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,12 +67,12 @@ impl Default for Settings {
         Settings {
             seed: 1,
             vocab: 1024,
-            layers: 4,
-            unlabelled: 6000,
+            layers: 2,
+            unlabelled: 51200,
             labelled: 200,
-            held_out: 500,
-            pretrain: Phase { steps: 400, batch: 64, lr: 4e-3 },
-            finetune: Phase { steps: 200, batch: 64, lr: 3e-3 },
+            held_out: 1000,
+            pretrain: Phase { steps: 1600, batch: 32, lr: 4e-3 },
+            finetune: Phase { steps: 200, batch: 32, lr: 1e-3 },
         }
     }
 }
@@ -121,23 +121,34 @@ pub struct Outcome {
     pub pretrained: Trained,
     pub scratch: Trained,
     pub ranked: Ranked,
+    pub shown: Shown,
     pub seconds: f64,
     pub model: PathBuf,
+}
+
+/// What the world looks like: one pair of each kind.
+pub struct Shown {
+    pub unlabelled: Item,
+    pub labelled: Item,
 }
 
 /// One list, ordered by the better judge.
 pub struct Ranked {
     pub prompt: String,
-    /// Best first, with the mean probability of beating the others.
-    pub responses: Vec<(String, f64)>,
-    /// How the right responses begin.
-    pub right: String,
+    /// Best first, as the judge sees it.
+    pub responses: Vec<Placed>,
 }
 
-impl Ranked {
-    pub fn is_right(&self, response: &str) -> bool {
-        response.starts_with(&self.right)
-    }
+/// A response in a ranked list.
+#[derive(Debug)]
+pub struct Placed {
+    pub text: String,
+    /// Height of its hill in metres.
+    pub height: usize,
+    /// Mean probability of beating the others.
+    pub score: f64,
+    /// Its place in the true order, 1 for the best.
+    pub place: usize,
 }
 
 impl Outcome {
@@ -178,7 +189,7 @@ impl Outcome {
             .ranked
             .responses
             .iter()
-            .map(|(text, score)| json!({"response": text, "score": score, "right": self.ranked.is_right(text)}))
+            .map(|r| json!({"response": r.text, "score": r.score, "height": r.height, "true_place": r.place}))
             .collect();
         json!({
             "seed": s.seed,
@@ -242,13 +253,15 @@ pub fn run(dev: &Device, settings: Settings, out: &Path, say: &mut dyn FnMut(&st
     let (judge, pretrained) = bench.judge(model, &labels, "fine-tune", say)?;
     let (_, scratch) = bench.judge(scratch, &labels, "control", say)?;
     let ranked = bench.rank(&judge)?;
+    let shown = Shown { unlabelled: unlabelled[0].clone(), labelled: labelled[0].clone() };
     let path = out.join("model");
     atomic_dir(&path, |dir| {
         judge.save(dir)?;
         tokenizer.save(dir)
     })?;
     write_file(out.join("judge.txt"), TEMPLATE.as_bytes())?;
-    write_file(out.join("pairs.jsonl"), rows(&bench.world.held_out(settings.held_out)).as_bytes())?;
+    write_file(out.join("pairs.jsonl"), pairs(&bench.world.held_out(settings.held_out)).as_bytes())?;
+    write_file(out.join("lists.jsonl"), list(&bench.world.list()).as_bytes())?;
     Ok(Outcome {
         settings,
         parameters,
@@ -258,6 +271,7 @@ pub fn run(dev: &Device, settings: Settings, out: &Path, say: &mut dyn FnMut(&st
         pretrained,
         scratch,
         ranked,
+        shown,
         seconds: start.elapsed().as_secs_f64(),
         model: path,
     })
@@ -271,12 +285,18 @@ fn tokenizer(pairs: &[Item], vocab: usize) -> Result<Tokenizer> {
 }
 
 /// Held-out pairs as rows for `gramophone judge`, right answers as response_a in even rows.
-fn rows(items: &[Item]) -> String {
+fn pairs(items: &[Item]) -> String {
     let row = |(i, item): (usize, &Item)| {
         let (a, b) = if i % 2 == 0 { (&item.right, &item.wrong) } else { (&item.wrong, &item.right) };
         json!({"id": i, "prompt": item.prompt, "response_a": a, "response_b": b}).to_string() + "\n"
     };
     items.iter().enumerate().map(row).collect()
+}
+
+/// The list as a row for `gramophone rank`.
+fn list(list: &List) -> String {
+    let responses: Vec<&str> = list.responses.iter().map(|r| r.text.as_str()).collect();
+    json!({"id": 0, "prompt": list.prompt, "responses": responses}).to_string() + "\n"
 }
 
 impl<'d> Bench<'d> {
@@ -292,7 +312,7 @@ impl<'d> Bench<'d> {
             max_positions: Some(512),
             tied: Some(true),
             rope_theta: Some(1e4),
-            init_std: Some(0.08),
+            init_std: Some(0.125),
             ..Sizes::default()
         };
         let mut config = Config::family_shape(Family::Qwen3, &sizes)?;
@@ -362,7 +382,7 @@ impl<'d> Bench<'d> {
                 throughput: Some(tokens as f64 / elapsed),
                 ..LogRecord::default()
             });
-            if (step + 1) % 50 == 0 || step + 1 == phase.steps {
+            if (step + 1) % phase.steps.div_ceil(8).max(50) == 0 || step + 1 == phase.steps {
                 let last = &curve[curve.len().saturating_sub(20)..];
                 let loss = last.iter().filter_map(|r| r.loss).sum::<f64>() / last.len() as f64;
                 let pace = tokens as f64 / elapsed;
@@ -398,10 +418,15 @@ impl<'d> Bench<'d> {
 
     fn rank(&self, model: &Model) -> Result<Ranked> {
         let list = self.world.list();
+        let texts: Vec<String> = list.responses.iter().map(|r| r.text.clone()).collect();
         let mut judge = Judge::new(self.dev, model, self.prompts.clone(), self.passes())?;
-        let ranking = judge.rank(&[Message::user(&*list.prompt)], &list.responses, Method::RoundRobin)?;
-        let responses = ranking.order.iter().map(|i| (list.responses[*i].clone(), ranking.scores[*i])).collect();
-        Ok(Ranked { prompt: list.prompt, responses, right: list.right })
+        let ranking = judge.rank(&[Message::user(&*list.prompt)], &texts, Method::RoundRobin)?;
+        let placed = |i: &usize| {
+            let Response { text, height } = list.responses[*i].clone();
+            let place = 1 + list.responses.iter().filter(|other| other.height > height).count();
+            Placed { text, height, score: ranking.scores[*i], place }
+        };
+        Ok(Ranked { responses: ranking.order.iter().map(placed).collect(), prompt: list.prompt })
     }
 
     fn passes(&self) -> scorer::Shape {
