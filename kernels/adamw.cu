@@ -57,9 +57,7 @@ DEVICE void load_run(uint8_t (&x)[RUN], const uint8_t* p) {
 }
 DEVICE void store_run(float* p, const float (&x)[RUN]) { Vec<float>::store(p, x); }
 DEVICE void store_run(bf16* p, const bf16 (&x)[RUN]) {
-    uint2 v;
-    memcpy(&v, x, sizeof v);
-    *reinterpret_cast<uint2*>(p) = v;
+    *reinterpret_cast<uint2*>(p) = make_uint2(join_bf16(x[0], x[1]), join_bf16(x[2], x[3]));
 }
 DEVICE void store_run(uint8_t* p, const uint8_t (&x)[RUN]) {
     *reinterpret_cast<uint32_t*>(p) = uint32_t(x[0]) | uint32_t(x[1]) << 8 | uint32_t(x[2]) << 16 | uint32_t(x[3]) << 24;

@@ -22,6 +22,13 @@ DEVICE uint32_t pack_bf16(float lo, float hi) {
     memcpy(&bits, &v, 4);
     return bits;
 }
+// Two bf16 in one register, as they are.
+DEVICE uint32_t join_bf16(bf16 lo, bf16 hi) {
+    const __nv_bfloat162 v = {lo, hi};
+    uint32_t bits;
+    memcpy(&bits, &v, 4);
+    return bits;
+}
 DEVICE float low_bf16(uint32_t pair) { return __uint_as_float(pair << 16); }
 DEVICE float high_bf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 

@@ -22,6 +22,7 @@ use crate::device::cuda::launch::{self, Grid};
 use crate::device::cuda::{Gpu, WORKSPACE};
 use crate::device::{Device, View, disjoint};
 use crate::ops::cost::Cost;
+use crate::ops::gemm::scratch::Scratch;
 use crate::ops::partials::partials_add;
 
 /// Rows of work that one thread takes at a time.
@@ -37,6 +38,11 @@ const LEAST_STRETCH: usize = 4;
 const STRETCHES: usize = 32;
 /// Columns of `dw` to which one thread adds the stretches' sums at a time.
 const COLS: usize = 512;
+
+thread_local! {
+    // The parts of `dw` on the CPU.
+    static SUMS: Scratch = const { Scratch::new() };
+}
 
 /// `y = x / rms(x) * w`, keeping `rstd`.
 pub fn rmsnorm_fwd(dev: &Device, y: View, rstd: View, x: View, w: View, eps: f64) {
@@ -89,17 +95,22 @@ pub fn rmsnorm_bwd(dev: &Device, dx: View, dw: View, dy: View, x: View, rstd: Vi
             type A = <E as Elem>::Acc;
             let (w, rstd) = (w.slice::<E>(), rstd.slice::<A>());
             let length = t.div_ceil(STRETCHES).max(ROWS);
-            let mut sums = vec![A::ZERO; t.div_ceil(length) * d];
-            let sums = View::of(&mut sums).reshape(t.div_ceil(length), d);
-            pool.ranges(t, length, |rows| vectorize(#[inline(always)] || {
-                let sums = sums.row_mut::<A>(rows.start / length);
-                for i in rows {
-                    bwd_row::<E>(dx.row_mut(i), sums, dy.row(i), x.row(i), rstd[i], w);
-                }
-            }));
-            by_dtype!(dw.dtype(), G => pool.ranges(d, COLS, |cols| vectorize(#[inline(always)] || {
-                add_sums::<A, G>(dw.cols_in(cols.clone()).row_mut(0), sums.cols_in(cols));
-            })));
+            let parts = t.div_ceil(length);
+            let floats = parts * d * size_of::<A>() / size_of::<f32>();
+            Scratch::lend(&SUMS, floats, |memory| {
+                let sums: &mut [A] = bytemuck::cast_slice_mut(&mut memory[..floats]);
+                sums.fill(A::ZERO);
+                let sums = View::of(sums).reshape(parts, d);
+                pool.ranges(t, length, |rows| vectorize(#[inline(always)] || {
+                    let sums = sums.row_mut::<A>(rows.start / length);
+                    for i in rows {
+                        bwd_row::<E>(dx.row_mut(i), sums, dy.row(i), x.row(i), rstd[i], w);
+                    }
+                }));
+                by_dtype!(dw.dtype(), G => pool.ranges(d, COLS, |cols| vectorize(#[inline(always)] || {
+                    add_sums::<A, G>(dw.cols_in(cols.clone()).row_mut(0), sums.cols_in(cols));
+                })));
+            })
         }),
     }
 }

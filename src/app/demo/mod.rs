@@ -244,8 +244,8 @@ pub fn run(dev: &Device, settings: Settings, out: &Path, say: &mut dyn FnMut(&st
     let model = Model::random(bench.config.clone(), Dtype::F32, settings.seed)?;
     let parameters = model.parameters();
     let pretraining = Instant::now();
-    let pairs = bench.corpus(Stage::Pretrain, &unlabelled)?;
-    let (model, curve) = bench.train(model, &pairs, settings.pretrain, "pre-train", say)?;
+    let unlabelled_pairs = bench.corpus(Stage::Pretrain, &unlabelled)?;
+    let (model, curve) = bench.train(model, &unlabelled_pairs, settings.pretrain, "pre-train", say)?;
     let pretraining_seconds = pretraining.elapsed().as_secs_f64();
     let labelled = bench.world.labelled(settings.labelled);
     let labels = bench.corpus(Stage::Finetune, &labelled)?;

@@ -36,6 +36,7 @@ pub(super) enum Tile {
 }
 
 impl Tile {
+    #[cfg(test)]
     pub(super) const ALL: [Tile; 3] = [Tile::T64x32, Tile::T128x128, Tile::T128x256];
 
     fn shape(self) -> [usize; 2] {
