@@ -76,12 +76,10 @@ void Block::prepare(uint32_t count, uint32_t dynamic) {
         shared_dirty = SHARED_BASE;
         mbarriers.reserve(MAX_MBARRIERS);
     }
-    if (count > lanes.size()) {
-        const size_t before = lanes.size();
-        std::vector<Stack> stacks(count - before);
-        map_stacks(stacks.data(), stacks.size());
-        lanes.resize(count);
-        for (size_t i = before; i < count; i++) lanes[i].stack = stacks[i - before];
+    if (count > stacks) {
+        std::vector<Stack> fresh(count - stacks);
+        map_stacks(fresh.data(), fresh.size());
+        for (const Stack& stack : fresh) lanes[stacks++].stack = stack;
     }
     threads = count;
     dynamic_size = dynamic;

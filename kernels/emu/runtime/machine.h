@@ -162,7 +162,8 @@ struct SharedVariable {
 struct LaunchState;
 
 struct Block {
-    std::vector<Lane> lanes;  // as many as the largest launch so far had
+    std::vector<Lane> lanes = std::vector<Lane>(MAX_THREADS);  // never copied: they hold references to views
+    uint32_t stacks = 0;                                       // how many of the lanes have one
     std::vector<std::unique_ptr<Warp>> warp_storage;
     std::vector<Warp*> warps;  // those of this launch
     uint32_t threads = 0, live = 0;
