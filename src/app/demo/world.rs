@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn the_higher_the_hill_the_more_climbers_find_it_hard_and_labelled_answers_do_not_say() {
         let world = World::new(2);
-        let mut told = vec![[0.0, 0.0]; 4];
+        let mut told = [[0.0, 0.0]; 4];
         for answer in world.unlabelled(20_000).into_iter().flat_map(|i| [i.right, i.wrong]) {
             assert!(answer.ends_with(HARD) != answer.ends_with(EASY), "{answer}");
             let quarter = &mut told[4 * hill(&world, &answer) / HILLS];
