@@ -90,11 +90,16 @@ pub fn run(args: Args) -> Result<()> {
     let prompts = args.judge.prompts(&opened)?;
     let mut judge = Judge::new(&dev, &opened.model, prompts.clone(), opened.scorer())?;
     let context = judge.context();
-    answer(&args.files, "groups", |row| fitting_group(row, &prompts, &args.judge, context), |batch| {
-        let groups: Vec<&Group> = batch.iter().map(|r| &r.item).collect();
-        let rankings = judge.rank_groups(&groups, rules).map_err(|e| opened.place(e))?;
-        Ok(rankings.iter().map(object).collect())
-    })
+    answer(
+        &args.files,
+        "groups",
+        |row| fitting_group(row, &prompts, &args.judge, context),
+        |batch| {
+            let groups: Vec<&Group> = batch.iter().map(|r| &r.item).collect();
+            let rankings = judge.rank_groups(&groups, rules).map_err(|e| opened.place(e))?;
+            Ok(rankings.iter().map(object).collect())
+        },
+    )
 }
 
 /// With a scalar head.
@@ -124,7 +129,12 @@ fn by_rewards(args: &Args, dev: &Device, opened: &Opened) -> Result<()> {
 }
 
 /// A group of responses, not more than can be compared, and about how many tokens it has.
-pub(super) fn fitting_group(row: &Row, prompts: &Prompts, flags: &JudgeFlags, context: usize) -> Result<(Group, usize)> {
+pub(super) fn fitting_group(
+    row: &Row,
+    prompts: &Prompts,
+    flags: &JudgeFlags,
+    context: usize,
+) -> Result<(Group, usize)> {
     let group = group(row)?;
     if group.responses.len() > MOST {
         let n = group.responses.len();

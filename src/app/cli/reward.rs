@@ -65,8 +65,11 @@ fn rivals(text: &str) -> std::result::Result<Rivals, String> {
 
 pub fn run(args: Args) -> Result<()> {
     if args.form == Form::Reference {
-        let group_only =
-            [("--rivals", args.rivals.is_some()), ("--seed", args.seed.is_some()), ("--advantage", args.advantage.is_some())];
+        let group_only = [
+            ("--rivals", args.rivals.is_some()),
+            ("--seed", args.seed.is_some()),
+            ("--advantage", args.advantage.is_some()),
+        ];
         if let Some((flag, _)) = group_only.iter().find(|(_, given)| *given) {
             return Err(Error::usage(format!("{flag} goes with --form group")));
         }
@@ -97,11 +100,16 @@ pub fn run(args: Args) -> Result<()> {
         }
         Form::Group => {
             let (rivals, seed) = (args.rivals.unwrap_or_default(), args.seed.unwrap_or(0));
-            answer(&args.files, "groups", |row| fitting_group(row, &prompts, &args.judge, context), |batch| {
-                let groups: Vec<&Group> = batch.iter().map(|r| &r.item).collect();
-                let rewards = judge.within_groups(&groups, rivals, seed).map_err(|e| opened.place(e))?;
-                Ok(rewards.iter().map(|r| many(r, args.advantage)).collect())
-            })
+            answer(
+                &args.files,
+                "groups",
+                |row| fitting_group(row, &prompts, &args.judge, context),
+                |batch| {
+                    let groups: Vec<&Group> = batch.iter().map(|r| &r.item).collect();
+                    let rewards = judge.within_groups(&groups, rivals, seed).map_err(|e| opened.place(e))?;
+                    Ok(rewards.iter().map(|r| many(r, args.advantage)).collect())
+                },
+            )
         }
     }
 }
