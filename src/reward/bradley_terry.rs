@@ -220,8 +220,7 @@ impl Cholesky {
     fn of(n: usize, mut a: Vec<f64>) -> Cholesky {
         for i in 0..n {
             for j in 0..=i {
-                let dot: f64 = a[i * n..i * n + j].iter().zip(&a[j * n..j * n + j]).map(|(x, y)| x * y).sum();
-                let rest = a[i * n + j] - dot;
+                let rest = a[i * n + j] - dot(&a[i * n..i * n + j], &a[j * n..j * n + j]);
                 // Weights can be as small as the prior allows; rounding must not make a pivot negative.
                 a[i * n + j] = if i == j { rest.max(f64::MIN_POSITIVE).sqrt() } else { rest / a[j * n + j] };
             }
@@ -232,8 +231,7 @@ impl Cholesky {
     fn solve(&self, mut b: Vec<f64>) -> Vec<f64> {
         let (n, l) = (self.n, &self.lower);
         for i in 0..n {
-            let dot: f64 = l[i * n..i * n + i].iter().zip(&b[..i]).map(|(x, y)| x * y).sum();
-            b[i] = (b[i] - dot) / l[i * n + i];
+            b[i] = (b[i] - dot(&l[i * n..i * n + i], &b[..i])) / l[i * n + i];
         }
         for i in (0..n).rev() {
             b[i] /= l[i * n + i];
@@ -254,6 +252,16 @@ impl Cholesky {
         };
         (0..n).flat_map(column).collect()
     }
+}
+
+/// Eight partial sums, which vector units take at once, then their sum: always in the same order.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let (a, b) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let mut sums = [0.0; 8];
+    for (x, y) in a.0.iter().zip(b.0) {
+        (0..8).for_each(|lane| sums[lane] += x[lane] * y[lane]);
+    }
+    sums.iter().sum::<f64>() + a.1.iter().zip(b.1).map(|(x, y)| x * y).sum::<f64>()
 }
 
 #[cfg(test)]
