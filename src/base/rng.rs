@@ -23,6 +23,8 @@ pub enum Stream {
     World = 6,
     /// Tests.
     Test = 7,
+    /// Who is compared with whom in a group.
+    Rivals = 11,
 }
 
 /// One keyed source of bits: `Rng::new(seed, stream, step)` then [`Rng::bits`] at any element.

@@ -7,7 +7,6 @@
 //! a wins  <=>  d1 > d2                               which never saturates, unlike p_a
 //! ```
 
-use super::rank::{Method, Ranking, rank};
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
 use crate::infer::scorer::{Scorer, Shape, Verdict};
@@ -167,21 +166,6 @@ impl<'m> Judge<'m> {
             return Err(Error::new(Kind::Model, "the model's logits are not finite; its weights are damaged"));
         }
         Ok(verdicts.chunks(2).map(|v| Judgment::of(v[0], v[1])).collect())
-    }
-
-    /// Orders responses to one prompt by comparing them in pairs, both orders each.
-    ///
-    /// # Errors
-    /// As [`Judge::judge`].
-    pub fn rank(&mut self, prompt: &[Message], responses: &[String], method: Method) -> Result<Ranking> {
-        rank(responses.len(), method, |pairs| {
-            let encode = |(i, j): &(usize, usize)| {
-                let pair = Pair { prompt: prompt.to_vec(), a: responses[*i].clone(), b: responses[*j].clone() };
-                self.prompts.pair(&pair)
-            };
-            let batch = pairs.iter().map(encode).collect::<Result<Vec<EncodedPair>>>()?;
-            Ok(self.judge(&batch)?.iter().map(|j| j.p_a).collect())
-        })
     }
 
     /// Longest judge prompt that fits.

@@ -1,4 +1,8 @@
-//! Floor 5: rewards. [`judge`] compares two responses, [`rank`] orders many.
+//! Floor 5: rewards. [`judge`] compares two responses, [`rank`] orders many from comparisons, [`bradley_terry`] gives them
+//! strengths, [`group`] does both with a model, [`forms`] makes rewards for reinforcement learning.
 
+pub mod bradley_terry;
+pub mod forms;
+pub mod group;
 pub mod judge;
 pub mod rank;

@@ -14,6 +14,7 @@ mod judge;
 mod plan;
 mod progress;
 mod rank;
+mod reward;
 mod rows;
 mod runtime;
 mod train;
@@ -45,6 +46,8 @@ enum Verb {
     Judge(judge::Args),
     /// Order several responses to one prompt
     Rank(rank::Args),
+    /// Give rewards for reinforcement learning: against a reference response, or within a group
+    Reward(reward::Args),
     /// Continue prompts
     Generate(generate::Args),
     /// Look at data as a model will see it
@@ -79,6 +82,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Plan(args) => plan::run(args),
         Verb::Judge(args) => judge::run(args),
         Verb::Rank(args) => rank::run(args),
+        Verb::Reward(args) => reward::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Data(args) => data::run(args),
         Verb::Bench(args) => bench::run(args),
