@@ -23,6 +23,8 @@ pub enum Stream {
     World = 6,
     /// Tests.
     Test = 7,
+    /// Which rows a bootstrap sample holds; the step is the sample's number.
+    Bootstrap = 20,
 }
 
 /// One keyed source of bits: `Rng::new(seed, stream, step)` then [`Rng::bits`] at any element.

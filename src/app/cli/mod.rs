@@ -8,6 +8,7 @@ mod console;
 mod data;
 mod demo;
 mod doctor;
+mod eval;
 mod generate;
 mod init;
 mod judge;
@@ -45,6 +46,8 @@ enum Verb {
     Judge(judge::Args),
     /// Order several responses to one prompt
     Rank(rank::Args),
+    /// Measure a judge on a public suite, score recorded verdicts, or look for benchmark rows in training text
+    Eval(eval::Args),
     /// Continue prompts
     Generate(generate::Args),
     /// Look at data as a model will see it
@@ -79,6 +82,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Plan(args) => plan::run(args),
         Verb::Judge(args) => judge::run(args),
         Verb::Rank(args) => rank::run(args),
+        Verb::Eval(args) => eval::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Data(args) => data::run(args),
         Verb::Bench(args) => bench::run(args),
