@@ -1,7 +1,7 @@
 //! An evaluation for people: the tables that are printed, and a page.
 
 use super::report::{Axis, Block, Chart, Figure, Report, Series, Table, Unit, environment, grouped};
-use crate::reward::eval::metrics::Calibration;
+use crate::reward::eval::metrics::{Bin, Calibration, Share};
 use crate::reward::eval::output::Subject;
 use crate::reward::eval::rules::Rule;
 use crate::reward::eval::summary::{Measured, Summary};
@@ -117,7 +117,8 @@ fn figures(s: &Summary) -> Vec<Figure> {
         Some(Figure::new(&format!("{name}, {}", rule.title()), percent(m.value), interval(m)))
     });
     let mut figures: Vec<Figure> = overall.collect();
-    for (share, m) in s.shares.iter().take(2) {
+    let telling = [Share::Consistent, Share::FirstShown];
+    for (share, m) in s.shares.iter().filter(|(share, _)| telling.contains(share)) {
         figures.push(Figure::new(share.words().0, percent(m.value), interval(m)));
     }
     if let Some(c) = &s.calibration {
@@ -140,15 +141,15 @@ fn charts(s: &Summary) -> Vec<Chart> {
         let points = c.bins.iter().map(|b| (100.0 * b.confidence, b.accuracy)).collect();
         let perfect = vec![(50.0, 0.5), (100.0, 1.0)];
         charts.push(chart(
-            "Reliability: accuracy by confidence in %",
+            "Reliability: accuracy by confidence, in %",
             "confidence",
             vec![series("measured", points), series("perfect", perfect)],
         ));
     }
     if s.by_length.len() > 1 {
         charts.push(chart(
-            "Accuracy by how many characters longer the better response is",
-            "longer by",
+            "Accuracy by length: the better response less the other",
+            "characters",
             vec![series("accuracy", s.by_length.clone())],
         ));
     }
@@ -168,7 +169,7 @@ fn charts(s: &Summary) -> Vec<Chart> {
 }
 
 fn bins(c: &Calibration) -> Table {
-    let row = |b: &crate::reward::eval::metrics::Bin| {
+    let row = |b: &Bin| {
         let range = format!("{:.0}% to {:.0}%", 100.0 * b.from, 100.0 * b.to);
         vec![range, grouped(b.n as i64), percent(b.confidence), percent(b.accuracy)]
     };

@@ -115,11 +115,10 @@ impl Found {
         let row = |o: &&Overlap| {
             let (place, words) = o.source.as_ref().map_or(("", ""), |(place, _, words)| (place, words));
             let fields: Vec<String> = o.fields.iter().map(|(name, ..)| name.clone()).collect();
-            let place = format!("{} < {place}", o.place);
             let id = o.id.as_ref().map_or_else(String::new, key);
-            vec![id, format!("{:.1}%", 100.0 * o.share()), count(o.shared), fields.join(" "), place, words.to_string()]
+            vec![id, format!("{:.1}%", 100.0 * o.share()), count(o.shared), fields.join(" "), o.place.clone(), place.to_string(), words.to_string()]
         };
-        let columns = ["id", "of its runs", "shared", "in", "row < training row", "for one"];
+        let columns = ["id", "of its runs", "shared", "in", "at", "training row", "for one"];
         text += &section(&Table::new("", &columns, worst.iter().take(top).map(row).collect()));
         text
     }

@@ -16,8 +16,9 @@ use crate::reward::eval::output::{self, Subject};
 use crate::reward::eval::suite::Suite;
 use crate::reward::eval::summary::summarise;
 use clap::Subcommand;
+use serde_json::Value;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Scores follow the suite's official rule and the papers' rule, side by side.
 #[derive(clap::Args)]
@@ -71,7 +72,7 @@ struct Wanted {
     /// Only so many rows of each file
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// Where rows.jsonl, metrics.json, summary.json, report.md and report.html go; replaced if they are there
+    /// Where rows.jsonl, metrics.json, summary.json, report.md and report.html go; an earlier result of this suite is replaced
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// What the model is called in the results; its directory's name if not given
@@ -87,20 +88,26 @@ struct Wanted {
 
 impl Wanted {
     /// # Errors
-    /// `--out` names something that no evaluation wrote.
-    fn check(&self) -> Result<()> {
+    /// `--out` names something other than an earlier result of this suite, which alone may be replaced.
+    fn check(&self, suite: Suite) -> Result<()> {
         let Some(out) = &self.out else { return Ok(()) };
-        let foreign = |dir: &Path| {
-            let mut entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
-            Ok::<bool, Error>(entries.next().is_some() && !dir.join("summary.json").is_file())
+        let taken = |by: &str| {
+            Err(Error::usage(format!("--out {}: there is {by}; name another directory", out.display())))
         };
-        if out.is_file() || (out.is_dir() && foreign(out)?) {
-            return Err(Error::usage(format!(
-                "--out {}: there is something that is not the result of an evaluation; name another directory",
-                out.display()
-            )));
+        if out.is_file() {
+            return taken("a file");
         }
-        Ok(())
+        let there = out.is_dir() && std::fs::read_dir(out).map_err(|e| Error::io("read", out, e))?.next().is_some();
+        if !there {
+            return Ok(());
+        }
+        let summary = std::fs::read(out.join("summary.json")).ok();
+        let summary: Option<Value> = summary.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        match summary.as_ref().and_then(|s| s.get("suite")?.as_str()) {
+            Some(name) if name == suite.name() => Ok(()),
+            Some(name) => taken(&format!("the result of {name}")),
+            None => taken("something that is not the result of an evaluation"),
+        }
     }
 
     fn limit(&self) -> Option<usize> {

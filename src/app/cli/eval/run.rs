@@ -42,7 +42,7 @@ enum TooLong {
 }
 
 pub fn run(suite: Suite, args: Args) -> Result<()> {
-    args.wanted.check()?;
+    args.wanted.check(suite)?;
     if args.best_of_n && suite != Suite::Ppe {
         return Err(Error::usage("--best-of-n is for ppe, whose correctness sets hold many samples of each prompt"));
     }

@@ -34,7 +34,7 @@ fn suite(name: &str) -> std::result::Result<Suite, String> {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    args.wanted.check()?;
+    args.wanted.check(args.suite)?;
     if args.verdicts == "-" && args.wanted.data.iter().any(|d| d == "-") {
         return Err(Error::usage("standard input (-) is named twice; it can be read once"));
     }

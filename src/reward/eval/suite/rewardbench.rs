@@ -69,10 +69,7 @@ pub(super) fn item(row: &Row) -> Result<Item> {
 }
 
 pub(super) fn scores(tallies: &Tallies) -> Vec<Score> {
-    let mut scores = tallies.by_subset(&[Rule::Official, Rule::BothOrders], |rule, t| match rule {
-        Rule::Official => t.official,
-        _ => t.papers,
-    });
+    let mut scores = Vec::new();
     scores.extend(weighted(tallies, Rule::Official, |t| t.official, counts));
     scores.extend(weighted(tallies, Rule::CountsSwapped, |t| t.official, counts_swapped));
     scores.extend(weighted(tallies, Rule::BothOrders, |t| t.papers, counts));
@@ -85,6 +82,10 @@ pub(super) fn scores(tallies: &Tallies) -> Vec<Score> {
         .collect();
     scores.extend(Score::mean_of(Rule::Papers, "Overall", &pooled));
     scores.extend(pooled);
+    let mut subsets = tallies.by_subset(&[Rule::Official, Rule::Papers, Rule::BothOrders], |rule, t| t.credit(rule));
+    let place = |name: &str| SECTIONS.iter().flat_map(|s| s.1).position(|s| s.0 == name);
+    subsets.sort_by_key(|s| place(&s.name));
+    scores.extend(subsets);
     scores
 }
 
