@@ -25,9 +25,7 @@ fn judgebench() -> Vec<Value> {
 }
 
 fn rewardbench2() -> Vec<Value> {
-    let row = |id: &str, chosen: Value, subset: &str| {
-        json!({"id": id, "prompt": "Name a colour", "chosen": chosen, "rejected": ["Seven", "A dog", "Why?"], "subset": subset})
-    };
+    let row = |id: &str, chosen: Value, subset: &str| json!({"id": id, "prompt": "Name a colour", "chosen": chosen, "rejected": ["Seven", "A dog", "Why?"], "subset": subset});
     vec![
         row("1", json!(["Red"]), "Factuality"),
         row("2", json!(["Blue"]), "Math"),
@@ -81,7 +79,8 @@ fn every_suite_is_judged_and_its_rows_score_the_same_again() {
         let (b, model) = (Bench::new(), golden(case));
         for (suite, file, rows) in suites() {
             b.write(file, &lines(&rows));
-            let mut args = vec!["eval", suite, "--data", file, "--model", utf8(&model), "--out", suite, "--bootstrap", "50"];
+            let mut args =
+                vec!["eval", suite, "--data", file, "--model", utf8(&model), "--out", suite, "--bootstrap", "50"];
             args.extend((suite == "ppe").then_some("--best-of-n"));
             let said = b.ok(&args);
             assert!(said.contains("official: ") || said.contains("papers: "), "{said}");
@@ -89,7 +88,19 @@ fn every_suite_is_judged_and_its_rows_score_the_same_again() {
                 assert!(b.path(suite).join(name).exists(), "{suite}: {name}");
             }
             let verdicts = format!("{suite}/rows.jsonl");
-            let again = ["eval", "score", suite, "--data", file, "--verdicts", &verdicts, "--out", "again", "--bootstrap", "50"];
+            let again = [
+                "eval",
+                "score",
+                suite,
+                "--data",
+                file,
+                "--verdicts",
+                &verdicts,
+                "--out",
+                "again",
+                "--bootstrap",
+                "50",
+            ];
             b.ok(&again);
             let (first, second) = (read(&b.path(suite).join("summary.json")), read(&b.path("again/summary.json")));
             for part in ["rules", "judge", "calibration", "best_of_n", "auc"] {
@@ -105,7 +116,18 @@ fn a_judged_suite_agrees_with_the_judge_verb_whatever_the_threads() {
     let (b, model) = (Bench::new(), golden("qwen3"));
     b.write("jb.jsonl", &lines(&judgebench()));
     let run = |threads: &str, out: &str| {
-        b.ok(&["eval", "judgebench", "--data", "jb.jsonl", "--model", utf8(&model), "--threads", threads, "--out", out]);
+        b.ok(&[
+            "eval",
+            "judgebench",
+            "--data",
+            "jb.jsonl",
+            "--model",
+            utf8(&model),
+            "--threads",
+            threads,
+            "--out",
+            out,
+        ]);
         let rows = json_lines(&fs::read_to_string(b.path(out).join("rows.jsonl")).unwrap());
         let strip = |mut row: Value| {
             assert!(row["tokens"].as_u64().unwrap() > 0);
@@ -117,9 +139,7 @@ fn a_judged_suite_agrees_with_the_judge_verb_whatever_the_threads() {
     let rows = run("1", "one");
     assert_eq!(rows, run("2", "two"));
     // The same pairs, judged by themselves; what that verb writes is scored to the same.
-    let pair = |r: Value| {
-        json!({"id": r["pair_id"], "prompt": r["question"], "response_a": r["response_A"], "response_b": r["response_B"]})
-    };
+    let pair = |r: Value| json!({"id": r["pair_id"], "prompt": r["question"], "response_a": r["response_A"], "response_b": r["response_B"]});
     b.write("judge.jsonl", &lines(&judgebench().into_iter().map(pair).collect::<Vec<Value>>()));
     b.ok(&["judge", "--model", utf8(&model), "--input", "judge.jsonl", "--output", "judged.jsonl"]);
     let judged = json_lines(&fs::read_to_string(b.path("judged.jsonl")).unwrap());
@@ -150,7 +170,11 @@ fn published_judgments_are_scored_without_a_model() {
     assert_eq!(score("official", "Overall"), 3.0 / 5.0);
     assert_eq!(score("official", "Knowledge"), 1.0 / 2.0);
     assert_eq!(score("official", "mean of groups"), (0.5 + 1.0 + 0.0 + 1.0) / 4.0);
-    assert_eq!(score("papers", "Overall"), (0.5 + 1.0 + 0.0 + 0.0) / 4.0, "without a verdict is wrong, and groups count alike");
+    assert_eq!(
+        score("papers", "Overall"),
+        (0.5 + 1.0 + 0.0 + 0.0) / 4.0,
+        "without a verdict is wrong, and groups count alike"
+    );
     assert_eq!(read(&b.path("o/metrics.json"))["Overall"], 0.6);
     assert!(said.contains("60.00%") && said.contains("without a verdict"), "{said}");
 }

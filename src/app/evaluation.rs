@@ -22,8 +22,7 @@ fn with_interval(m: &Measured) -> String {
 /// Every score, one column for each rule.
 pub fn scores(s: &Summary) -> Table {
     let rules = s.rules();
-    let columns: Vec<&str> =
-        ["score", "rows"].into_iter().chain(rules.iter().map(|rule| rule.title())).collect();
+    let columns: Vec<&str> = ["score", "rows"].into_iter().chain(rules.iter().map(|rule| rule.title())).collect();
     let row = |name: &&str| {
         let of = |rule: &Rule| s.score(*rule, name);
         let rows = rules.iter().filter_map(of).map(|m| m.n).max().unwrap_or(0);
@@ -86,10 +85,8 @@ pub fn cost(s: &Summary) -> String {
 
 /// The page.
 pub fn report(s: &Summary, subject: &Subject, device: &str) -> Report {
-    let mut page = Report::new(
-        format!("{}: {}", s.suite.title(), subject.model),
-        format!("{}; {}", subject.model_type, cost(s)),
-    );
+    let mut page =
+        Report::new(format!("{}: {}", s.suite.title(), subject.model), format!("{}; {}", subject.model_type, cost(s)));
     page.push(Block::Figures(figures(s)));
     page.push(Block::Table(scores(s)));
     page.push(Block::Table(rules(s)));

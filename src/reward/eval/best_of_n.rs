@@ -33,8 +33,7 @@ pub fn scan(
         let open: Vec<usize> = prompts.iter().copied().filter(|i| n < items[*i].responses.len()).collect();
         let unknown: Vec<usize> =
             open.iter().copied().filter(|i| answers[*i].find((incumbents[*i], n)).is_none()).collect();
-        let asks: Vec<Ask<'_>> =
-            unknown.iter().map(|i| Ask { item: &items[*i], pair: (incumbents[*i], n) }).collect();
+        let asks: Vec<Ask<'_>> = unknown.iter().map(|i| Ask { item: &items[*i], pair: (incumbents[*i], n) }).collect();
         for (i, comparison) in unknown.iter().zip(compare(&asks)?) {
             answers[*i].comparisons.push(comparison);
         }

@@ -55,11 +55,7 @@ impl Plan {
 }
 
 /// An interval for each of the numbers that `statistic` gives for weights of the items; `None` where there is none.
-pub fn intervals(
-    plan: &Plan,
-    how: Bootstrap,
-    statistic: impl Fn(&[u32]) -> Vec<f64>,
-) -> Vec<Option<(f64, f64)>> {
+pub fn intervals(plan: &Plan, how: Bootstrap, statistic: impl Fn(&[u32]) -> Vec<f64>) -> Vec<Option<(f64, f64)>> {
     let samples: Vec<Vec<f64>> = (0..how.samples).map(|b| statistic(&plan.sample(how.seed, b as u64))).collect();
     let numbers = samples.first().map_or(0, Vec::len);
     let interval = |k: usize| {
@@ -116,7 +112,10 @@ mod tests {
         let how = Bootstrap { seed: 1, samples: 2000, level: 0.95 };
         let (low, high) = intervals(&Plan::of(&items), how, mean)[0].unwrap();
         let error = (0.75 * 0.25 / n as f64).sqrt();
-        assert!((low - (0.75 - 1.96 * error)).abs() < 0.005 && (high - (0.75 + 1.96 * error)).abs() < 0.005, "{low} {high}");
+        assert!(
+            (low - (0.75 - 1.96 * error)).abs() < 0.005 && (high - (0.75 + 1.96 * error)).abs() < 0.005,
+            "{low} {high}"
+        );
         assert_ne!(intervals(&Plan::of(&items), Bootstrap { seed: 2, ..how }, mean)[0], Some((low, high)));
         assert!(intervals(&Plan::of(&items), Bootstrap { samples: 0, ..how }, mean).is_empty());
     }

@@ -1,8 +1,8 @@
 //! What was said of two responses, whoever said it.
 
-use crate::reward::judge::{Judgment, Side};
 #[cfg(doc)]
 use super::item::Item;
+use crate::reward::judge::{Judgment, Side};
 
 /// A verdict on two responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -56,8 +56,11 @@ impl Overlap {
     }
 
     pub fn to_json(&self) -> Value {
-        let fields: Map<String, Value> =
-            self.fields.iter().map(|(name, shared, runs)| (name.clone(), json!({"shared": shared, "runs": runs}))).collect();
+        let fields: Map<String, Value> = self
+            .fields
+            .iter()
+            .map(|(name, shared, runs)| (name.clone(), json!({"shared": shared, "runs": runs})))
+            .collect();
         let source = self.source.as_ref();
         json!({
             "place": self.place,

@@ -1,9 +1,9 @@
 //! Asking a model for the comparisons or rewards that a suite needs. How it answers is the caller's closure: one pass, a
 //! rationale with votes, or a scalar head.
 
+use super::best_of_n;
 use super::comparison::{Answer, Comparison};
 use super::item::Item;
-use super::best_of_n;
 use crate::error::Result;
 
 /// Two responses of an item, by index.
@@ -43,7 +43,8 @@ pub fn answers(items: &[Item], respondent: Respondent<'_>, best_of_n: bool) -> R
             let asks = items.iter().enumerate().flat_map(|(i, item)| item.pairs.iter().map(move |p| (i, *p)));
             let asks: Vec<(usize, (usize, usize))> = asks.collect();
             for batch in asks.chunks(BATCH) {
-                let questions: Vec<Ask<'_>> = batch.iter().map(|(i, pair)| Ask { item: &items[*i], pair: *pair }).collect();
+                let questions: Vec<Ask<'_>> =
+                    batch.iter().map(|(i, pair)| Ask { item: &items[*i], pair: *pair }).collect();
                 for ((i, _), comparison) in batch.iter().zip(compare(&questions)?) {
                     answers[*i].comparisons.push(comparison);
                 }

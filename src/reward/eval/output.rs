@@ -35,6 +35,7 @@ fn head(item: &Item) -> Map<String, Value> {
 fn whole(item: &Item, answer: &Answer, grade: &Grade) -> Map<String, Value> {
     let mut row = head(item);
     if let Some(rewards) = &answer.rewards {
+        // Every digit: a shorter decimal of an f32 is another f64, and recorded rewards are of either type.
         row.insert("rewards".into(), json!(rewards));
     }
     if let Some(result) = answer.result {

@@ -104,7 +104,8 @@ impl Grading {
     /// # Errors
     /// The answer lacks a comparison that the rule needs.
     pub fn grade(&self, row: usize, item: &Item, answer: &Answer) -> Result<Grade> {
-        let blank = Grade { n: 1.0, official: f64::NAN, papers: f64::NAN, one_order: f64::NAN, cells: [0.0; 9], tied: None };
+        let blank =
+            Grade { n: 1.0, official: f64::NAN, papers: f64::NAN, one_order: f64::NAN, cells: [0.0; 9], tied: None };
         if let (Some(result), false) = (answer.result, matches!(item.kind, Kind::Styles | Kind::Ties { .. })) {
             // Half right is a tie, which is wrong by the papers' rule.
             let whole = f64::from(u8::from(result == 1.0));

@@ -54,7 +54,8 @@ pub fn summarise(
 ) -> Result<(Summary, Vec<Grade>)> {
     let grading = Grading { suite, seed: bootstrap.seed };
     let graded = items.iter().zip(answers).enumerate();
-    let grades = graded.map(|(row, (item, answer))| grading.grade(row, item, answer)).collect::<Result<Vec<Grade>>>()?;
+    let grades =
+        graded.map(|(row, (item, answer))| grading.grade(row, item, answer)).collect::<Result<Vec<Grade>>>()?;
     let counts: Vec<Counts> = items.iter().zip(answers).map(|(item, answer)| metrics::count(item, answer)).collect();
     let subsets = Subsets::of(items);
     let once = vec![1; items.len()];
@@ -72,13 +73,12 @@ pub fn summarise(
     };
     let mut found = intervals(&Plan::of(items), bootstrap, statistic).into_iter();
     let mut interval = || found.next().flatten();
-    let scores: Vec<(Score, Measured)> = scores
+    let scores: Vec<(Score, Measured)> =
+        scores.iter().map(|s| (s.clone(), Measured { value: s.value, interval: interval(), n: s.rows })).collect();
+    let shares = Share::ALL
         .iter()
-        .map(|s| (s.clone(), Measured { value: s.value, interval: interval(), n: s.rows }))
-        .collect();
-    let shares = Share::ALL.iter().zip(shares).map(|(share, [some, all])| {
-        (*share, Measured { value: some / all, interval: interval(), n: all as usize })
-    });
+        .zip(shares)
+        .map(|(share, [some, all])| (*share, Measured { value: some / all, interval: interval(), n: all as usize }));
     let shares = shares.filter(|(_, m)| m.n > 0).collect();
     let notes = notes.into_iter().chain(remarks(suite, &tallies, answers)).collect();
     let summary = Summary {

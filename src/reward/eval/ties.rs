@@ -74,8 +74,7 @@ pub fn parts(tied: &[(f64, Tied)]) -> Option<Parts> {
         let of = prompts.values().filter_map(|p| p[variant]);
         weighted(of.map(|(w, t)| (w, f64::from(u8::from(t.gap > 0.0)))))
     };
-    let both: Vec<(f64, Tied, Tied)> =
-        prompts.values().filter_map(|p| Some((p[0]?.0, p[0]?.1, p[1]?.1))).collect();
+    let both: Vec<(f64, Tied, Tied)> = prompts.values().filter_map(|p| Some((p[0]?.0, p[0]?.1, p[1]?.1))).collect();
     if both.is_empty() {
         return None;
     }

@@ -116,7 +116,15 @@ impl Found {
             let (place, words) = o.source.as_ref().map_or(("", ""), |(place, _, words)| (place, words));
             let fields: Vec<String> = o.fields.iter().map(|(name, ..)| name.clone()).collect();
             let id = o.id.as_ref().map_or_else(String::new, key);
-            vec![id, format!("{:.1}%", 100.0 * o.share()), count(o.shared), fields.join(" "), o.place.clone(), place.to_string(), words.to_string()]
+            vec![
+                id,
+                format!("{:.1}%", 100.0 * o.share()),
+                count(o.shared),
+                fields.join(" "),
+                o.place.clone(),
+                place.to_string(),
+                words.to_string(),
+            ]
         };
         let columns = ["id", "of its runs", "shared", "in", "at", "training row", "for one"];
         text += &section(&Table::new("", &columns, worst.iter().take(top).map(row).collect()));

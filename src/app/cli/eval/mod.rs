@@ -91,9 +91,8 @@ impl Wanted {
     /// `--out` names something other than an earlier result of this suite, which alone may be replaced.
     fn check(&self, suite: Suite) -> Result<()> {
         let Some(out) = &self.out else { return Ok(()) };
-        let taken = |by: &str| {
-            Err(Error::usage(format!("--out {}: there is {by}; name another directory", out.display())))
-        };
+        let taken =
+            |by: &str| Err(Error::usage(format!("--out {}: there is {by}; name another directory", out.display())));
         if out.is_file() {
             return taken("a file");
         }

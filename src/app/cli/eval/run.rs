@@ -50,7 +50,8 @@ pub fn run(suite: Suite, args: Args) -> Result<()> {
     let dev = args.runtime.place.open()?;
     let opened = args.judge.model.open(&dev, &args.runtime)?;
     let scalar = opened.model.config.head == HeadKind::Scalar;
-    let found = if scalar { rated(&args, &dev, &opened, &loaded.items)? } else { judged(&args, &dev, &opened, &loaded.items)? };
+    let found =
+        if scalar { rated(&args, &dev, &opened, &loaded.items)? } else { judged(&args, &dev, &opened, &loaded.items)? };
     let dir = args.judge.model.model.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     let subject = Subject {
         model: args.wanted.name.clone().unwrap_or(dir),

@@ -118,9 +118,14 @@ fn settle(items: &[Item], answers: &mut [Option<Answer>], scored: Vec<(usize, Sc
 
 /// Finds the items of recorded rows.
 enum Finder {
-    Ids { by_key: BTreeMap<String, Vec<usize>>, subsets: Vec<String> },
+    Ids {
+        by_key: BTreeMap<String, Vec<usize>>,
+        subsets: Vec<String>,
+    },
     /// So many rows for each item, in order.
-    Order { each: usize },
+    Order {
+        each: usize,
+    },
 }
 
 impl Finder {

@@ -35,13 +35,17 @@ pub(super) fn said(row: &Row, item: &Item) -> Result<Said> {
     if there("judgments") {
         return judgments(row, item).map(Said::Pair);
     }
-    let lists: &[&str] = if item.kind == Kind::Samples { &["rewards", "ratings"] } else { &["rewards", "scores", "ratings"] };
+    let lists: &[&str] =
+        if item.kind == Kind::Samples { &["rewards", "ratings"] } else { &["rewards", "scores", "ratings"] };
     if let Some(name) = lists.iter().find(|name| has(name)) {
         return rewards(name, &row.value[*name], item.responses.len()).map(Said::Rewards);
     }
     if has("margin_ab") && has("margin_ba") {
         let orders = [row.number("margin_ab")?, -row.number("margin_ba")?];
-        return finish(row, Comparison::of_orders(pair(row, item)?, orders.map(|m| Some(Opinion::of_margin(m as f32)))));
+        return finish(
+            row,
+            Comparison::of_orders(pair(row, item)?, orders.map(|m| Some(Opinion::of_margin(m as f32)))),
+        );
     }
     if there("p_ab") || there("p_ba") || there("verdict_ab") || there("verdict_ba") {
         let orders = [opinion(row, "p_ab", "verdict_ab")?, opinion(row, "p_ba", "verdict_ba")?];
@@ -56,6 +60,11 @@ pub(super) fn said(row: &Row, item: &Item) -> Result<Said> {
         if has(good) && has(bad) {
             return scores(row, item, good, bad);
         }
+    }
+    // The same names hold texts in the suites themselves.
+    let numbers = |name: &str| row.value.get(name).is_some_and(|v| number(name, v).is_ok());
+    if numbers("chosen") && numbers("rejected") {
+        return scores(row, item, "chosen", "rejected");
     }
     if has("reward_a") && has("reward_b") {
         let rewards = vec![row.number("reward_a")?, row.number("reward_b")?];
@@ -87,7 +96,8 @@ pub(super) fn said(row: &Row, item: &Item) -> Result<Said> {
 
 /// JudgeBench's: one or two decisions on the file's order and the other, each null if there was none.
 fn judgments(row: &Row, item: &Item) -> Result<Comparison> {
-    let fault = || Error::data("the field \"judgments\" must be a list of one or two objects with a \"decision\", or null");
+    let fault =
+        || Error::data("the field \"judgments\" must be a list of one or two objects with a \"decision\", or null");
     let list = row.field("judgments")?.as_array().filter(|l| (1..=2).contains(&l.len())).ok_or_else(fault)?;
     if let Some(label) = row.value.get("label").and_then(Value::as_str)
         && item.first_is_better((0, 1)) != Some(label == "A>B")
@@ -129,7 +139,10 @@ fn pair(row: &Row, item: &Item) -> Result<(usize, usize)> {
     let at = |k: usize| value.get(k)?.as_u64().map(|i| i as usize).filter(|i| *i < n);
     match (at(0), at(1)) {
         (Some(i), Some(j)) if i != j => Ok((i, j)),
-        _ => Err(Error::data(format!("the field \"pair\" is {value}; it must hold two different numbers from 0 to {}", n - 1))),
+        _ => Err(Error::data(format!(
+            "the field \"pair\" is {value}; it must hold two different numbers from 0 to {}",
+            n - 1
+        ))),
     }
 }
 
@@ -141,7 +154,8 @@ fn opinion(row: &Row, p: &str, verdict: &str) -> Result<Option<Opinion>> {
         (None, None) => Ok(None),
         (Some(value), said) => {
             let x = value.as_f64().filter(|x| (0.0..=1.0).contains(x));
-            let x = x.ok_or_else(|| Error::data(format!("the field {p:?} is {value}; it must be a probability or null")))?;
+            let x =
+                x.ok_or_else(|| Error::data(format!("the field {p:?} is {value}; it must be a probability or null")))?;
             let opinion = Opinion::of_p(x);
             let choice = said.map_or(Ok(opinion.choice), |value| choice(verdict, value))?;
             Ok(Some(Opinion { choice, ..opinion }))
@@ -151,7 +165,8 @@ fn opinion(row: &Row, p: &str, verdict: &str) -> Result<Option<Opinion>> {
 
 /// A verdict by any of its names; A is the first response.
 fn choice(name: &str, value: &Value) -> Result<Choice> {
-    let fault = || Error::data(format!("the field {name:?} is {value}; it must be \"A\", \"B\", \"tie\", \"invalid\" or null"));
+    let fault =
+        || Error::data(format!("the field {name:?} is {value}; it must be \"A\", \"B\", \"tie\", \"invalid\" or null"));
     match value {
         Value::Null => Ok(Choice::Invalid),
         Value::String(text) => match text.as_str() {
@@ -194,7 +209,10 @@ fn scores(row: &Row, item: &Item, good: &str, bad: &str) -> Result<Said> {
         let right = item.truth.iter().filter(|t| **t > 0.0).count();
         if c.len() != right || c.len() + r.len() != item.responses.len() {
             let n = item.responses.len();
-            return Err(Error::data(format!("the fields {good:?} and {bad:?} must hold {right} and {} scores", n - right)));
+            return Err(Error::data(format!(
+                "the fields {good:?} and {bad:?} must hold {right} and {} scores",
+                n - right
+            )));
         }
         let each = c.iter().map(|v| number(good, v)).chain(r.iter().map(|v| number(bad, v)));
         return each.collect::<Result<Vec<f64>>>().map(Said::Rewards);

@@ -56,6 +56,7 @@ fn every_shape_of_a_pair_is_read() {
         (json!({"scores": [[1.0], [1.0]]}), Tie),
         (json!({"score_chosen": 3.0, "score_rejected": 4.0}), Second),
         (json!({"scores_chosen": [3.5], "scores_rejected": [3.0]}), First),
+        (json!({"chosen": 1.0, "rejected": 2.0}), Second),
         (json!({"chosen_reward": -1.0, "reject_reward": -2.0}), First),
     ] {
         assert_eq!(verdicts(&item, &[row.clone()]), [verdict], "{row}");
@@ -67,7 +68,10 @@ fn every_shape_of_a_pair_is_read() {
 
 #[test]
 fn scores_belong_to_the_better_response_wherever_it_stands() {
-    let rows = [json!({"id": "r1", "score_chosen": 5.0, "score_rejected": 1.0}), json!({"id": "r0", "score_chosen": 5.0, "score_rejected": 1.0})];
+    let rows = [
+        json!({"id": "r1", "score_chosen": 5.0, "score_rejected": 1.0}),
+        json!({"id": "r0", "score_chosen": 5.0, "score_rejected": 1.0}),
+    ];
     let found = read_rows(&pairs(2), &rows).unwrap();
     let rewards: Vec<Vec<f64>> = found.answers.into_iter().map(|(_, a)| a.rewards.unwrap()).collect();
     assert_eq!(rewards, [[5.0, 1.0], [1.0, 5.0]]);
@@ -75,8 +79,11 @@ fn scores_belong_to_the_better_response_wherever_it_stands() {
 
 #[test]
 fn scores_that_add_up_to_one_are_probabilities() {
-    let rows: Vec<Value> =
-        [0.75, 0.4].iter().enumerate().map(|(i, p)| json!({"id": format!("r{i}"), "score_chosen": p, "score_rejected": 1.0 - p})).collect();
+    let rows: Vec<Value> = [0.75, 0.4]
+        .iter()
+        .enumerate()
+        .map(|(i, p)| json!({"id": format!("r{i}"), "score_chosen": p, "score_rejected": 1.0 - p}))
+        .collect();
     let (items, found) = (pairs(2), read_rows(&pairs(2), &rows).unwrap());
     assert!(found.notes[0].contains("read as probabilities"));
     let p: Vec<f64> = found.answers.iter().map(|(i, a)| a.find(items[*i].pairs[0]).unwrap().p.unwrap()).collect();
@@ -91,9 +98,12 @@ fn files_are_lines_arrays_columns_or_pretty_objects() {
     let lines = "{\"id\": \"r0\", \"correct\": true}\n{\"id\": \"r1\", \"correct\": false}\n";
     let pretty = "{\n  \"id\": \"r0\",\n  \"correct\": true\n}\n{\n  \"id\": \"r1\",\n  \"correct\": false\n}\n";
     let array = "[{\"id\": \"r0\", \"correct\": true},\n{\"id\": \"r1\", \"correct\": false}]";
-    let columns = "{\"id\": [\"r0\", \"r1\"], \"results\": [1, 0], \"scores_chosen\": [null, null], \"model\": \"org/m\"}";
+    let columns =
+        "{\"id\": [\"r0\", \"r1\"], \"results\": [1, 0], \"scores_chosen\": [null, null], \"model\": \"org/m\"}";
     let spread = columns.replace(", ", ",\n    ");
-    for (text, model) in [(lines, None), (pretty, None), (array, None), (columns, Some("org/m")), (&spread, Some("org/m"))] {
+    for (text, model) in
+        [(lines, None), (pretty, None), (array, None), (columns, Some("org/m")), (&spread, Some("org/m"))]
+    {
         let found = read_text(&items, text, false).unwrap();
         let results: Vec<f64> = found.answers.iter().map(|(_, a)| a.result.unwrap()).collect();
         assert_eq!((results, found.model.as_deref()), (vec![1.0, 0.0], model), "{text}");
@@ -120,7 +130,10 @@ fn what_does_not_match_is_named() {
 
 #[test]
 fn rows_without_ids_are_taken_in_order_and_repeated_ids_too() {
-    assert_eq!(verdicts(&pairs(2), &[json!({"verdict": "A"}), json!({"verdict": "B"})]), [Choice::First, Choice::Second]);
+    assert_eq!(
+        verdicts(&pairs(2), &[json!({"verdict": "A"}), json!({"verdict": "B"})]),
+        [Choice::First, Choice::Second]
+    );
     let same: Vec<Item> = ["chat", "code"].iter().map(|d| fixture::pair(d, true)).collect();
     let row = |domain: &str, verdict: &str| json!({"id": 1, "domain": domain, "verdict": verdict});
     assert_eq!(verdicts(&same, &[row("code", "A"), row("chat", "B")]), [Choice::Second, Choice::First]);
@@ -140,7 +153,10 @@ fn matrices_come_whole_or_cell_by_cell() {
         .collect();
     let of = |rows: &[Value]| {
         let found = read_rows(&items, rows).unwrap();
-        super::super::rules::Grading { suite: Suite::RmBench, seed: 1 }.grade(0, &items[0], &found.answers[0].1).unwrap().cells
+        super::super::rules::Grading { suite: Suite::RmBench, seed: 1 }
+            .grade(0, &items[0], &found.answers[0].1)
+            .unwrap()
+            .cells
     };
     assert_eq!(of(&[whole]), [1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0]);
     assert_eq!(of(&cells), of(&[json!({"id": 1, "rewards": [3.0, 2.0, 1.0, 2.5, 1.5, 0.5]})]));

@@ -134,7 +134,9 @@ pub(super) fn explain(rule: Rule) -> &'static str {
         Rule::CountsSwapped => {
             "the same with the counts of the two xstest subsets as some versions of the official code have them"
         }
-        Rule::Papers => "the mean of both orders must favour the chosen response, a tie is wrong; rows of a section pooled",
+        Rule::Papers => {
+            "the mean of both orders must favour the chosen response, a tie is wrong; rows of a section pooled"
+        }
         Rule::BothOrders => "verdicts as the papers, counts as the official rule",
         Rule::OneOrder => "",
     }

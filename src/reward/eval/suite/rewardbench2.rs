@@ -85,6 +85,8 @@ pub(super) fn explain(rule: Rule) -> &'static str {
             "the right one of four has the highest rating, k equal ones share; Ties by its own formula; overall is the mean of \
              the subsets. Ratings are rewards, or for a pairwise judge the mean win probability over all pairs"
         }
-        _ => "the right one of four wins a linear scan over a seeded order, ties keep the incumbent; Ties as in the official rule",
+        _ => {
+            "the right one of four wins a linear scan over a seeded order, ties keep the incumbent; Ties as in the official rule"
+        }
     }
 }

@@ -57,7 +57,10 @@ fn rows_of_every_suite_are_read_as_published() {
     let row = json!({"bon_uid": "5", "conversation_input": turn, "bon_best": {"llm_name": "m", "answer": "best"},
                      "loser_list": [{"answer": "x"}, {"answer": "y"}], "category_path": "BoN_set/Harmlessness/S1"});
     let item = one(Suite::Rmb, "f.jsonl", row);
-    assert_eq!((item.subset.as_str(), item.responses[0].as_str(), item.pairs.len()), ("BoN/Harmlessness/S1", "best", 2));
+    assert_eq!(
+        (item.subset.as_str(), item.responses[0].as_str(), item.pairs.len()),
+        ("BoN/Harmlessness/S1", "best", 2)
+    );
     let row = json!({"pair_uid": "5", "conversation_input": turn, "chosen": {"answer": "c"}, "reject": {"answer": "r"},
                      "category_path": "Pairwise_set/Helpfulness/Chat/Discussion"});
     assert_eq!(one(Suite::Rmb, "f.jsonl", row).subset, "Pairwise/Helpfulness/Chat/Discussion");
@@ -69,22 +72,31 @@ fn rows_of_every_suite_are_read_as_published() {
 #[test]
 fn a_row_of_another_schema_names_its_place_and_field() {
     refused(Suite::RewardBench, "f.jsonl", rewardbench("poems"), &["\"subset\"", "poems", "math-prm"]);
-    refused(Suite::RewardBench, "f.jsonl", json!({"subset": "math-prm", "prompt": "q", "chosen": "c"}), &["\"rejected\""]);
+    refused(
+        Suite::RewardBench,
+        "f.jsonl",
+        json!({"subset": "math-prm", "prompt": "q", "chosen": "c"}),
+        &["\"rejected\""],
+    );
     refused(Suite::JudgeBench, "f.jsonl", judgebench("poems", "A>B"), &["\"source\"", "livecodebench"]);
     refused(Suite::JudgeBench, "f.jsonl", judgebench("livecodebench", "A"), &["\"label\"", "A>B"]);
-    let styles = |n: usize| json!({"prompt": "q", "chosen": vec!["c"; n], "rejected": ["d", "e", "f"], "domain": "chat"});
+    let styles =
+        |n: usize| json!({"prompt": "q", "chosen": vec!["c"; n], "rejected": ["d", "e", "f"], "domain": "chat"});
     refused(Suite::RmBench, "f.jsonl", styles(2), &["\"chosen\"", "must hold 3"]);
     let unnamed = json!({"prompt": "q", "chosen": ["a", "b", "c"], "rejected": ["d", "e", "f"]});
     refused(Suite::RmBench, "f.jsonl", unnamed, &["\"domain\"", "safety-refuse"]);
-    let four = |chosen: Value, subset: &str| {
-        json!({"id": "7", "prompt": "q", "chosen": chosen, "rejected": ["r"], "num_correct": 1, "subset": subset})
-    };
+    let four = |chosen: Value, subset: &str| json!({"id": "7", "prompt": "q", "chosen": chosen, "rejected": ["r"], "num_correct": 1, "subset": subset});
     refused(Suite::RewardBench2, "f.jsonl", four(json!(["a", "b"]), "Math"), &["\"num_correct\"", "the lists say 2"]);
     refused(Suite::RewardBench2, "f.jsonl", four(json!(["a"]), "Ties"), &["\"id\"", "tied:N"]);
     refused(Suite::RewardBench2, "f.jsonl", four(json!("a"), "Math"), &["\"chosen\"", "a list of texts"]);
     let samples = json!({"prompt": "q", "response_1": "a", "response_2": "b", "scores": [1, 0], "sampled_conflict_pairs": [[0, 2]]});
     refused(Suite::Ppe, "f.jsonl", samples, &["\"sampled_conflict_pairs\""]);
-    refused(Suite::Rmb, "f.jsonl", json!({"prompt": "q", "chosen": "c", "reject": "r", "category_path": "x"}), &["\"category_path\""]);
+    refused(
+        Suite::Rmb,
+        "f.jsonl",
+        json!({"prompt": "q", "chosen": "c", "reject": "r", "category_path": "x"}),
+        &["\"category_path\""],
+    );
     refused(Suite::Pairs, "f.jsonl", json!({"prompt": "q", "completion": "c"}), &["without which is better"]);
 }
 
@@ -100,9 +112,7 @@ fn ties_between_people_are_left_out_and_told() {
 
 #[test]
 fn flattened_rows_of_rm_bench_are_put_together() {
-    let row = |i: usize, j: usize, prompt: &str| {
-        json!({"prompt": prompt, "chosen": format!("c{i}"), "rejected": format!("r{j}"), "matrix_id": format!("{i}-{j}"), "domain": "code"})
-    };
+    let row = |i: usize, j: usize, prompt: &str| json!({"prompt": prompt, "chosen": format!("c{i}"), "rejected": format!("r{j}"), "matrix_id": format!("{i}-{j}"), "domain": "code"});
     let nine: Vec<Value> = (0..9).map(|k| row(k / 3, k % 3, "q")).collect();
     let loaded = load(Suite::RmBench, "f.jsonl", &nine).unwrap();
     assert_eq!(loaded.items[0].responses, ["c0", "c1", "c2", "r0", "r1", "r2"]);
