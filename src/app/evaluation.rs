@@ -153,7 +153,7 @@ fn charts(s: &Summary) -> Vec<Chart> {
     if let Some(c) = &s.best_of_n {
         let points = |values: &[f64]| values.iter().enumerate().map(|(i, v)| ((i + 1) as f64, *v)).collect();
         charts.push(chart(
-            "Best of n by linear scan: how often the sample kept is right",
+            "Best of n by linear scan",
             "n",
             vec![
                 series("judge", points(&c.judge)),
