@@ -13,6 +13,13 @@ pub struct Ask<'i> {
     pub pair: (usize, usize),
 }
 
+/// One response of an item, by index.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'i> {
+    pub item: &'i Item,
+    pub response: usize,
+}
+
 /// A scalar reward and what it cost.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rated {
@@ -26,7 +33,7 @@ pub enum Respondent<'r> {
     /// Compares two responses.
     Judge(&'r mut dyn FnMut(&[Ask<'_>]) -> Result<Vec<Comparison>>),
     /// Gives one response of an item a reward.
-    Scalar(&'r mut dyn FnMut(&[(&Item, usize)]) -> Result<Vec<Rated>>),
+    Scalar(&'r mut dyn FnMut(&[Candidate<'_>]) -> Result<Vec<Rated>>),
 }
 
 /// Questions in one batch, at most.
@@ -67,7 +74,8 @@ pub fn answers(items: &[Item], respondent: Respondent<'_>, best_of_n: bool) -> R
             let all = items.iter().enumerate().flat_map(|(i, item)| (0..item.responses.len()).map(move |r| (i, r)));
             let all: Vec<(usize, usize)> = all.collect();
             for batch in all.chunks(BATCH) {
-                let questions: Vec<(&Item, usize)> = batch.iter().map(|(i, r)| (&items[*i], *r)).collect();
+                let candidate = |(i, r): &(usize, usize)| Candidate { item: &items[*i], response: *r };
+                let questions: Vec<Candidate<'_>> = batch.iter().map(candidate).collect();
                 for ((i, _), rated) in batch.iter().zip(rate(&questions)?) {
                     let answer = &mut answers[*i];
                     answer.rewards.get_or_insert_default().push(rated.reward);
@@ -106,8 +114,8 @@ mod tests {
     fn rewards_come_in_the_order_of_the_responses() {
         let items = [fixture::best_of_four(), fixture::pair("s", true)];
         let mut next = 0.0;
-        let mut rate = |all: &[(&Item, usize)]| {
-            let rated = |_: &(&Item, usize)| {
+        let mut rate = |all: &[Candidate<'_>]| {
+            let rated = |_: &Candidate<'_>| {
                 next += 1.0;
                 Rated { reward: next, tokens: 2, ms: 0.0 }
             };

@@ -9,7 +9,7 @@ use crate::infer::scorer::Scorer;
 use crate::model::config::HeadKind;
 use crate::reward::eval::comparison::{Answer, Choice, Comparison, Opinion};
 use crate::reward::eval::item::Item;
-use crate::reward::eval::judged::{Ask, Rated, Respondent, answers};
+use crate::reward::eval::judged::{Ask, Candidate, Rated, Respondent, answers};
 use crate::reward::eval::output::Subject;
 use crate::reward::eval::suite::Suite;
 use crate::reward::judge::{EncodedPair, Judge, Pair, Prompts, conversation};
@@ -111,14 +111,14 @@ fn rated(args: &Args, dev: &Device, opened: &Opened, items: &[Item]) -> Result<V
     let mut scorer = Scorer::new(dev, &opened.model, opened.scorer())?;
     let (chat, context) = (opened.chat()?, scorer.context());
     let mut bar = Progress::new("responses");
-    let mut rate = |all: &[(&Item, usize)]| {
+    let mut rate = |all: &[Candidate<'_>]| {
         let start = Instant::now();
-        let encode = |(item, r): &(&Item, usize)| {
-            let ids = conversation(&chat, &item.prompt, &item.responses[*r])?;
+        let encode = |c: &Candidate<'_>| {
+            let ids = conversation(&chat, &c.item.prompt, &c.item.responses[c.response])?;
             args.judge.fits(ids.len(), context)?;
             Ok::<Vec<i32>, Error>(ids)
         };
-        let ids = all.iter().map(|q| encode(q).map_err(|e| e.at(&q.0.place))).collect::<Result<Vec<Vec<i32>>>>()?;
+        let ids = all.iter().map(|q| encode(q).map_err(|e| e.at(&q.item.place))).collect::<Result<Vec<Vec<i32>>>>()?;
         let rewards = scorer.rewards(&ids).map_err(|e| opened.place(e))?;
         let total: usize = ids.iter().map(Vec::len).sum();
         let per_token = start.elapsed().as_secs_f64() * 1e3 / total.max(1) as f64;

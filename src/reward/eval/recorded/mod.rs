@@ -138,7 +138,7 @@ impl Finder {
             return Ok(Finder::Ids { by_key, subsets: items.iter().map(|i| i.subset.clone()).collect() });
         }
         let each = rows.len() / items.len();
-        if rows.len() % items.len() != 0 || each == 0 {
+        if !rows.len().is_multiple_of(items.len()) || each == 0 {
             return Err(Error::data(format!(
                 "{path}: its {} rows have no ids, and the data has {} rows; they cannot be matched",
                 rows.len(),

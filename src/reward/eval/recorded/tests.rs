@@ -59,7 +59,7 @@ fn every_shape_of_a_pair_is_read() {
         (json!({"chosen": 1.0, "rejected": 2.0}), Second),
         (json!({"chosen_reward": -1.0, "reject_reward": -2.0}), First),
     ] {
-        assert_eq!(verdicts(&item, &[row.clone()]), [verdict], "{row}");
+        assert_eq!(verdicts(&item, std::slice::from_ref(&row)), [verdict], "{row}");
     }
     for (value, result) in [(json!(true), 1.0), (json!(0), 0.0), (json!(0.5), 0.5)] {
         assert_eq!(read_rows(&item, &[json!({"results": value})]).unwrap().answers[0].1.result, Some(result));
@@ -114,7 +114,7 @@ fn files_are_lines_arrays_columns_or_pretty_objects() {
 fn what_does_not_match_is_named() {
     let items = pairs(2);
     let good = json!({"id": "r0", "verdict": "A"});
-    refused(&items, &[good.clone()], &["1 of 2 rows have no answer", "id r1", "--partial"]);
+    refused(&items, std::slice::from_ref(&good), &["1 of 2 rows have no answer", "id r1", "--partial"]);
     refused(&items, &[good.clone(), good.clone()], &["verdicts.json:2", "second answer"]);
     refused(&items, &[good.clone(), json!({"id": "x", "verdict": "A"})], &["verdicts.json:2", "id x"]);
     refused(&items, &[json!({"id": "r0", "verdict": "yes"})], &["verdicts.json:1", "\"verdict\"", "yes"]);
