@@ -4,6 +4,7 @@ mod architecture;
 mod bench;
 mod cli;
 mod devices;
+mod eval;
 mod fixture;
 mod golden;
 mod golden_text;

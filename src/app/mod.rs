@@ -7,6 +7,8 @@ mod chart;
 pub mod cli;
 pub mod demo;
 pub mod doctor;
+pub mod evaluation;
+mod markdown;
 pub mod report;
 #[cfg(feature = "cli")]
 pub mod signals;

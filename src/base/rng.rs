@@ -25,6 +25,8 @@ pub enum Stream {
     Test = 7,
     /// Who is compared with whom in a group.
     Rivals = 11,
+    /// Which rows a bootstrap sample holds; the step is the sample's number.
+    Bootstrap = 20,
 }
 
 /// One keyed source of bits: `Rng::new(seed, stream, step)` then [`Rng::bits`] at any element.

@@ -1,7 +1,9 @@
 //! Floor 5: rewards. [`judge`] compares two responses, [`rank`] orders many from comparisons, [`bradley_terry`] gives them
-//! strengths, [`group`] does both with a model, [`forms`] makes rewards for reinforcement learning.
+//! strengths, [`group`] does both with a model, [`forms`] makes rewards for reinforcement learning, [`eval`] measures judges on
+//! public suites.
 
 pub mod bradley_terry;
+pub mod eval;
 pub mod forms;
 pub mod group;
 pub mod judge;

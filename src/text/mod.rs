@@ -11,6 +11,7 @@ pub mod corpus;
 pub mod dataset;
 pub mod encode;
 pub mod example;
+mod fields;
 pub mod files;
 #[cfg(test)]
 mod fixture;

@@ -1,6 +1,6 @@
 //! `gramophone demo`: a judge trained and evaluated in minutes, with nothing downloaded.
 
-use super::console::{print, tell};
+use super::console::{aligned, print, tell};
 use super::runtime::Place;
 use crate::app::demo::world::Item;
 use crate::app::demo::{self, Outcome, Placed, Ranked, Score, Settings};
@@ -90,22 +90,6 @@ fn next(out: &Path, seconds: f64) -> String {
          {program} rank --model {dir}/model --template {dir}/judge.txt --input {dir}/lists.jsonl --output -\n  \
          {program} train --help\n"
     )
-}
-
-/// Columns as wide as their widest cell; the first is text, the others end at the same place.
-fn aligned(head: &[String], rows: Vec<Vec<String>>) -> String {
-    let lines: Vec<&[String]> = std::iter::once(head).chain(rows.iter().map(Vec::as_slice)).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |cells: &&[String]| {
-        let cell = |(i, (cell, width)): (usize, (&String, &usize))| match i {
-            0 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        };
-        let cells: Vec<String> = cells.iter().zip(&widths).enumerate().map(cell).collect();
-        format!("  {}\n", cells.join("   "))
-    };
-    lines.iter().map(line).collect()
 }
 
 const RANKED: [&str; 4] = ["response", "mean win probability", "height", "true place"];

@@ -8,6 +8,7 @@ mod console;
 mod data;
 mod demo;
 mod doctor;
+mod eval;
 mod generate;
 mod init;
 mod judge;
@@ -48,6 +49,8 @@ enum Verb {
     Rank(rank::Args),
     /// Give rewards for reinforcement learning: against a reference response, or within a group
     Reward(reward::Args),
+    /// Measure a judge on a public suite, score recorded verdicts, or look for benchmark rows in training text
+    Eval(eval::Args),
     /// Continue prompts
     Generate(generate::Args),
     /// Look at data as a model will see it
@@ -83,6 +86,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Judge(args) => judge::run(args),
         Verb::Rank(args) => rank::run(args),
         Verb::Reward(args) => reward::run(args),
+        Verb::Eval(args) => eval::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Data(args) => data::run(args),
         Verb::Bench(args) => bench::run(args),

@@ -148,14 +148,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
 /// # Errors
 /// It is missing or not a text.
 pub fn text<'r>(row: &'r Row, name: &str) -> Result<&'r str> {
-    match row.value.get(name) {
-        Some(Value::String(text)) => Ok(text),
-        Some(other) => {
-            let kind = crate::text::message::kind(other);
-            Err(Error::data(format!("the field {name:?} is {kind}; it must be a text")))
-        }
-        None => Err(missing(row, name)),
-    }
+    row.text(name)
 }
 
 /// A prompt field: a text, or a list of messages.
@@ -163,19 +156,7 @@ pub fn text<'r>(row: &'r Row, name: &str) -> Result<&'r str> {
 /// # Errors
 /// It is missing, empty, or neither.
 pub fn prompt(row: &Row, names: &[&str]) -> Result<Vec<Message>> {
-    let Some(value) = names.iter().find_map(|name| row.value.get(*name)) else {
-        return Err(missing(row, names[0]));
-    };
-    let messages = Message::conversation(value).map_err(|e| e.at(format!("the field {:?}", names[0])))?;
-    if messages.is_empty() {
-        return Err(Error::data(format!("the field {:?} is an empty list of messages", names[0])));
-    }
-    Ok(messages)
-}
-
-fn missing(row: &Row, name: &str) -> Error {
-    let have: Vec<&str> = row.value.keys().map(String::as_str).collect();
-    Error::data(format!("there is no field {name:?}; the row has {}", have.join(", ")))
+    row.conversation(names)
 }
 
 /// An f32 as the shortest decimal that reads back as the same f32.
