@@ -13,4 +13,6 @@ mod invariance;
 mod ledger;
 mod misuse;
 mod rank;
+mod rationale;
+mod sharing;
 mod tolerance;

@@ -27,6 +27,8 @@ pub enum Stream {
     Rivals = 11,
     /// Which rows a bootstrap sample holds; the step is the sample's number.
     Bootstrap = 20,
+    /// Seeds of a judge's votes; the step is the prompt's key, the element the vote's number.
+    Vote = 8,
 }
 
 /// One keyed source of bits: `Rng::new(seed, stream, step)` then [`Rng::bits`] at any element.

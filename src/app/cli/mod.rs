@@ -16,6 +16,7 @@ mod plan;
 mod progress;
 mod rank;
 mod reward;
+mod rationale;
 mod rows;
 mod runtime;
 mod train;
