@@ -358,8 +358,7 @@ const OBJECTIVE: objective::Settings = objective::Settings {
 };
 
 /// An optimizer that changes nothing at rate 0.
-const STILL: optim::Settings =
-    optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: f64::INFINITY };
+const STILL: optim::Settings = optim::Settings::ADAMW;
 
 fn shape(objective: objective::Settings) -> Shape {
     // Small enough for some steps to take more than one micro-batch.
@@ -395,7 +394,7 @@ fn adamw<E>(
     let name = case.name;
     let Run { lr, betas: [beta1, beta2], eps, weight_decay, clip, total, warmup, .. } = *run;
     let schedule = Schedule::new(schedule::Shape::Cosine, lr, 0.0, warmup, total).unwrap();
-    let settings = optim::Settings { beta1, beta2, eps, weight_decay, clip };
+    let settings = optim::Settings { beta1, beta2, eps, weight_decay, clip, ..optim::Settings::ADAMW };
     let mut trainer = Trainer::new(dev, case.model_to_train().on(dev).unwrap(), settings, shape(objective)).unwrap();
     assert_eq!(run.steps.len() as u64, total);
     for (k, theirs) in run.steps.iter().enumerate() {

@@ -52,6 +52,10 @@ impl Slot {
     pub fn bytes(&self) -> usize {
         self.len() * self.dtype.size()
     }
+    /// Elements of its arena before it, gaps included; a multiple of [`STRETCH`] where all slots have one type.
+    pub fn first(&self) -> usize {
+        self.offset / self.dtype.size()
+    }
     /// `[rows, cols]`, or `[len]` for a vector.
     pub fn shape(&self) -> Vec<usize> {
         if self.vector { vec![self.cols] } else { vec![self.rows, self.cols] }
@@ -111,6 +115,15 @@ impl Layout {
         let mut layout = Layout::new();
         for slot in &self.slots {
             layout.push(Slot { dtype, ..slot.clone() });
+        }
+        layout
+    }
+
+    /// Some of the slots, in the same order at indices of their own.
+    pub fn only(&self, which: impl Fn(&Slot) -> bool) -> Layout {
+        let mut layout = Layout::new();
+        for slot in self.slots.iter().filter(|slot| which(slot)) {
+            layout.push(slot.clone());
         }
         layout
     }

@@ -58,7 +58,18 @@ choices! {
     OnError { Fail = "fail", Skip = "skip", }
     /// [`Shape`] without its numbers.
     Curve { Cosine = "cosine", Linear = "linear", Constant = "constant", Wsd = "wsd", }
-    Optimizer { Adamw = "adamw", }
+    Optimizer {
+        /// f32 moments; bf16 weights follow f32 master copies.
+        Adamw = "adamw",
+        /// f32 moments; bf16 weights are rounded at random, without master copies.
+        AdamwSr = "adamw-sr",
+        /// Moments of one byte; bf16 weights are rounded at random.
+        Adamw8bit = "adamw-8bit",
+        /// Muon for matrices, AdamW for tables, heads and vectors; bf16 weights are rounded at random.
+        Muon = "muon",
+    }
+    /// Storage type of gradients.
+    Gradients { F32 = "f32", Bf16 = "bf16", }
     /// How the losses of one step become one.
     Reduction {
         /// The mean over all examples (or tokens) of the step.
@@ -148,8 +159,14 @@ run_file! {
         final_lr: f64 = 0.0, Within(0.0, 1.0);
         /// Length of the final decay of `wsd`, in steps or as a fraction of the run.
         wsd_decay: Span = Span::Fraction(0.1);
-        /// The optimizer; its weight decay is decoupled.
+        /// What steps the weights, and in how many bytes: see below. Weight decay is decoupled in all.
         optimizer: Optimizer = Optimizer::Adamw;
+        /// Storage type of gradients; `bf16` beside bf16 weights only, rounded to the nearest with each micro-batch that is added.
+        gradients: Gradients = Gradients::F32;
+        /// Decay rate of Muon's momentum.
+        muon_momentum: f64 = 0.95, Below(0.0, 1.0);
+        /// Learning rate of Muon's matrices as a multiple of `lr`.
+        muon_rate: f64 = 1.0, AtLeast(0.0);
         /// Decay rate of AdamW's first moment.
         beta1: f64 = 0.9, Below(0.0, 1.0);
         /// Decay rate of AdamW's second moment.

@@ -1,8 +1,7 @@
 //! What a training run needs of memory, item by item, before anything is allocated.
 
-use super::optim::Optimizer;
+use super::optim::{self, Optimizer};
 use crate::base::dtype::Dtype;
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::acts::{Acts, Capacity, Keep};
 use crate::model::config::Config;
@@ -14,7 +13,7 @@ pub struct Plan {
     pub parameters: usize,
     pub weights: usize,
     pub gradients: usize,
-    /// Moments and master copies.
+    /// Moments, master copies, and what else the optimizer keeps and works in.
     pub optimizer: usize,
     /// Activations and scratch of one micro-batch, for each recompute policy.
     pub activations: [(Keep, usize); 3],
@@ -29,26 +28,27 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a run of this model on a device; `capacity` gives the activations for a number of tokens.
+    /// Plans a run of this model with so much free memory; `capacity` gives the activations for a number of tokens.
     pub fn new(
-        dev: &Device,
         c: &Config,
         dtype: Dtype,
+        settings: &optim::Settings,
         keep: Keep,
         micro_tokens: usize,
         capacity: impl Fn(usize) -> Capacity,
+        available: Option<usize>,
     ) -> Plan {
         let (layout, _) = Params::layout(c, dtype);
         let activations = |tokens: usize, keep: Keep| Acts::bytes(c, dtype, Capacity { keep, ..capacity(tokens) });
-        let gradients = layout.with_dtype(dtype.stat()).bytes();
-        let fixed = layout.bytes() + gradients + Optimizer::bytes(&layout, dtype);
-        let available = dev.free_memory();
+        let gradients = layout.with_dtype(settings.gradients_of(dtype)).bytes();
+        let optimizer = Optimizer::bytes(&layout, dtype, settings.method);
+        let fixed = layout.bytes() + gradients + optimizer;
         let room = available.unwrap_or(usize::MAX).saturating_sub(fixed);
         Plan {
             parameters: layout.elements(),
             weights: layout.bytes(),
             gradients,
-            optimizer: Optimizer::bytes(&layout, dtype),
+            optimizer,
             activations: [Keep::All, Keep::Costly, Keep::Doors].map(|keep| (keep, activations(micro_tokens, keep))),
             keep,
             micro_tokens,
@@ -74,7 +74,9 @@ impl Plan {
         }
         let advice = match self.largest {
             0 => {
-                "not even the smallest micro-batch fits; use a smaller model or a machine with more memory".to_string()
+                "not even the smallest micro-batch fits; use train.optimizer = \"adamw-8bit\" with model.dtype and \
+                 train.gradients = \"bf16\", a smaller model or a machine with more memory"
+                    .to_string()
             }
             n => format!("set train.micro_tokens to at most {n}, or train.recompute = \"layer\""),
         };
@@ -94,6 +96,9 @@ impl Plan {
         row("weights", self.weights, &format!("{} parameters", self.parameters));
         row("gradients", self.gradients, "");
         row("optimizer", self.optimizer, "");
+        let fixed = self.weights + self.gradients + self.optimizer;
+        let each = fixed as f64 / self.parameters.max(1) as f64;
+        row("together", fixed, &format!("{each:.2} bytes a parameter"));
         for (keep, bytes) in self.activations {
             let mark = if keep == self.keep { " <- this run" } else { "" };
             let name = format!("activations, recompute {}", name(keep));
@@ -146,7 +151,8 @@ mod tests {
     fn the_plan_adds_up_and_policies_save_memory() {
         let capacity =
             |tokens| Capacity { tokens, sequences: tokens, rows: tokens, positions: tokens, keep: Keep::All };
-        let plan = Plan::new(&Device::cpu(1), &Config::tiny(Family::Qwen3), Dtype::F32, Keep::Costly, 256, capacity);
+        let (config, settings) = (Config::tiny(Family::Qwen3), optim::Settings::ADAMW);
+        let plan = Plan::new(&config, Dtype::F32, &settings, Keep::Costly, 256, capacity, Some(1 << 30));
         let [all, costly, doors] = plan.activations.map(|(_, bytes)| bytes);
         assert!(all > costly && costly > doors, "{all} {costly} {doors}");
         assert_eq!(plan.total(), plan.weights + plan.gradients + plan.optimizer + costly);

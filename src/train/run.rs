@@ -13,7 +13,7 @@ use super::config::{self, Precision, Recompute, Run, Stage};
 use super::data::Data;
 use super::log::{Log, LogFiles, Record, Sink, progress_line};
 use super::objective::{self, Over, Reduction};
-use super::optim;
+use super::optim::{self, Method};
 use super::order::Order;
 use super::pass::Tally;
 use super::plan::Plan;
@@ -78,11 +78,11 @@ pub fn run(dev: &Device, run: &Run, sink: &mut dyn Sink, stop: &dyn Fn() -> bool
     })
 }
 
-/// The memory plan of a run on a device, without reading its data or its weights.
+/// The memory plan of a run on a device with so many free bytes, without reading its data or its weights.
 ///
 /// # Errors
 /// A model directory or shape that cannot be used.
-pub fn plan(dev: &Device, run: &Run) -> Result<Plan> {
+pub fn plan(run: &Run, available: Option<usize>) -> Result<Plan> {
     let config = match (&run.model.path, shape_of(run)?) {
         (Some(path), _) => {
             let mut config = Config::open(path)?;
@@ -93,7 +93,17 @@ pub fn plan(dev: &Device, run: &Run) -> Result<Plan> {
         (None, None) => return Err(no_model()),
     };
     let dtype = dtype(run, config.dtype);
-    Ok(plan_of(dev, run, &config, dtype))
+    plan_of(run, &config, dtype, available)
+}
+
+/// The memory plan of a run, were it of a model of this shape, on a device with so many free bytes.
+///
+/// # Errors
+/// Settings that do not go with the type of the weights.
+pub fn plan_shape(run: &Run, config: &Config, available: Option<usize>) -> Result<Plan> {
+    let mut config = config.clone();
+    config.head = head(run);
+    plan_of(run, &config, dtype(run, config.dtype), available)
 }
 
 /// A run under way.
@@ -135,7 +145,7 @@ impl<'a> Session<'a> {
         data.notes.iter().for_each(|note| sink.note(note));
         let resumed = found.as_ref().map(|f| f.dir.clone());
         let model = open_model(run, resumed.as_deref(), &tokenizer, sink)?;
-        let plan = plan_of(dev, run, &model.config, model.dtype);
+        let plan = plan_of(run, &model.config, model.dtype, dev.free_memory())?;
         if let Err(error) = plan.check() {
             plan.table().lines().for_each(|line| sink.note(line));
             return Err(error);
@@ -432,20 +442,33 @@ fn shape(run: &Run, data: &Data, tokenizer: &Tokenizer) -> Shape {
     step_shape(run, data.labels, tokenizer.pad())
 }
 
-fn plan_of(dev: &Device, run: &Run, config: &Config, dtype: Dtype) -> Plan {
+fn plan_of(run: &Run, config: &Config, dtype: Dtype, available: Option<usize>) -> Result<Plan> {
+    let settings = optimizer_settings(run);
+    settings.check(dtype)?;
     let shape = step_shape(run, [0, 0], None);
     let capacity = |tokens| Shape { micro_tokens: tokens, ..shape }.capacity();
-    Plan::new(dev, config, dtype, keep(run), shape.micro_tokens, capacity)
+    Ok(Plan::new(config, dtype, &settings, keep(run), shape.micro_tokens, capacity, available))
 }
 
 fn optimizer_settings(run: &Run) -> optim::Settings {
     let t = &run.train;
     optim::Settings {
+        method: match t.optimizer {
+            config::Optimizer::Adamw => Method::AdamW,
+            config::Optimizer::AdamwSr => Method::AdamWSr,
+            config::Optimizer::Adamw8bit => Method::AdamW8bit,
+            config::Optimizer::Muon => Method::Muon { momentum: t.muon_momentum, rate: t.muon_rate },
+        },
         beta1: t.beta1,
         beta2: t.beta2,
         eps: t.eps,
         weight_decay: t.weight_decay,
         clip: if t.clip > 0.0 { t.clip } else { f64::INFINITY },
+        gradients: match t.gradients {
+            config::Gradients::F32 => Dtype::F32,
+            config::Gradients::Bf16 => Dtype::Bf16,
+        },
+        seed: t.seed,
     }
 }
 

@@ -60,9 +60,13 @@ impl<'d> Trainer<'d> {
     /// Allocates everything a step needs.
     ///
     /// # Errors
-    /// When the memory is not there.
+    /// As [`optim::Settings::check`]; when the memory is not there.
     pub fn new(dev: &'d Device, model: Model, settings: optim::Settings, shape: Shape) -> Result<Trainer<'d>> {
-        let grads = Arena::new(dev, "gradients", &model.layout.with_dtype(model.dtype.stat()))?;
+        let grads = {
+            // Before anything of their type is allocated.
+            settings.check(model.dtype)?;
+            Arena::new(dev, "gradients", &model.layout.with_dtype(settings.gradients_of(model.dtype)))?
+        };
         let acts = Acts::new(dev, &model.config, model.dtype, shape.capacity())?;
         let optimizer = Optimizer::new(dev, &model, settings)?;
         Ok(Trainer { dev, model, optimizer, grads, acts, shape, step: 0 })
@@ -79,7 +83,7 @@ impl<'d> Trainer<'d> {
             tally.add(pass::train(self.dev, &self.model, &self.grads, &self.acts, &batch)?);
         }
         let dev = self.dev;
-        let norm = dev.install(|| self.optimizer.gradient_norm(dev, &self.grads))?;
+        let norm = dev.install(|| self.optimizer.gradient_norm(dev, &self.model, &self.grads))?;
         if !tally.loss.is_finite() || !norm.is_finite() {
             return Err(Error::new(
                 Kind::Diverged,

@@ -457,7 +457,7 @@ fn optimizers(s: &Sizes, e: Dtype) -> Vec<Case> {
             adamw_sr_cost(Dtype::Bf16, n),
             Bound::Copy,
             vec![narrow.clone(), moment.clone(), moment, narrow.clone(), decays.clone()],
-            move |dev, v| adamw_sr(dev, &hp, v[0], v[1], v[2], v[3], v[4]),
+            move |dev, v| adamw_sr(dev, &hp, v[0], v[1], v[2], v[3], v[4], 0),
         ),
         case(
             "adamw_8bit",

@@ -29,6 +29,8 @@ pub(super) enum Stored {
     Bf16,
     /// Read by converting; never computed in.
     F16,
+    /// Codes of optimizer states; never weights.
+    U8,
     /// A type the format has and the engine has no use for, by its name.
     Other(&'static str),
 }
@@ -40,7 +42,7 @@ const TYPES: [(&str, usize, Stored); 22] = [
     ("BF16", 16, Stored::Bf16),
     ("F16", 16, Stored::F16),
     ("BOOL", 8, Stored::Other("BOOL")),
-    ("U8", 8, Stored::Other("U8")),
+    ("U8", 8, Stored::U8),
     ("I8", 8, Stored::Other("I8")),
     ("U16", 16, Stored::Other("U16")),
     ("I16", 16, Stored::Other("I16")),
@@ -66,6 +68,7 @@ impl Stored {
             Stored::F64 => Some(Dtype::F64),
             Stored::F32 => Some(Dtype::F32),
             Stored::Bf16 => Some(Dtype::Bf16),
+            Stored::U8 => Some(Dtype::U8),
             Stored::F16 | Stored::Other(_) => None,
         }
     }
@@ -235,6 +238,7 @@ pub(super) fn write(out: &mut impl Write, slots: &[&Slot], arena: &Arena, dtype:
     let name = match dtype {
         Dtype::Bf16 => "BF16",
         Dtype::F32 => "F32",
+        Dtype::U8 => "U8",
         other => panic!("weights are never saved as {other}"),
     };
     let mut header = Map::new();

@@ -1,7 +1,7 @@
 //! What keys of the run file mean together: pairs that exclude each other, values that need others.
 
 use super::key::Origin;
-use super::{Head, Run, Stage, Verdict};
+use super::{Head, Optimizer, Run, Stage, Verdict};
 use crate::error::{Error, Result};
 
 impl Run {
@@ -13,6 +13,7 @@ impl Run {
         self.sizes_of_a_family(start)?;
         self.head_of_the_stage()?;
         self.data_and_labels()?;
+        self.keys_of_muon()?;
         self.micro_batch_holds_an_example()
     }
 
@@ -135,6 +136,17 @@ impl Run {
         }
     }
 
+    fn keys_of_muon(&self) -> Result<()> {
+        let optimizer = self.train.optimizer;
+        match ["train.muon_momentum", "train.muon_rate"].into_iter().find(|key| self.is_given(key)) {
+            Some(key) if optimizer != Optimizer::Muon => {
+                let other = optimizer.as_str();
+                Err(self.wrong(key, format!("{key} is Muon's, but train.optimizer = \"{other}\": set it to \"muon\"")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn micro_batch_holds_an_example(&self) -> Result<()> {
         // A Bradley-Terry loss needs both responses in one micro-batch.
         let (factor, what) = match self.train.stage {
@@ -169,7 +181,8 @@ mod tests {
 
     #[test]
     fn what_does_not_go_together_is_refused() {
-        let cases: [(&[&str], &str); 14] = [
+        let cases: [(&[&str], &str); 15] = [
+            (&["train.muon_rate=2"], "train.muon_rate is Muon's, but train.optimizer = \"adamw\""),
             (&["train.epsilon=0.05", "train.label_smoothing_torch=0.1"], "both set the smoothing"),
             (&["train.steps=5", "train.epochs=1"], "both set the length"),
             (&["model.config=c.json"], "command line: model.config and model.path (run.toml:2) both say"),
