@@ -1,7 +1,7 @@
-//! The optimizer: AdamW with decoupled weight decay over every parameter, its moments, and master copies where the
+//! The optimizer: AdamW with decoupled weight decay over every trained parameter, its moments, and master copies where the
 //! weights themselves are stored in bf16.
 //!
-//! Moments and master copies are arenas of the parameters' own layout, so one slot indexes them all and a step is one op over
+//! Moments and master copies are arenas of the layout of what is trained, so one slot indexes them all and a step is one op over
 //! whole arenas. Weight decay applies to matrices and tables, not to norm weights and biases.
 
 use crate::base::dtype::{Dtype, Elem, bf16};
@@ -52,18 +52,19 @@ impl Optimizer {
     /// # Errors
     /// When the memory is not there.
     pub fn new(dev: &Device, model: &Model, settings: Settings) -> Result<Optimizer> {
-        let layout = model.layout.with_dtype(model.dtype.stat());
+        let (trained, weights) = model.trained();
+        let layout = trained.with_dtype(model.dtype.stat());
         let decays = layout.stretches(|slot| matches!(slot.class, Class::Matrix | Class::Table) as u8);
         let mut l = Layout::new();
         let decays_slot = l.buffer("decays", Dtype::U8, 1, decays.len());
         let sum = l.buffer("sum", Dtype::F64, 1, 1);
-        let largest = model.layout.slots().iter().map(Slot::len).max().unwrap_or(0);
+        let largest = trained.slots().iter().map(Slot::len).max().unwrap_or(0);
         let partials = l.buffer("partials", Dtype::F64, 1, blocks(largest));
         let master = match model.dtype {
             Dtype::Bf16 => {
                 let master = Arena::new(dev, "master weights", &layout)?;
-                for slot in model.layout.slots() {
-                    let stored = model.fetch(slot)?;
+                for slot in trained.slots() {
+                    let stored = weights.fetch(slot)?;
                     let widened: Vec<f32> =
                         stored.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).get()).collect();
                     dev.write(master.at(slot), &widened);
@@ -106,7 +107,7 @@ impl Optimizer {
         let clip = (self.settings.clip / (norm + 1e-6)).min(1.0);
         let Settings { beta1, beta2, eps, weight_decay: decay, .. } = self.settings;
         let hp = AdamW { lr, beta1, beta2, eps, decay, step, clip, seed: 0 };
-        let (p, m, v, g) = (model.weights.flat(), self.m.flat(), self.v.flat(), grads.flat());
+        let (p, m, v, g) = (model.trained().1.flat(), self.m.flat(), self.v.flat(), grads.flat());
         let decays = self.scratch.at(&self.decays);
         match &self.master {
             None => adamw_f32(dev, &hp, p, m, v, g, decays),

@@ -2,20 +2,25 @@
 
 use super::optim::Optimizer;
 use crate::base::dtype::Dtype;
-use crate::device::Device;
+use crate::device::{Device, Layout};
 use crate::error::{Error, Result};
 use crate::model::acts::{Acts, Capacity, Keep};
 use crate::model::config::Config;
+use crate::model::lora::Shape;
 use crate::model::params::Params;
 
 /// A memory plan in bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub parameters: usize,
+    /// Those that are trained: an adapter's, or all.
+    pub trained: usize,
     pub weights: usize,
     pub gradients: usize,
     /// Moments and master copies.
     pub optimizer: usize,
+    /// What training all parameters would need more of gradients, moments and master copies.
+    pub saved: usize,
     /// Activations and scratch of one micro-batch, for each recompute policy.
     pub activations: [(Keep, usize); 3],
     /// The policy that the run uses.
@@ -29,26 +34,34 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a run of this model on a device; `capacity` gives the activations for a number of tokens.
+    /// Plans a run of this model on a device, perhaps of an adapter beside it alone; `capacity` gives the activations for a
+    /// number of tokens.
     pub fn new(
         dev: &Device,
         c: &Config,
         dtype: Dtype,
+        adapter: Option<&Shape>,
         keep: Keep,
         micro_tokens: usize,
         capacity: impl Fn(usize) -> Capacity,
     ) -> Plan {
-        let (layout, _) = Params::layout(c, dtype);
+        let (layout, params) = Params::layout(c, dtype);
+        let adapter = adapter.map(|shape| params.adapted(c, dtype, shape));
+        let weights = layout.bytes() + adapter.as_ref().map_or(0, |a| a.layout.bytes() + a.constants.bytes());
+        let trained = adapter.as_ref().map_or(&layout, |a| &a.layout);
+        let needs = |layout: &Layout| (layout.with_dtype(dtype.stat()).bytes(), Optimizer::bytes(layout, dtype));
+        let ((gradients, optimizer), all) = (needs(trained), needs(&layout));
         let activations = |tokens: usize, keep: Keep| Acts::bytes(c, dtype, Capacity { keep, ..capacity(tokens) });
-        let gradients = layout.with_dtype(dtype.stat()).bytes();
-        let fixed = layout.bytes() + gradients + Optimizer::bytes(&layout, dtype);
+        let fixed = weights + gradients + optimizer;
         let available = dev.free_memory();
         let room = available.unwrap_or(usize::MAX).saturating_sub(fixed);
         Plan {
             parameters: layout.elements(),
-            weights: layout.bytes(),
+            trained: trained.elements(),
+            weights,
             gradients,
-            optimizer: Optimizer::bytes(&layout, dtype),
+            optimizer,
+            saved: (all.0 + all.1).saturating_sub(gradients + optimizer),
             activations: [Keep::All, Keep::Costly, Keep::Doors].map(|keep| (keep, activations(micro_tokens, keep))),
             keep,
             micro_tokens,
@@ -92,8 +105,13 @@ impl Plan {
             out.push_str(&format!("{name:<28}{:>12}  {note}\n", gigabytes(bytes)));
         };
         row("weights", self.weights, &format!("{} parameters", self.parameters));
-        row("gradients", self.gradients, "");
+        let share = 100.0 * self.trained as f64 / self.parameters as f64;
+        let adapter = format!("of {} trained parameters, {share:.2}% as many as the model has", self.trained);
+        row("gradients", self.gradients, if self.saved > 0 { &adapter } else { "" });
         row("optimizer", self.optimizer, "");
+        if self.saved > 0 {
+            row("saved by the adapter", self.saved, "not needed: gradients, moments and master copies of the frozen model");
+        }
         for (keep, bytes) in self.activations {
             let mark = if keep == self.keep { " <- this run" } else { "" };
             let name = format!("activations, recompute {}", name(keep));
@@ -145,8 +163,8 @@ mod tests {
     #[test]
     fn the_plan_adds_up_and_policies_save_memory() {
         let capacity =
-            |tokens| Capacity { tokens, sequences: tokens, rows: tokens, positions: tokens, keep: Keep::All };
-        let plan = Plan::new(&Device::cpu(1), &Config::tiny(Family::Qwen3), Dtype::F32, Keep::Costly, 256, capacity);
+            |tokens| Capacity { tokens, sequences: tokens, rows: tokens, positions: tokens, keep: Keep::All, ranks: [0; 7] };
+        let plan = Plan::new(&Device::cpu(1), &Config::tiny(Family::Qwen3), Dtype::F32, None, Keep::Costly, 256, capacity);
         let [all, costly, doors] = plan.activations.map(|(_, bytes)| bytes);
         assert!(all > costly && costly > doors, "{all} {costly} {doors}");
         assert_eq!(plan.total(), plan.weights + plan.gradients + plan.optimizer + costly);
@@ -155,6 +173,30 @@ mod tests {
         let tight = Plan { available: Some(plan.total() - 1), largest: 7, ..plan };
         let message = tight.check().unwrap_err().to_string();
         assert!(message.contains("train.micro_tokens to at most 7"), "{message}");
+    }
+
+    #[test]
+    fn an_adapter_needs_gradients_and_moments_of_its_own_parameters_alone() {
+        let c = Config::tiny(Family::Llama);
+        let pair = |_| Some(crate::model::lora::Pair { rank: 2, scale: 1.0 });
+        let shape = Shape { layers: vec![[(); 7].map(pair); c.layers], score: false };
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let plan = |adapter: Option<&Shape>| {
+                let ranks = adapter.map_or([0; 7], |shape| shape.ranks());
+                let capacity = move |tokens| {
+                    let (sequences, rows, positions) = (tokens, tokens, tokens);
+                    Capacity { tokens, sequences, rows, positions, keep: Keep::All, ranks }
+                };
+                Plan::new(&Device::cpu(1), &c, dtype, adapter, Keep::All, 256, capacity)
+            };
+            let (full, lora) = (plan(None), plan(Some(&shape)));
+            let sizes = crate::model::lora::Projection::ALL.map(|p| p.shape(&c).iter().sum::<usize>());
+            assert_eq!(lora.trained, c.layers * 2 * sizes.iter().sum::<usize>());
+            assert_eq!((full.trained, full.saved), (full.parameters, 0));
+            assert_eq!(lora.saved, full.gradients + full.optimizer - lora.gradients - lora.optimizer);
+            assert!(lora.gradients < full.gradients && lora.weights > full.weights && lora.working() > full.working());
+            assert!(lora.table().contains("saved by the adapter") && !full.table().contains("adapter"));
+        }
     }
 
     #[test]
