@@ -23,6 +23,8 @@ pub enum Stream {
     World = 6,
     /// Tests.
     Test = 7,
+    /// Which rows of a dataset are used, where not all are.
+    Subset = 8,
 }
 
 /// One keyed source of bits: `Rng::new(seed, stream, step)` then [`Rng::bits`] at any element.

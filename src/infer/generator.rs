@@ -13,6 +13,7 @@ use crate::model::cache::{Cache, CacheShape, PAGE, PageList};
 use crate::model::config::HeadKind;
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
+use crate::model::lora;
 use crate::ops::sample::{Sampling, sample};
 
 /// How to choose tokens. Temperature 0 is greedy.
@@ -132,6 +133,16 @@ impl<'m> Generator<'m> {
     /// # Errors
     /// A scalar model; memory that is not there.
     pub fn new(dev: &'m Device, model: &'m Model, shape: Shape, stop: &[i32]) -> Result<Generator<'m>> {
+        Generator::over(dev, &[model], shape, stop)
+    }
+
+    /// As [`Generator::new`], with room for every one of these models, which are adapters of one base; the first one writes
+    /// until [`Generator::switch`].
+    ///
+    /// # Errors
+    /// As [`Generator::new`].
+    pub fn over(dev: &'m Device, models: &[&'m Model], shape: Shape, stop: &[i32]) -> Result<Generator<'m>> {
+        let (model, ranks) = (models[0], lora::shared(models));
         if model.config.head != HeadKind::LanguageModel {
             return Err(Error::model("this model has a scalar head and cannot write text"));
         }
@@ -144,6 +155,7 @@ impl<'m> Generator<'m> {
             rows: shape.sequences,
             positions: context,
             keep: Keep::Nothing,
+            ranks,
         };
         let cache_shape = CacheShape { pages, sequences: shape.sequences, tokens: context, prefill: capacity.tokens };
         Ok(Generator {
@@ -156,6 +168,19 @@ impl<'m> Generator<'m> {
             pages: PageList::new(pages),
             replays: Replays::default(),
         })
+    }
+
+    /// From now on another of the models that it was made for.
+    ///
+    /// # Panics
+    /// A model of another base, or with a larger adapter.
+    pub fn switch(&mut self, model: &'m Model) {
+        model.fits(self.model, self.acts.capacity.ranks);
+        if !std::ptr::eq(self.model, model) {
+            // Recorded steps read the weights of the model that they were recorded with.
+            self.replays = Replays::default();
+            self.model = model;
+        }
     }
 
     /// Longest sequence, prompt and answer.

@@ -15,7 +15,7 @@
 //! | `bos_token_id`, `eos_token_id` | Llama: 1, 2; Qwen2, Qwen3: none |
 //! | `dtype` and `torch_dtype` | float32 |
 
-mod keys;
+pub(super) mod keys;
 pub mod preset;
 mod rope;
 mod supported;
@@ -57,7 +57,7 @@ impl Family {
     }
 
     /// What its class names begin with.
-    const fn class(self) -> &'static str {
+    pub(super) const fn class(self) -> &'static str {
         match self {
             Family::Llama => "Llama",
             Family::Qwen2 => "Qwen2",

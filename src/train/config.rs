@@ -21,6 +21,7 @@ mod given;
 mod key;
 mod setting;
 
+pub use check::ALL_LINEAR;
 pub use explain::{Row, reference};
 pub use key::{Key, Origin};
 pub use setting::Span;
@@ -136,6 +137,8 @@ run_file! {
         template_date: Option<String> = None;
         /// Use only this many rows.
         limit: Option<u64> = None, AtLeast(1.0);
+        /// Draw the rows of `limit` with this seed instead of taking the first; fewer are then some of more.
+        limit_seed: Option<u64> = None;
     }
     /// What is learned, and how.
     train: Train, Learned {
@@ -193,6 +196,19 @@ run_file! {
         recompute: Recompute = Recompute::None; Inert;
         /// Seed of everything random.
         seed: u64 = 42;
+    }
+    /// Low-rank adaptation (LoRA): an adapter is trained beside a frozen model.
+    lora: Lora, Learned {
+        /// Rank of the adapter's pairs; without one, and without `adapter`, the whole model is trained.
+        rank: Option<u64> = None, Within(1.0, 65536.0);
+        /// Strength of the pairs, which count alpha / rank; twice the rank if not set.
+        alpha: Option<f64> = None, Above(0.0);
+        /// Projections with a pair: names such as "q_proj", or "all-linear".
+        targets: Vec<String> = vec!["all-linear".into()];
+        /// Pairs count alpha / sqrt(rank) (rsLoRA).
+        rslora: bool = false;
+        /// Adapter directory (PEFT) to go on from instead of a new adapter.
+        adapter: Option<PathBuf> = None;
     }
     /// What is measured on `data.eval`.
     eval: Eval, Inert {

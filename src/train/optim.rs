@@ -8,7 +8,7 @@
 //! | [`Method::AdamW8bit`] | f32, or bf16 rounded at random | a byte for each moment, and their scales: 2 1/32 |
 //! | [`Method::Muon`] | f32, or bf16 rounded at random | f32 momentum of matrices: 4; f32 moments of all else: 8 |
 //!
-//! States are arenas of the parameters' own layout, so one slot indexes them all and a step of AdamW is one op over whole arenas;
+//! States are arenas of the layout of what is trained, so one slot indexes them all and a step of AdamW is one op over whole arenas;
 //! Muon ([`muon`]) goes from matrix to matrix. Weight decay applies to matrices and tables, not to norm weights and biases.
 
 mod muon;
@@ -169,26 +169,27 @@ impl Optimizer {
     /// As [`Settings::check`]; when the memory is not there.
     pub fn new(dev: &Device, model: &Model, settings: Settings) -> Result<Optimizer> {
         settings.check(model.dtype)?;
-        let parts = settings.method.parts(&model.layout, model.dtype);
+        let (trained, weights) = model.trained();
+        let parts = settings.method.parts(trained, model.dtype);
         let arenas = parts.iter().map(|part| Arena::new(dev, part.what, &part.layout)).collect::<Result<Vec<_>>>()?;
         if (settings.method, model.dtype) == (Method::AdamW, Dtype::Bf16) {
-            for slot in model.layout.slots() {
-                let stored = model.fetch(slot)?;
+            for slot in trained.slots() {
+                let stored = weights.fetch(slot)?;
                 let widened: Vec<f32> =
                     stored.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).get()).collect();
                 dev.write(arenas[THIRD].at(slot), &widened);
             }
         }
-        let decays = model.layout.stretches(|slot| matches!(slot.class, Class::Matrix | Class::Table) as u8);
+        let decays = trained.stretches(|slot| matches!(slot.class, Class::Matrix | Class::Table) as u8);
         let mut l = Layout::new();
         let decays_slot = l.buffer("decays", Dtype::U8, 1, decays.len());
         let sum = l.buffer("sum", Dtype::F64, 1, 1);
-        let largest = model.layout.slots().iter().map(Slot::len).max().unwrap_or(0);
+        let largest = trained.slots().iter().map(Slot::len).max().unwrap_or(0);
         let partials = l.buffer("partials", Dtype::F64, 1, blocks(largest));
         let scratch = Arena::new(dev, "gradient norm", &l)?;
         dev.write(scratch.at(&decays_slot), &decays);
         let muon = match settings.method {
-            Method::Muon { .. } => Some(Muon::new(dev, &model.layout, model.dtype)?),
+            Method::Muon { .. } => Some(Muon::new(dev, trained, model.dtype)?),
             _ => None,
         };
         Ok(Optimizer { settings, parts, arenas, muon, decays: decays_slot, sum, partials, scratch })
@@ -201,7 +202,7 @@ impl Optimizer {
     pub fn gradient_norm(&self, dev: &Device, model: &Model, grads: &Arena) -> Result<f64> {
         let sum = self.scratch.at(&self.sum);
         dev.zero(sum);
-        for slot in model.layout.slots() {
+        for slot in model.trained().0.slots() {
             norm2(dev, sum, self.scratch.at(&self.partials), grads.at(slot));
         }
         Ok(dev.read::<f64>(sum)?[0].sqrt())
@@ -216,7 +217,7 @@ impl Optimizer {
         if let Method::Muon { momentum, rate } = method {
             return self.muon_step(dev, model, grads, &hp, momentum, rate);
         }
-        let (p, g, decays) = (model.weights.flat(), grads.flat(), self.scratch.at(&self.decays));
+        let (p, g, decays) = (model.trained().1.flat(), grads.flat(), self.scratch.at(&self.decays));
         let (m, v) = (self.arenas[FIRST].flat(), self.arenas[SECOND].flat());
         match method {
             Method::AdamW8bit => {
@@ -235,8 +236,9 @@ impl Optimizer {
         let muon = self.muon.as_ref().expect("Muon has its scratch");
         let decays = self.scratch.at(&self.decays);
         let [mut matrices, mut others] = [THIRD, FIRST].map(|part| self.parts[part].layout.slots().iter());
-        for slot in model.layout.slots() {
-            let (p, g) = (model.at(slot), grads.at(slot));
+        let (trained, weights) = model.trained();
+        for slot in trained.slots() {
+            let (p, g) = (weights.at(slot), grads.at(slot));
             if slot.class == Class::Matrix {
                 let m = self.arenas[THIRD].at(matrices.next().expect("momentum of every matrix"));
                 muon.step(dev, &hp.of_muon(momentum, rate), p, m, g, slot.first() as u64);

@@ -56,7 +56,9 @@ impl Checkpoint {
         }
         let elsewhere = ["pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.safetensors"];
         let advice = match elsewhere.iter().find(|name| dir.join(name).exists()) {
-            Some(name) if name.starts_with("adapter") => "adapters are not implemented; merge it into its model first",
+            Some(name) if name.starts_with("adapter") => {
+                "this is an adapter: give its base as the model and this as the adapter, or `gramophone merge` the two"
+            }
             Some(_) => "convert pytorch_model.bin to safetensors first",
             None => "is this a model directory?",
         };
@@ -96,6 +98,11 @@ impl Checkpoint {
     /// The names that are there, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.keys().map(String::as_str)
+    }
+
+    /// What the (first) file's metadata says under a key.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.files.first()?.metadata.get(key).map(String::as_str)
     }
 
     /// Whether a tensor is there.

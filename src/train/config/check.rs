@@ -3,6 +3,10 @@
 use super::key::Origin;
 use super::{Head, Optimizer, Run, Stage, Verdict};
 use crate::error::{Error, Result};
+use crate::model::lora::Projection;
+
+/// Every projection of a layer.
+pub const ALL_LINEAR: &str = "all-linear";
 
 impl Run {
     /// Checks all that involves more than one key, and leaves one of each pair that mean the same.
@@ -14,7 +18,50 @@ impl Run {
         self.head_of_the_stage()?;
         self.data_and_labels()?;
         self.keys_of_muon()?;
-        self.micro_batch_holds_an_example()
+        self.micro_batch_holds_an_example()?;
+        self.drawn_rows()?;
+        self.adapter(start)
+    }
+
+    fn drawn_rows(&self) -> Result<()> {
+        match (self.data.limit, self.data.limit_seed) {
+            (None, Some(_)) => Err(self.wrong("data.limit_seed", "data.limit_seed draws data.limit rows: set that too".into())),
+            _ => Ok(()),
+        }
+    }
+
+    fn adapter(&self, start: &str) -> Result<()> {
+        let lora = &self.lora;
+        let shape = ["lora.rank", "lora.alpha", "lora.targets", "lora.rslora"];
+        let given = |keys: &[&'static str]| keys.iter().copied().find(|key| self.is_given(key));
+        match (&lora.adapter, lora.rank) {
+            (Some(_), _) => {
+                if let Some(key) = given(&shape) {
+                    return Err(self.wrong(key, format!("{key} and lora.adapter: an adapter that is there has its own")));
+                }
+            }
+            (None, None) => {
+                return match given(&shape) {
+                    Some(key) => Err(self.wrong(key, format!("{key} is about an adapter: set lora.rank too"))),
+                    None => Ok(()),
+                };
+            }
+            (None, Some(_)) => {}
+        }
+        if start != "model.path" {
+            return Err(self.wrong(start, format!("an adapter stands beside a model on disk: {start} makes a random one")));
+        }
+        let known = Projection::ALL.map(Projection::short);
+        let all = |name: &String| name == ALL_LINEAR && lora.targets.len() == 1;
+        match lora.targets.iter().find(|name| !known.contains(&name.as_str()) && !all(name)) {
+            None if lora.targets.is_empty() => Err(self.wrong("lora.targets", "lora.targets is empty".into())),
+            None => Ok(()),
+            Some(name) => {
+                let names = known.join(", ");
+                let message = format!("lora.targets: {name:?} is none of {names}, nor \"{ALL_LINEAR}\" alone");
+                Err(self.wrong("lora.targets", message))
+            }
+        }
     }
 
     fn is_given(&self, key: &str) -> bool {
@@ -206,6 +253,26 @@ mod tests {
             assert!(error.to_string().contains(expected) && error.exit_code() == 2, "{arguments:?}: {error}");
         }
         assert!(minimal(&["model.head=lm"]).is_ok());
+    }
+
+    #[test]
+    fn an_adapter_has_one_source_and_known_targets() {
+        let cases: [(&[&str], &str); 6] = [
+            (&["lora.alpha=8"], "set lora.rank too"),
+            (&["lora.rank=4", "lora.adapter=a"], "lora.rank and lora.adapter"),
+            (&["lora.rank=4", "lora.targets=[\"q_proj\", \"qkv\"]"], "\"qkv\" is none of q_proj"),
+            (&["lora.rank=4", "lora.targets=[\"all-linear\", \"q_proj\"]"], "nor \"all-linear\" alone"),
+            (&["lora.rank=0"], "must be a number from 1"),
+            (&["data.limit_seed=1"], "set that too"),
+        ];
+        for (arguments, expected) in cases {
+            let error = minimal(arguments).unwrap_err();
+            assert!(error.to_string().contains(expected) && error.exit_code() == 2, "{arguments:?}: {error}");
+        }
+        assert!(minimal(&["lora.rank=4", "lora.targets=q_proj", "data.limit=3", "data.limit_seed=1"]).is_ok());
+        let random = "[model]\nconfig = \"c\"\ntokenizer = \"t\"\n[data]\ntrain = \"d\"\n[lora]\nrank = 2\n";
+        let error = crate::train::config::Run::parse(random, "r", &[]).unwrap_err().to_string();
+        assert!(error.contains("model.config makes a random one"), "{error}");
     }
 
     #[test]
