@@ -121,8 +121,13 @@ impl Bed {
         let data: Vec<f64> = normals(key, rows * cols).iter().map(|x| x * scale).collect();
         self.put(dtype, rows, cols, &data)
     }
-    /// The tensor's numbers.
-    pub fn get(&self, view: View) -> Vec<f64> {
+    /// Standard normal numbers in rows that all start on a boundary of 16 bytes; or, `off`, all one element behind one. Kernels
+    /// that move whole vectors where they can must look at each operand.
+    pub fn placed(&self, dtype: Dtype, rows: usize, cols: usize, key: u64, off: bool) -> View<'_> {
+        let first = usize::from(off);
+        self.normals(dtype, rows, cols.next_multiple_of(8) + 8, key, 1.0).cols_in(first..first + cols)
+    }
+    /// The tensor's numbers.(&self, view: View) -> Vec<f64> {
         let dev = &self.dev;
         let widen = |x: Vec<f32>| x.into_iter().map(f64::from).collect();
         match view.dtype() {

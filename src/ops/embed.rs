@@ -234,6 +234,30 @@ mod tests {
     }
 
     #[test]
+    fn gpus_see_which_operand_is_off_its_alignment() {
+        for odd in 0..5 {
+            agree(&format!("embed, operand {odd} off"), |bed| {
+                let of = |rows, i| bed.placed(Dtype::Bf16, rows, 24, i, i == odd);
+                let (table, y, dtable, dy) = (of(5, 0), of(6, 1), of(5, 2), of(6, 3));
+                let ids = bed.ints(1, 6, &IDS);
+                embed_fwd(&bed.dev, y, table, ids);
+                embed_bwd(&bed.dev, dtable, dy, ids, None);
+                vec![("y", Within::Bits, bed.get(y)), ("dtable", Within::Bits, bed.get(dtable))]
+            });
+        }
+    }
+
+    #[test]
+    fn a_bf16_row_is_rounded_once_however_often_its_id_is_there() {
+        let t = 3000;
+        let mut dy: Vec<bf16> = vec![bf16::put(0.01); t];
+        let (mut dtable, mut ids) = ([bf16::put(0.0)], vec![0i32; t]);
+        embed_bwd(&Device::cpu(1), View::of(&mut dtable), matrix(&mut dy, t), View::of(&mut ids), None);
+        let want = t as f32 * dy[0].get();
+        assert!((dtable[0].get() - want).abs() <= want / 256.0, "{} is not {want}", dtable[0]);
+    }
+
+    #[test]
     fn gpus_take_windows_of_wider_tensors_and_more_than_one_stretch_of_tokens() {
         let t = STRETCH + 3;
         let ids: Vec<i32> = (0..t as i32).map(|t| t % 3).collect();

@@ -267,6 +267,26 @@ mod tests {
     }
 
     #[test]
+    fn gpus_see_which_operand_is_off_its_alignment() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            for odd in 0..6 {
+                agree(&format!("rmsnorm {dtype}, operand {odd} off"), |bed| {
+                    let of = |rows, i| bed.placed(dtype, rows, 24, i, i == odd);
+                    let (x, w, y, dy, dx) = (of(3, 0), of(1, 1), of(3, 2), of(3, 3), of(3, 4));
+                    let (rstd, dw) = (bed.zeros(Dtype::F32, 1, 3), bed.zeros(Dtype::F32, 1, 24));
+                    rmsnorm_fwd(&bed.dev, y, rstd, x, w, EPS);
+                    rmsnorm_bwd(&bed.dev, dx, Some(dw), dy, x, rstd, w);
+                    vec![
+                        ("y", within(dtype), bed.get(y)),
+                        ("dx", within(dtype), bed.get(dx)),
+                        ("dw", F32_GRADIENT, bed.get(dw)),
+                    ]
+                });
+            }
+        }
+    }
+
+    #[test]
     fn gpus_take_windows_of_wider_tensors() {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             for cols in [3..20, 3..19, 8..24] {

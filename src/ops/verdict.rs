@@ -353,6 +353,22 @@ mod tests {
     }
 
     #[test]
+    fn gpus_see_which_operand_is_off_its_alignment() {
+        for odd in 0..4 {
+            agree(&format!("verdict, operand {odd} off"), |bed| {
+                let of = |rows, i| bed.placed(Dtype::Bf16, rows, 24, i, i == odd);
+                let (h, w, dh) = (of(3, 0), of(V, 1), of(3, 2));
+                let (z, dz) = (bed.zeros(Dtype::F32, 3, 2), bed.normals(Dtype::F32, 3, 2, 5, 1.0));
+                let dw = bed.zeros(Dtype::F32, V, 24);
+                verdict_fwd(&bed.dev, z, h, w, IDS);
+                verdict_bwd(&bed.dev, dh, Some(dw), dz, h, w, IDS);
+                let bf16 = within(Dtype::Bf16);
+                vec![("z", F32, bed.get(z)), ("dh", bf16, bed.get(dh)), ("dw", F32_GRADIENT, bed.get(dw))]
+            });
+        }
+    }
+
+    #[test]
     fn gpus_take_windows_of_wider_tensors() {
         for cols in [3..20, 8..24] {
             agree(&format!("verdict of columns {cols:?}"), |bed| {

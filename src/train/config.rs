@@ -162,9 +162,9 @@ run_file! {
         final_lr: f64 = 0.0, Within(0.0, 1.0);
         /// Length of the final decay of `wsd`, in steps or as a fraction of the run.
         wsd_decay: Span = Span::Fraction(0.1);
-        /// What steps the weights, and in how many bytes: see below. Weight decay is decoupled in all.
+        /// What steps the weights (see Optimizers); weight decay is decoupled in all.
         optimizer: Optimizer = Optimizer::Adamw;
-        /// Storage type of gradients; `bf16` beside bf16 weights only, rounded to the nearest with each micro-batch that is added.
+        /// Storage type of gradients; `bf16` goes with bf16 weights and rounds with each micro-batch that is added.
         gradients: Gradients = Gradients::F32;
         /// Decay rate of Muon's momentum.
         muon_momentum: f64 = 0.95, Below(0.0, 1.0);
