@@ -127,7 +127,11 @@ impl Bed {
         let first = usize::from(off);
         self.normals(dtype, rows, cols.next_multiple_of(8) + 8, key, 1.0).cols_in(first..first + cols)
     }
-    /// The tensor's numbers.(&self, view: View) -> Vec<f64> {
+    /// The tensor's numbers, row by row where it is a window of a wider one.
+    pub fn get(&self, view: View) -> Vec<f64> {
+        if !view.is_contiguous() {
+            return (0..view.rows()).flat_map(|i| self.get(view.rows_in(i..i + 1))).collect();
+        }
         let dev = &self.dev;
         let widen = |x: Vec<f32>| x.into_iter().map(f64::from).collect();
         match view.dtype() {
