@@ -10,5 +10,6 @@ mod golden_text;
 mod gpu;
 mod invariance;
 mod ledger;
+mod lora;
 mod misuse;
 mod tolerance;

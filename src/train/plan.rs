@@ -110,7 +110,11 @@ impl Plan {
         row("gradients", self.gradients, if self.saved > 0 { &adapter } else { "" });
         row("optimizer", self.optimizer, "");
         if self.saved > 0 {
-            row("saved by the adapter", self.saved, "not needed: gradients, moments and master copies of the frozen model");
+            row(
+                "saved by the adapter",
+                self.saved,
+                "not needed: gradients, moments and master copies of the frozen model",
+            );
         }
         for (keep, bytes) in self.activations {
             let mark = if keep == self.keep { " <- this run" } else { "" };
@@ -162,9 +166,16 @@ mod tests {
 
     #[test]
     fn the_plan_adds_up_and_policies_save_memory() {
-        let capacity =
-            |tokens| Capacity { tokens, sequences: tokens, rows: tokens, positions: tokens, keep: Keep::All, ranks: [0; 7] };
-        let plan = Plan::new(&Device::cpu(1), &Config::tiny(Family::Qwen3), Dtype::F32, None, Keep::Costly, 256, capacity);
+        let capacity = |tokens| Capacity {
+            tokens,
+            sequences: tokens,
+            rows: tokens,
+            positions: tokens,
+            keep: Keep::All,
+            ranks: [0; 7],
+        };
+        let plan =
+            Plan::new(&Device::cpu(1), &Config::tiny(Family::Qwen3), Dtype::F32, None, Keep::Costly, 256, capacity);
         let [all, costly, doors] = plan.activations.map(|(_, bytes)| bytes);
         assert!(all > costly && costly > doors, "{all} {costly} {doors}");
         assert_eq!(plan.total(), plan.weights + plan.gradients + plan.optimizer + costly);
