@@ -281,8 +281,8 @@ pub fn read(dev: &Device, model: &Model, sequences: &[&[i32]]) -> Vec<Read> {
     let rows: Vec<i32> = (0..tokens as i32).collect();
     // The last token of a sequence predicts what nobody asks for.
     let next: Vec<i32> = ids[1..].iter().copied().chain([0]).collect();
-    let (sequences, rows, positions, ranks) = (count, tokens, tokens, model.ranks());
-    let capacity = Capacity { tokens, sequences, rows, positions, keep: Keep::Nothing, ranks };
+    let keep = Keep::Nothing;
+    let capacity = Capacity { tokens, sequences: count, rows: tokens, positions: tokens, keep, ranks: model.ranks() };
     let acts = Acts::new(dev, &model.config, model.dtype, capacity).unwrap();
     let i = &acts.inputs;
     for (slot, data) in

@@ -119,6 +119,9 @@ fn check(base: &Run, settings: &Settings) -> Result<()> {
     if base.model.path.is_none() {
         return Err(Error::usage("a learning curve needs model.path: the judge to start from"));
     }
+    if base.data.train.iter().any(|name| name == "-") {
+        return Err(Error::usage("data.train = \"-\": every run reads the training data anew; name a file"));
+    }
     if base.data.limit.is_some() {
         return Err(Error::usage("data.limit: the counts say how many examples are used; leave it out"));
     }

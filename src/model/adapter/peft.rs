@@ -11,7 +11,7 @@
 //! | `lora_dropout` | means nothing when running; training on refuses it above 0 |
 //!
 //! A key that PEFT's LoRA has or will have and that is not in this table is refused when it says anything: what it says would
-//! change the numbers. Keys that only say how an adapter was made ([`HISTORY`]) are kept.
+//! change the numbers. Keys that only say how an adapter was made are kept.
 
 use crate::error::{Error, Result};
 use crate::model::config::keys::Keys;
