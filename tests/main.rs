@@ -10,6 +10,7 @@ mod golden_text;
 mod gpu;
 mod invariance;
 mod ledger;
+mod lora;
 mod misuse;
 mod optimizers;
 mod tolerance;

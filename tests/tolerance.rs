@@ -5,6 +5,7 @@
 //! | [`VALUE`] | transformers | logits, margins, log-probabilities, rewards, losses: difference over max(1, their size) |
 //! | [`GRADIENT`] | transformers | gradient tensors and their norms: relative L2 distance |
 //! | [`TRAINED`] | transformers | parameters after a run of AdamW: relative L2 distance |
+//! | [`ADAPTED`] | PEFT | pairs of an adapter after a run of AdamW: relative L2 distance |
 //! | [`RATE`] | transformers | learning rates, both f64: relative |
 //! | [`REGROUPED`] | ourselves | the same sum in another order: losses when a step is cut differently |
 //! | [`GPU`] | the CPU | values of f32 models on a GPU: as `VALUE` |
@@ -29,6 +30,7 @@ const fn class(name: &'static str, most: f64) -> Class {
 pub const VALUE: Class = class("value", 1e-4);
 pub const GRADIENT: Class = class("gradient", 1e-3);
 pub const TRAINED: Class = class("trained", 1e-3);
+pub const ADAPTED: Class = class("adapted", 1e-4);
 pub const RATE: Class = class("rate", 1e-15);
 pub const REGROUPED: Class = class("regrouped", 1e-5);
 pub const GPU: Class = class("gpu", 1e-4);

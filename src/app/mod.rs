@@ -7,6 +7,7 @@ mod chart;
 pub mod cli;
 pub mod demo;
 pub mod doctor;
+pub mod learning_curve;
 pub mod report;
 #[cfg(feature = "cli")]
 pub mod signals;

@@ -47,6 +47,27 @@ pub enum Start<'a> {
     From(&'a Path),
 }
 
+/// The base that these adapters share: a model directory with the head that they were made for. The second value says
+/// whether it can also run without one of them.
+///
+/// # Errors
+/// As [`Model::open_base`]; adapters for different heads, or for a reward that neither they nor the base have.
+pub fn open_base(dir: &Path, dtype: impl Fn(Dtype) -> Dtype, adapters: &[Peft]) -> Result<(Model, bool)> {
+    let mut heads = adapters.iter().filter_map(|peft| peft.head);
+    let head = heads.next();
+    if heads.any(|other| Some(other) != head) {
+        return Err(Error::model("the adapters were made for different heads (task_type); one base has one head"));
+    }
+    let (model, drawn) = Model::open_base(dir, dtype, head, 0)?;
+    if !drawn.is_empty() && adapters.iter().any(|peft| !peft.score) {
+        return Err(Error::model(format!(
+            "{}: neither the base nor the adapter has a reward row (score)",
+            dir.display()
+        )));
+    }
+    Ok((model, drawn.is_empty()))
+}
+
 impl Model {
     /// This base with an adapter beside it. The base is shared, not copied; `dev` is where it lies.
     ///

@@ -51,6 +51,7 @@ impl<'a> Back<'a> {
                 self.pass.mlp_norm(i);
                 self.pass.gate_and_up(i);
                 self.pass.swiglu(i);
+                self.pass.low_product(i, Projection::Down, self.pass.at(&self.pass.layer(i).1.product));
             }
             Keep::Costly => {
                 self.pass.attn_norm(i);

@@ -111,10 +111,16 @@ impl<'a> Pass<'a> {
         let (dev, model, p) = (self.dev, self.model, self.layer(i).0.projection(projection));
         gemm_nt(dev, y, x, model.at(&p.w), p.b.as_ref().map(|b| model.at(b)), residual);
         if let Some(low) = &p.low {
+            self.low_product(i, projection, x);
+            gemm_nt(dev, y, self.product(i, projection, low), model.at(&low.b), None, Some(y));
+        }
+    }
+    /// `h = s x a^T`, where there is a pair.
+    pub fn low_product(&self, i: usize, projection: Projection, x: View) {
+        if let Some(low) = &self.layer(i).0.projection(projection).low {
             let (u, h) = (self.low(&self.acts.unscaled, low), self.product(i, projection, low));
-            gemm_nt(dev, u, x, model.at(&low.a), None, None);
+            gemm_nt(self.dev, u, x, self.model.at(&low.a), None, None);
             self.scale(h, u, low);
-            gemm_nt(dev, y, h, model.at(&low.b), None, Some(y));
         }
     }
     /// The used rows and columns of room for a low-rank product.

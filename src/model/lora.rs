@@ -196,7 +196,9 @@ impl Tables {
             let view = arena.at(slot);
             match slot.dtype {
                 Dtype::F64 => dev.write(view, &(0..n * n).map(element).collect::<Vec<f64>>()),
-                Dtype::Bf16 => dev.write(view, &(0..n * n).map(|i| bf16::from_f32(element(i) as f32)).collect::<Vec<_>>()),
+                Dtype::Bf16 => {
+                    dev.write(view, &(0..n * n).map(|i| bf16::from_f32(element(i) as f32)).collect::<Vec<_>>())
+                }
                 _ => dev.write(view, &(0..n * n).map(|i| element(i) as f32).collect::<Vec<f32>>()),
             }
         }

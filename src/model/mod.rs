@@ -157,7 +157,10 @@ impl Model {
     /// Where that is not so.
     pub fn fits(&self, other: &Model, ranks: Ranks) {
         assert!(Arc::ptr_eq(&self.weights, &other.weights), "adapters of one base only");
-        assert!(self.ranks().iter().zip(ranks).all(|(own, room)| *own <= room), "activations made for smaller adapters");
+        assert!(
+            self.ranks().iter().zip(ranks).all(|(own, room)| *own <= room),
+            "activations made for smaller adapters"
+        );
     }
 
     /// The bytes of a weight tensor, on the host.

@@ -270,7 +270,8 @@ fn a_pair_is_a_change_of_the_weight_beside_it() {
             let (linear, pair) = (case.model.params.layers[i].projection(projection), pair.unwrap());
             let (low, w) = (linear.low.as_ref().unwrap(), merged.at(&linear.w));
             let (a, b) = (case.model.at(&low.a), case.model.at(&low.b));
-            for (row, w) in (0..w.rows()).flat_map(|n| w.row_mut::<f64>(n).iter_mut().enumerate().map(move |w| (n, w))) {
+            for (row, w) in (0..w.rows()).flat_map(|n| w.row_mut::<f64>(n).iter_mut().enumerate().map(move |w| (n, w)))
+            {
                 let (col, w) = w;
                 *w += pair.scale * (0..pair.rank).map(|r| b.row::<f64>(row)[r] * a.row::<f64>(r)[col]).sum::<f64>();
             }

@@ -79,7 +79,11 @@ pub fn rmsnorm_fwd(dev: &Device, y: View, rstd: View, x: View, w: View, eps: f64
 pub fn rmsnorm_bwd(dev: &Device, dx: View, dw: Option<View>, dy: View, x: View, rstd: View, w: View) {
     let [t, d] = x.shape();
     assert!(
-        dx.shape() == [t, d] && dy.shape() == [t, d] && rstd.len() == t && w.len() == d && dw.is_none_or(|dw| dw.len() == d),
+        dx.shape() == [t, d]
+            && dy.shape() == [t, d]
+            && rstd.len() == t
+            && w.len() == d
+            && dw.is_none_or(|dw| dw.len() == d),
         "rmsnorm_bwd: x {:?}, dy {:?}, dx {:?}, rstd {:?}, w {:?}, dw {:?}",
         x.shape(),
         dy.shape(),

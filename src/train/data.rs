@@ -194,3 +194,30 @@ fn on_error(policy: OnErrorKey) -> OnError {
         OnErrorKey::Skip => OnError::Skip,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::example::Example;
+    use crate::text::source::{Place, Unit};
+    use serde_json::Value;
+
+    #[test]
+    fn drawn_rows_are_a_permutation_of_the_seed() {
+        let record = |number: u64| Record {
+            id: Value::from(number),
+            place: Place { file: "t".into(), number, unit: Unit::Line },
+            example: Example::Unlabelled { prompt: Vec::new(), a: "a".into(), b: "b".into() },
+        };
+        let order = |seed| {
+            let records = drawn((0..50).map(record).collect(), seed);
+            records.iter().map(|r| r.place.number).collect::<Vec<u64>>()
+        };
+        let (one, two) = (order(1), order(2));
+        assert_eq!(one, order(1));
+        assert!(one != two && one != (0..50).collect::<Vec<_>>());
+        let mut sorted = one.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..50).collect::<Vec<_>>());
+    }
+}

@@ -118,7 +118,11 @@ impl Plan {
         let each = fixed as f64 / self.parameters.max(1) as f64;
         row("together", fixed, &format!("{each:.2} bytes a parameter"));
         if self.saved > 0 {
-            row("saved by the adapter", self.saved, "not needed: gradients, moments and master copies of the frozen model");
+            row(
+                "saved by the adapter",
+                self.saved,
+                "not needed: gradients, moments and master copies of the frozen model",
+            );
         }
         for (keep, bytes) in self.activations {
             let mark = if keep == self.keep { " <- this run" } else { "" };
@@ -170,8 +174,14 @@ mod tests {
 
     #[test]
     fn the_plan_adds_up_and_policies_save_memory() {
-        let capacity =
-            |tokens| Capacity { tokens, sequences: tokens, rows: tokens, positions: tokens, keep: Keep::All, ranks: [0; 7] };
+        let capacity = |tokens| Capacity {
+            tokens,
+            sequences: tokens,
+            rows: tokens,
+            positions: tokens,
+            keep: Keep::All,
+            ranks: [0; 7],
+        };
         let (config, settings) = (Config::tiny(Family::Qwen3), optim::Settings::ADAMW);
         let plan = Plan::new(&config, Dtype::F32, None, &settings, Keep::Costly, 256, capacity, Some(1 << 30));
         let [all, costly, doors] = plan.activations.map(|(_, bytes)| bytes);

@@ -50,13 +50,7 @@ pub struct Report {
 ///
 /// # Errors
 /// An item that does not fit into a micro-batch.
-pub fn evaluate(
-    dev: &Device,
-    model: &Model,
-    acts: &Acts,
-    shape: &Shape,
-    items: &[Item],
-) -> Result<(Tally, Vec<f64>)> {
+pub fn evaluate(dev: &Device, model: &Model, acts: &Acts, shape: &Shape, items: &[Item]) -> Result<(Tally, Vec<f64>)> {
     let (mut tally, mut leads) = (Tally::default(), Vec::new());
     let settings = objective::Settings { reduction: Reduction::Mean, ..shape.objective };
     for batch in micro_batches(items, &settings, shape.micro_tokens)? {

@@ -11,6 +11,8 @@ mod doctor;
 mod generate;
 mod init;
 mod judge;
+mod learning_curve;
+mod merge;
 mod plan;
 mod progress;
 mod rank;
@@ -41,6 +43,10 @@ enum Verb {
     Train(train::Args),
     /// Print the memory plan of a training run without starting it
     Plan(plan::Args),
+    /// Fine-tune on ever more examples, several times each, and show what they bring
+    LearningCurve(learning_curve::Args),
+    /// Add an adapter to its base: one model out of two directories
+    Merge(merge::Args),
     /// Say which of two responses is better, with a probability
     Judge(judge::Args),
     /// Order several responses to one prompt
@@ -77,6 +83,8 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Init(args) => init::run(args),
         Verb::Train(args) => train::run(args),
         Verb::Plan(args) => plan::run(args),
+        Verb::LearningCurve(args) => learning_curve::run(args),
+        Verb::Merge(args) => merge::run(args),
         Verb::Judge(args) => judge::run(args),
         Verb::Rank(args) => rank::run(args),
         Verb::Generate(args) => generate::run(args),

@@ -1,7 +1,7 @@
 //! `gramophone rank`: an order of several responses.
 
 use super::judge::into_map;
-use super::rows::{self, answer, number};
+use super::rows::{self, answer_by_adapter, number};
 use super::runtime::{Files, JudgeFlags, Runtime};
 use crate::error::{Error, Result};
 use crate::infer::scorer::Scorer;
@@ -50,7 +50,7 @@ pub fn run(args: Args) -> Result<()> {
         MethodArg::RoundRobin => Method::RoundRobin,
     };
     if opened.model.config.head == HeadKind::Scalar {
-        let mut scorer = Scorer::new(&dev, &opened.model, opened.scorer())?;
+        let mut scorer = Scorer::over(&dev, &opened.models(), opened.scorer())?;
         let (chat, context) = (opened.chat()?, scorer.context());
         let parse = |row: &Row| {
             let group = group(row)?;
@@ -62,15 +62,16 @@ pub fn run(args: Args) -> Result<()> {
             let tokens = ids.iter().map(Vec::len).sum();
             Ok((ids, tokens))
         };
-        return answer(&args.files, "groups", parse, |batch| {
-            let all: Vec<Vec<i32>> = batch.iter().flat_map(|r| r.item.clone()).collect();
+        return answer_by_adapter(&args.files, "groups", &opened, parse, |model, batch| {
+            scorer.switch(model);
+            let all: Vec<Vec<i32>> = batch.iter().flat_map(|group| (*group).clone()).collect();
             let mut rewards = scorer.rewards(&all)?.into_iter();
             let mut of = |n: usize| rewards.by_ref().take(n).collect::<Vec<f32>>();
-            Ok(batch.iter().map(|r| of(r.item.len())).map(|r| object(&by_reward(&r), &r, 0)).collect())
+            Ok(batch.iter().map(|group| of(group.len())).map(|r| object(&by_reward(&r), &r, 0)).collect())
         });
     }
     let prompts = args.judge.prompts(&opened)?;
-    let mut judge = Judge::new(&dev, &opened.model, prompts.clone(), opened.scorer())?;
+    let mut judge = Judge::over(&dev, &opened.models(), prompts.clone(), opened.scorer())?;
     let context = judge.context();
     let parse = |row: &Row| {
         let group = group(row)?;
@@ -83,9 +84,10 @@ pub fn run(args: Args) -> Result<()> {
         let tokens = group.responses.iter().map(String::len).sum();
         Ok((group, tokens))
     };
-    answer(&args.files, "groups", parse, |batch| {
-        let rank = |r: &rows::Request<Group>| {
-            let ranking = judge.rank(&r.item.prompt, &r.item.responses, method).map_err(|e| opened.place(e))?;
+    answer_by_adapter(&args.files, "groups", &opened, parse, |model, batch| {
+        judge.switch(model);
+        let rank = |group: &&Group| {
+            let ranking = judge.rank(&group.prompt, &group.responses, method).map_err(|e| opened.place(e))?;
             let scores: Vec<f32> = ranking.scores.iter().map(|s| *s as f32).collect();
             Ok(object(&ranking.order, &scores, ranking.comparisons))
         };

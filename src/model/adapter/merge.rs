@@ -10,7 +10,7 @@ use super::{belongs, fingerprint, open};
 use crate::base::dtype::{Dtype, Elem, Real};
 use crate::by_dtype;
 use crate::device::{Arena, Device, Layout, View};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::lora::Projection;
 use crate::ops::gemm::{Into, gemm_nn};
@@ -23,7 +23,10 @@ use std::path::Path;
 pub fn merge(base: &Path, adapter: &Path, dtype: impl Fn(Dtype) -> Dtype) -> Result<Model> {
     let peft = Peft::open(adapter)?;
     let place = adapter.join(CONFIG).display().to_string();
-    let (model, _) = Model::open_owned(base, dtype, peft.head, 0)?;
+    let (model, drawn) = Model::open_owned(base, dtype, peft.head, 0)?;
+    if !drawn.is_empty() && !peft.score {
+        return Err(Error::model(format!("{place}: neither the base nor the adapter has a reward row (score)")));
+    }
     let dev = Device::cpu(0);
     belongs(&peft, &model.config, &place)?;
     let shape = peft.resolve(&model.config, &place)?;
@@ -71,4 +74,3 @@ fn add(dev: &Device, w: View, delta: View, s: f32) {
         }
     }));
 }
-

@@ -11,7 +11,7 @@
 //! | `lora_dropout` | means nothing when running; training on refuses it above 0 |
 //!
 //! A key that PEFT's LoRA has or will have and that is not in this table is refused when it says anything: what it says would
-//! change the numbers. Keys that only say how an adapter was made ([`HISTORY`]) are kept.
+//! change the numbers. Keys that only say how an adapter was made are kept.
 
 use crate::error::{Error, Result};
 use crate::model::config::keys::Keys;
@@ -197,11 +197,14 @@ impl Peft {
         set("use_rslora", self.rslora.into());
         set("bias", "none".into());
         set("inference_mode", true.into());
-        set("target_modules", match &self.targets {
-            Targets::AllLinear => json!(Projection::ALL.map(Projection::short)),
-            Targets::Names(names) => json!(names),
-            Targets::Pattern(pattern) => json!(pattern),
-        });
+        set(
+            "target_modules",
+            match &self.targets {
+                Targets::AllLinear => json!(Projection::ALL.map(Projection::short)),
+                Targets::Names(names) => json!(names),
+                Targets::Pattern(pattern) => json!(pattern),
+            },
+        );
         set("modules_to_save", if self.score { json!(["score"]) } else { Value::Null });
         set("rank_pattern", self.rank_pattern.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<Map<_, _>>().into());
         let alphas = self.alpha_pattern.iter().map(|(k, v)| (k.clone(), whole(*v)));
@@ -235,7 +238,11 @@ fn refuse(keys: &Keys) -> Result<()> {
     if !matches!(keys.text("bias")?, None | Some("none")) {
         return Err(keys.wrong("bias", "adapters that train biases are not implemented; it must be none"));
     }
-    if keys.get("init_lora_weights").and_then(Value::as_str).is_some_and(|s| CHANGES_BASE.iter().any(|c| s.starts_with(c))) {
+    if keys
+        .get("init_lora_weights")
+        .and_then(Value::as_str)
+        .is_some_and(|s| CHANGES_BASE.iter().any(|c| s.starts_with(c)))
+    {
         let advice = "this way of starting changes the base's own weights; convert the adapter to plain LoRA first";
         return Err(keys.wrong("init_lora_weights", advice));
     }
@@ -298,7 +305,9 @@ impl Targets {
         Ok(match self {
             Targets::AllLinear => Box::new(|_| true),
             Targets::Names(names) => Box::new(move |module| {
-                let ends = |name: &String| module.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+                let ends = |name: &String| {
+                    module.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+                };
                 names.iter().any(ends)
             }),
             Targets::Pattern(pattern) => {
@@ -328,7 +337,10 @@ mod tests {
     use crate::model::config::Family;
 
     fn parse(more: &str) -> Result<Peft> {
-        Peft::parse(&format!("{{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 16, {more}}}"), "adapter_config.json")
+        Peft::parse(
+            &format!("{{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 16, {more}}}"),
+            "adapter_config.json",
+        )
     }
 
     /// Which projections of which layer have a pair, by the ends of their names.
@@ -336,7 +348,8 @@ mod tests {
         let shape = parse(more).unwrap().resolve(&Config::tiny(Family::Qwen3), "a").unwrap();
         let name = |(i, p): (usize, &[Option<Pair>; 7])| {
             let of = Projection::ALL.into_iter().zip(p);
-            of.filter_map(|(q, pair)| pair.map(|p| format!("{i}.{} {}x{}", q.short(), p.rank, p.scale))).collect::<Vec<_>>()
+            of.filter_map(|(q, pair)| pair.map(|p| format!("{i}.{} {}x{}", q.short(), p.rank, p.scale)))
+                .collect::<Vec<_>>()
         };
         shape.layers.iter().enumerate().flat_map(name).collect()
     }
@@ -355,7 +368,8 @@ mod tests {
     fn ranks_and_alphas_may_differ_and_rslora_divides_by_the_root() {
         let more = "\"target_modules\": [\"q_proj\", \"up_proj\"], \"rank_pattern\": {\"layers.1.mlp.up_proj\": 16, \"up_proj\": 2}";
         assert_eq!(pairs(more), ["0.q_proj 4x4", "0.up_proj 2x8", "1.q_proj 4x4", "1.up_proj 16x1"]);
-        let more = "\"target_modules\": [\"q_proj\"], \"use_rslora\": true, \"alpha_pattern\": {\"0.self_attn.q_proj\": 6}";
+        let more =
+            "\"target_modules\": [\"q_proj\"], \"use_rslora\": true, \"alpha_pattern\": {\"0.self_attn.q_proj\": 6}";
         assert_eq!(pairs(more), ["0.q_proj 4x3", "1.q_proj 4x8"]);
     }
 
@@ -380,7 +394,8 @@ mod tests {
             assert!(error.contains(word) && error.contains("adapter_config.json"), "{error}");
         }
         assert!(Peft::parse("{\"peft_type\": \"IA3\"}", "a").unwrap_err().to_string().contains("IA3"));
-        let resolve = |more: &str| parse(more).unwrap().resolve(&Config::tiny(Family::Llama), "a").unwrap_err().to_string();
+        let resolve =
+            |more: &str| parse(more).unwrap().resolve(&Config::tiny(Family::Llama), "a").unwrap_err().to_string();
         assert!(resolve("\"target_modules\": [\"q_proj\", \"lm_head\"]").contains("takes in lm_head"));
         assert!(resolve("\"target_modules\": [\"qkv_proj\"]").contains("names no projection"));
         assert!(resolve("\"target_modules\": \"(\"").contains("not a regular expression"));

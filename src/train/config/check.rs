@@ -25,35 +25,41 @@ impl Run {
 
     fn drawn_rows(&self) -> Result<()> {
         match (self.data.limit, self.data.limit_seed) {
-            (None, Some(_)) => Err(self.wrong("data.limit_seed", "data.limit_seed draws data.limit rows: set that too".into())),
+            (None, Some(_)) => {
+                Err(self.wrong("data.limit_seed", "data.limit_seed draws data.limit rows: set that too".into()))
+            }
             _ => Ok(()),
         }
     }
 
     fn adapter(&self, start: &str) -> Result<()> {
         let lora = &self.lora;
-        let shape = ["lora.rank", "lora.alpha", "lora.targets", "lora.rslora"];
-        let given = |keys: &[&'static str]| keys.iter().copied().find(|key| self.is_given(key));
-        match (&lora.adapter, lora.rank) {
-            (Some(_), _) => {
-                if let Some(key) = given(&shape) {
-                    return Err(self.wrong(key, format!("{key} and lora.adapter: an adapter that is there has its own")));
-                }
+        let all_linear = lora.targets.len() == 1 && lora.targets[0] == ALL_LINEAR;
+        let shape = [
+            ("lora.rank", lora.rank.is_some()),
+            ("lora.alpha", lora.alpha.is_some()),
+            ("lora.targets", !all_linear),
+            ("lora.rslora", lora.rslora),
+        ];
+        let said = shape.into_iter().find(|(_, said)| *said).map(|(key, _)| key);
+        match (&lora.adapter, lora.rank, said) {
+            (Some(_), _, Some(key)) => {
+                let message = format!("{key} and lora.adapter: an adapter that is there has its own");
+                return Err(self.wrong(key, message));
             }
-            (None, None) => {
-                return match given(&shape) {
-                    Some(key) => Err(self.wrong(key, format!("{key} is about an adapter: set lora.rank too"))),
-                    None => Ok(()),
-                };
+            (None, None, Some(key)) => {
+                return Err(self.wrong(key, format!("{key} is about an adapter: set lora.rank too")));
             }
-            (None, Some(_)) => {}
+            (None, None, None) => return Ok(()),
+            _ => {}
         }
         if start != "model.path" {
-            return Err(self.wrong(start, format!("an adapter stands beside a model on disk: {start} makes a random one")));
+            return Err(
+                self.wrong(start, format!("an adapter stands beside a model on disk: {start} makes a random one"))
+            );
         }
         let known = Projection::ALL.map(Projection::short);
-        let all = |name: &String| name == ALL_LINEAR && lora.targets.len() == 1;
-        match lora.targets.iter().find(|name| !known.contains(&name.as_str()) && !all(name)) {
+        match lora.targets.iter().find(|name| !known.contains(&name.as_str()) && !all_linear) {
             None if lora.targets.is_empty() => Err(self.wrong("lora.targets", "lora.targets is empty".into())),
             None => Ok(()),
             Some(name) => {
@@ -262,7 +268,7 @@ mod tests {
             (&["lora.rank=4", "lora.adapter=a"], "lora.rank and lora.adapter"),
             (&["lora.rank=4", "lora.targets=[\"q_proj\", \"qkv\"]"], "\"qkv\" is none of q_proj"),
             (&["lora.rank=4", "lora.targets=[\"all-linear\", \"q_proj\"]"], "nor \"all-linear\" alone"),
-            (&["lora.rank=0"], "must be a number from 1"),
+            (&["lora.rank=0"], "must be a whole number from 1 to 65536"),
             (&["data.limit_seed=1"], "set that too"),
         ];
         for (arguments, expected) in cases {
