@@ -164,7 +164,9 @@ impl Config {
         if !path.is_file() {
             let advice = match (dir.is_dir(), dir.join("adapter_config.json").is_file()) {
                 (false, _) => "no such directory",
-                (_, true) => "this is an adapter: give its base as the model and this as the adapter, or `gramophone merge` the two",
+                (_, true) => {
+                    "this is an adapter: give its base as the model and this as the adapter, or `gramophone merge` the two"
+                }
                 _ => "not a model directory",
             };
             return Err(Error::model(format!("{}: {advice}: config.json is missing", dir.display())));

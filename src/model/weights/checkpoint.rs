@@ -56,7 +56,7 @@ impl Checkpoint {
         }
         let elsewhere = ["pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.safetensors"];
         let advice = match elsewhere.iter().find(|name| dir.join(name).exists()) {
-            Some(name) if name.starts_with("adapter") => "there is only an adapter; its weights are not a model's"
+            Some(name) if name.starts_with("adapter") => "there is only an adapter; its weights are not a model's",
             Some(_) => "convert pytorch_model.bin to safetensors first",
             None => "is this a model directory?",
         };
