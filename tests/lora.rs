@@ -85,7 +85,7 @@ fn scores_with_an_adapter_depend_on_the_prompt_alone() {
 fn bf16_adapters_train_on_every_device() {
     agree("training adapters in bf16", |check| {
         let base = Case::<Language>::open("qwen3");
-        let settings = optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: 1.0 };
+        let settings = optim::Settings { clip: 1.0, ..optim::Settings::ADAMW };
         let losses = |dtype: Dtype, dev: &Device, keep: Keep| {
             let shape = Shape { micro_tokens: 400, keep, objective: base.objective() };
             let mut trainer = Trainer::new(dev, stored(dtype, dev), settings, shape).unwrap();

@@ -206,7 +206,7 @@ mod tests {
                     let (sequences, rows, positions) = (tokens, tokens, tokens);
                     Capacity { tokens, sequences, rows, positions, keep: Keep::All, ranks }
                 };
-                Plan::new(&Device::cpu(1), &c, dtype, adapter, Keep::All, 256, capacity)
+                Plan::new(&c, dtype, adapter, &optim::Settings::ADAMW, Keep::All, 256, capacity, None)
             };
             let (full, lora) = (plan(None), plan(Some(&shape)));
             let sizes = crate::model::lora::Projection::ALL.map(|p| p.shape(&c).iter().sum::<usize>());
