@@ -150,11 +150,13 @@ fn muon_follows_torch() {
     for (name, dev) in devices() {
         for case in golden().muon {
             let (rows, cols) = (case.rows, case.parameter.len() / case.rows);
-            let [p, m] = [Tensor::of(&dev, Dtype::F32, rows, &case.parameter), Tensor::new(&dev, Dtype::F32, rows, cols)];
+            let [p, m] =
+                [Tensor::of(&dev, Dtype::F32, rows, &case.parameter), Tensor::new(&dev, Dtype::F32, rows, cols)];
             let [x, y] = [(); 2].map(|()| Tensor::new(&dev, Dtype::F32, rows, cols));
             let n = rows.min(cols);
             let [gram, poly] = [(); 2].map(|()| Tensor::new(&dev, Dtype::F32, n, n));
-            let (partials, sum) = (Tensor::new(&dev, Dtype::F64, 1, blocks(rows * cols)), Tensor::new(&dev, Dtype::F64, 1, 1));
+            let (partials, sum) =
+                (Tensor::new(&dev, Dtype::F64, 1, blocks(rows * cols)), Tensor::new(&dev, Dtype::F64, 1, 1));
             for (step, g) in (1..).zip(&case.gradients) {
                 let MuonCase { lr, momentum, decay, clip, .. } = case;
                 let hp = Muon { lr, momentum, decay, clip, step, seed: 0 };
@@ -162,9 +164,8 @@ fn muon_follows_torch() {
                 let g = Tensor::of(&dev, Dtype::F32, rows, g);
                 muon(&dev, &hp, p.view(), m.view(), g.view(), MuonScratch { x, y, gram, poly, partials, sum }, 0);
             }
-            let apart = |got: &[f32], want: &[f32]| {
-                got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max)
-            };
+            let apart =
+                |got: &[f32], want: &[f32]| got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
             let (moved, averaged) = (apart(&p.floats(&dev), &case.after), apart(&m.floats(&dev), &case.momentum_after));
             assert!(moved < 2e-6 && averaged < 1e-6, "{rows} x {cols} on {name}: {moved} {averaged}");
         }
@@ -182,7 +183,11 @@ fn train(form: (Method, Dtype, Dtype), dev: &Device, steps: usize) -> Trained {
 fn all_forms_learn_with_the_same_bits_on_any_threads() {
     for form in FORMS {
         let one = train(form, &Device::cpu(1), 12);
-        assert!(one.losses[9..].iter().sum::<f64>() < 0.9 * one.losses[..3].iter().sum::<f64>(), "{form:?}: {:?}", one.losses);
+        assert!(
+            one.losses[9..].iter().sum::<f64>() < 0.9 * one.losses[..3].iter().sum::<f64>(),
+            "{form:?}: {:?}",
+            one.losses
+        );
         assert_eq!(one, train(form, &Device::cpu(2), 12), "{form:?}");
     }
 }
@@ -243,7 +248,8 @@ fn every_optimizer_resumes_to_the_same_bytes() {
 #[test]
 fn a_model_of_eight_billion_parameters_fits_one_gpu() {
     let b = Bench::new();
-    let lean = ["plan", "--family", "llama-3.1-8b", "--memory", "141", "model.dtype=bf16", "train.optimizer=adamw-8bit"];
+    let lean =
+        ["plan", "--family", "llama-3.1-8b", "--memory", "141", "model.dtype=bf16", "train.optimizer=adamw-8bit"];
     let plan = b.ok(&[&lean[..], &["train.gradients=bf16", "train.recompute=layer"]].concat());
     assert!(plan.contains("6.03 bytes a parameter") && plan.contains("largest micro-batch"), "{plan}");
     assert!(plan.contains("48.43 GB  ") && plan.contains("8030261248 parameters"), "{plan}");

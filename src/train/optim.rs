@@ -79,7 +79,9 @@ impl Settings {
             return Ok(());
         }
         let refused = |what: &str, instead: &str| {
-            Err(Error::usage(format!("{what} goes with bf16 weights, and these are {weights}: set model.dtype = \"bf16\", or {instead}")))
+            Err(Error::usage(format!(
+                "{what} goes with bf16 weights, and these are {weights}: set model.dtype = \"bf16\", or {instead}"
+            )))
         };
         match (self.method, self.gradients) {
             (Method::AdamWSr, _) => refused("train.optimizer = \"adamw-sr\"", "train.optimizer = \"adamw\""),

@@ -89,11 +89,9 @@ impl Plan {
             return Ok(());
         }
         let advice = match self.largest {
-            0 => {
-                "not even the smallest micro-batch fits; use train.optimizer = \"adamw-8bit\" with model.dtype and \
+            0 => "not even the smallest micro-batch fits; use train.optimizer = \"adamw-8bit\" with model.dtype and \
                  train.gradients = \"bf16\", a smaller model or a machine with more memory"
-                    .to_string()
-            }
+                .to_string(),
             n => format!("set train.micro_tokens to at most {n}, or train.recompute = \"layer\""),
         };
         Err(Error::device(format!(

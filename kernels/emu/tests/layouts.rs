@@ -81,7 +81,12 @@ fn what_is_not_emulated_is_refused_by_name() {
         let map = |d: &Device| {
             swizzled_map(d.zeros(16 * 64 * 2), 16, 64, 16, 32, Swizzle::CU_TENSOR_MAP_SWIZZLE_64B).unwrap()
         };
-        run("planted_misaligned_swizzle", 32, &|d| args!(d.zeros(128), map(d)), &["MISALIGNED", "64-byte", "512 bytes"]);
+        run(
+            "planted_misaligned_swizzle",
+            32,
+            &|d| args!(d.zeros(128), map(d)),
+            &["MISALIGNED", "64-byte", "512 bytes"],
+        );
         run("planted_other_width", 128, &|d| args!(d.zeros(512)), &["n is 40", "wgmma.cuh"]);
         run("planted_copy_of_eight", 32, &|d| args!(d.zeros(128), d.zeros(256)), &["4 or 16 bytes, not 8"]);
     }

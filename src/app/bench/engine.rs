@@ -132,7 +132,9 @@ impl Bench<'_> {
             Work::Prefill => format!("prefill {model}, {tokens} tokens"),
             Work::Decode => format!("decode {model}, {sequences} sequences of {tokens} tokens"),
             Work::Judge => format!("judge {model}, prompts of {} to {} tokens", tokens / 8, tokens / 2),
-            Work::Train if *dtype == Dtype::Bf16 => format!("train {model}, {tokens} tokens, adamw-8bit, bf16 gradients"),
+            Work::Train if *dtype == Dtype::Bf16 => {
+                format!("train {model}, {tokens} tokens, adamw-8bit, bf16 gradients")
+            }
             Work::Train => format!("train {model}, {tokens} tokens"),
         }
     }

@@ -201,9 +201,9 @@ fn fits(file: &File, tensor: &Tensor, slot: &Slot) -> Result<()> {
     match (tensor.stored, slot.dtype) {
         (Stored::Other(name), _) => wrong(format!("is stored as {name}; the engine reads F32, BF16, F16 and F64")),
         (Stored::U8, Dtype::U8) => Ok(()),
-        (Stored::U8, _) | (_, Dtype::U8) => {
-            wrong("is one of 8-bit codes and numbers where the other is expected; it belongs to another optimizer".into())
-        }
+        (Stored::U8, _) | (_, Dtype::U8) => wrong(
+            "is one of 8-bit codes and numbers where the other is expected; it belongs to another optimizer".into(),
+        ),
         _ => Ok(()),
     }
 }

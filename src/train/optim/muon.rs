@@ -54,7 +54,8 @@ impl Muon {
     /// One step of one matrix; `first` is the index of its element 0 in the whole arena.
     pub fn step(&self, dev: &Device, hp: &muon::Muon, p: View, m: View, g: View, first: u64) {
         let ([rows, cols], n) = (p.shape(), p.rows().min(p.cols()));
-        let cut = |slot: &Slot, rows: usize, cols: usize| self.arena.at(slot).cols_in(0..rows * cols).reshape(rows, cols);
+        let cut =
+            |slot: &Slot, rows: usize, cols: usize| self.arena.at(slot).cols_in(0..rows * cols).reshape(rows, cols);
         let (s, a) = (&self.slots, &self.arena);
         let scratch = MuonScratch {
             x: cut(&s.x, rows, cols),

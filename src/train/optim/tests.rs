@@ -10,7 +10,8 @@ fn states_take_the_bytes_that_are_promised() {
     let (layout, _) = Params::layout(&config, Dtype::Bf16);
     // Whole stretches: gaps between tensors count.
     let n = layout.stretches(|_| ()).len() * STRETCH;
-    let of = |which: &dyn Fn(Class) -> bool| layout.stretches(|s| which(s.class)).iter().filter(|w| **w).count() * STRETCH;
+    let of =
+        |which: &dyn Fn(Class) -> bool| layout.stretches(|s| which(s.class)).iter().filter(|w| **w).count() * STRETCH;
     let (matrices, others) = (of(&|c| c == Class::Matrix), of(&|c| c != Class::Matrix));
     let scale_bytes = 2 * (n / STRETCH).next_multiple_of(STRETCH) * 4;
     let scratch = Muon::bytes(&layout, Dtype::Bf16);
