@@ -196,11 +196,11 @@ fn all_forms_learn_with_the_same_bits_on_any_threads() {
 fn all_forms_agree_on_gpus() {
     agree("optimizers on a GPU", |check| {
         for form in FORMS {
-            let want = train(form, &Device::cpu(2), 3);
+            let want = train(form, &Device::cpu(2), 2);
             for (name, dev) in gpus() {
-                let got = train(form, &dev, 3);
+                let got = train(form, &dev, 2);
                 let exact = form.1 == Dtype::F32 && form.0 != Method::AdamW8bit;
-                for k in 0..3 {
+                for k in 0..2 {
                     let class = if exact { GPU } else { GPU_ROUNDED };
                     check.value(class, format_args!("{form:?} loss {k} on {name}"), got.losses[k], want.losses[k]);
                 }
@@ -239,7 +239,7 @@ fn every_optimizer_resumes_to_the_same_bytes() {
         assert!(said.contains("resumed at step 10"), "{said}");
         assert!(straight == read(), "{settings:?}: 20 steps are 10 and 10");
         // Another optimizer's state is no beginning.
-        let other = RUNS[(i + 1) % RUNS.len()];
+        let other = RUNS[(i + 2) % RUNS.len()];
         let mixed = [&["train", "run.toml", "train.steps=30"], other].concat();
         b.fails(&mixed, 1, &["optimizer", "train.optimizer", "model.path"]);
     }
