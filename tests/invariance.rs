@@ -241,7 +241,7 @@ impl Stage {
     pub const ALL: [Stage; 3] = [Stage::Tokens, Stage::Verdict, Stage::Scalar];
 
     /// A step's items; steps go round three batches.
-    fn items(self, step: usize) -> Vec<Item> {
+    pub fn items(self, step: usize) -> Vec<Item> {
         let texts = texts(14, 10 + step as u64 % 3).into_iter().filter(|t| t.len() > 1);
         let sides = [Side::A, Side::B].into_iter().cycle();
         match self {
@@ -256,7 +256,7 @@ impl Stage {
     }
 }
 
-fn shape(micro_tokens: usize, keep: Keep) -> Shape {
+pub fn shape(micro_tokens: usize, keep: Keep) -> Shape {
     let (over, reduction) = (Over::Candidates, Reduction::Mean);
     let objective = objective::Settings { labels: [32, 33], smoothing: 0.05, over, reduction, pad: None };
     Shape { micro_tokens, keep, objective }
@@ -293,7 +293,18 @@ impl Trained {
 }
 
 fn run(model: Model, dev: &Device, shape: Shape, steps: usize, items: impl Fn(usize) -> Vec<Item>) -> Trained {
-    let settings = optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+    let settings = optim::Settings { weight_decay: 0.1, clip: 1.0, ..optim::Settings::ADAMW };
+    run_with(settings, model, dev, shape, steps, items)
+}
+
+pub fn run_with(
+    settings: optim::Settings,
+    model: Model,
+    dev: &Device,
+    shape: Shape,
+    steps: usize,
+    items: impl Fn(usize) -> Vec<Item>,
+) -> Trained {
     let mut trainer = Trainer::new(dev, model.on(dev).unwrap(), settings, shape).unwrap();
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
     for step in 0..steps {

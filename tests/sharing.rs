@@ -44,7 +44,7 @@ struct Run<'a> {
 impl Run<'_> {
     fn write(&self, requests: &[Request], labels: Option<[i32; 2]>) -> (Vec<Generation>, Counts) {
         let shape = Shape { sequences: self.sequences, context: CONTEXT };
-        let mut generator = Generator::with_pages(self.dev, self.model, shape, &[7, 8, 9], self.pages).unwrap();
+        let mut generator = Generator::with_pages(self.dev, &[self.model], shape, &[7, 8, 9], self.pages).unwrap();
         generator.watch(labels);
         let made = generator.generate(requests, |_, _| ()).unwrap();
         (made, generator.counts())

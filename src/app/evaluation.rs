@@ -133,7 +133,7 @@ fn charts(s: &Summary) -> Vec<Chart> {
         axis: Axis::Fit,
         series,
     };
-    let series = |name: &str, points| Series { name: name.into(), points };
+    let series = |name: &str, points| Series { name: name.into(), points, band: Vec::new() };
     if let Some(c) = &s.calibration {
         let points = c.bins.iter().map(|b| (100.0 * b.confidence, b.accuracy)).collect();
         let perfect = vec![(50.0, 0.5), (100.0, 1.0)];

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod doctor;
 pub mod evaluation;
 mod markdown;
+pub mod learning_curve;
 pub mod report;
 #[cfg(feature = "cli")]
 pub mod signals;

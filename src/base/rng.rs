@@ -29,6 +29,8 @@ pub enum Stream {
     Bootstrap = 20,
     /// Seeds of a judge's votes; the step is the prompt's key, the element the vote's number.
     Vote = 8,
+    /// Which rows of a dataset are used, where not all are.
+    Subset = 12,
 }
 
 /// One keyed source of bits: `Rng::new(seed, stream, step)` then [`Rng::bits`] at any element.

@@ -13,7 +13,7 @@ mod view;
 
 pub use arena::Arena;
 pub use cuda::Gpu;
-pub use layout::{Class, Init, Layout, STRETCH, Slot};
+pub use layout::{Class, Init, Layout, Part, STRETCH, Slot};
 pub use mapped::Mapped;
 pub use replay::Replays;
 pub use view::{View, disjoint};

@@ -24,6 +24,7 @@ use crate::model::cache::{Cache, CacheShape, PAGE, PageList};
 use crate::model::config::HeadKind;
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
+use crate::model::lora;
 use crate::ops::embed::embed_fwd;
 use crate::ops::sample::{Sampling, sample};
 use crate::ops::xent::logits_lse;
@@ -70,21 +71,31 @@ impl<'m> Generator<'m> {
     /// # Errors
     /// A scalar model; memory that is not there.
     pub fn new(dev: &'m Device, model: &'m Model, shape: Shape, stop: &[i32]) -> Result<Generator<'m>> {
-        Generator::with_pages(dev, model, shape, stop, usize::MAX)
+        Generator::over(dev, &[model], shape, stop)
     }
 
-    /// As [`Generator::new`], with at most so many pages of [`PAGE`] tokens in the cache, and no fewer than the longest sequence
+    /// As [`Generator::new`], with room for every one of these models, which are adapters of one base; the first one writes
+    /// until [`Generator::switch`].
+    ///
+    /// # Errors
+    /// As [`Generator::new`].
+    pub fn over(dev: &'m Device, models: &[&'m Model], shape: Shape, stop: &[i32]) -> Result<Generator<'m>> {
+        Generator::with_pages(dev, models, shape, stop, usize::MAX)
+    }
+
+    /// As [`Generator::over`], with at most so many pages of [`PAGE`] tokens in the cache, and no fewer than the longest sequence
     /// needs. Fewer pages make sequences wait for each other; they change no result.
     ///
     /// # Errors
     /// As [`Generator::new`].
     pub fn with_pages(
         dev: &'m Device,
-        model: &'m Model,
+        models: &[&'m Model],
         shape: Shape,
         stop: &[i32],
         pages: usize,
     ) -> Result<Generator<'m>> {
+        let (model, ranks) = (models[0], lora::shared(models));
         if model.config.head != HeadKind::LanguageModel {
             return Err(Error::model("this model has a scalar head and cannot write text"));
         }
@@ -99,6 +110,7 @@ impl<'m> Generator<'m> {
             rows: shape.sequences,
             positions: context,
             keep: Keep::Nothing,
+            ranks,
         };
         let cache_shape = CacheShape { pages, sequences: shape.sequences, tokens: context, prefill: capacity.tokens };
         Ok(Generator {
@@ -114,6 +126,19 @@ impl<'m> Generator<'m> {
             counts: Counts::default(),
             replays: Replays::default(),
         })
+    }
+
+    /// From now on another of the models that it was made for.
+    ///
+    /// # Panics
+    /// A model of another base, or with a larger adapter.
+    pub fn switch(&mut self, model: &'m Model) {
+        model.fits(self.model, self.acts.capacity.ranks);
+        if !std::ptr::eq(self.model, model) {
+            // Recorded steps read the weights of the model that they were recorded with.
+            self.replays = Replays::default();
+            self.model = model;
+        }
     }
 
     /// Longest sequence, prompt and answer.

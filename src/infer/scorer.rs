@@ -13,6 +13,7 @@ use crate::model::config::Config;
 use crate::model::config::HeadKind;
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
+use crate::model::lora;
 
 /// The logits of the two candidate labels at the end of a prompt, f32, before any softmax.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,12 +57,31 @@ impl<'m> Scorer<'m> {
     /// # Errors
     /// When the memory is not there.
     pub fn new(dev: &'m Device, model: &'m Model, shape: Shape) -> Result<Scorer<'m>> {
+        Scorer::over(dev, &[model], shape)
+    }
+
+    /// As [`Scorer::new`], with room for every one of these models, which are adapters of one base; the first one scores until
+    /// [`Scorer::switch`].
+    ///
+    /// # Errors
+    /// When the memory is not there.
+    pub fn over(dev: &'m Device, models: &[&'m Model], shape: Shape) -> Result<Scorer<'m>> {
+        let (model, ranks) = (models[0], lora::shared(models));
         let context = shape.context.min(model.config.max_positions);
         let tokens = context.max(shape.pass);
         let sequences = shape.pass.div_ceil(8);
-        let capacity = Capacity { tokens, sequences, rows: sequences, positions: context, keep: Keep::Nothing };
+        let capacity = Capacity { tokens, sequences, rows: sequences, positions: context, keep: Keep::Nothing, ranks };
         let acts = Acts::new(dev, &model.config, model.dtype, capacity)?;
         Ok(Scorer { dev, model, shape: Shape { context, ..shape }, acts })
+    }
+
+    /// From now on another of the models that it was made for.
+    ///
+    /// # Panics
+    /// A model of another base, or with a larger adapter.
+    pub fn switch(&mut self, model: &'m Model) {
+        model.fits(self.model, self.acts.capacity.ranks);
+        self.model = model;
     }
 
     /// Longest prompt that fits.

@@ -8,7 +8,8 @@ mod safetensors;
 mod save;
 
 pub use checkpoint::Checkpoint;
-pub use save::{copy_sidecars, save, save_sharded, save_tensors};
+pub(super) use save::save_json;
+pub use save::{copy_sidecars, save, save_sharded, save_tensors, save_tensors_with};
 
 use crate::base::dtype::{Elem, Real};
 use crate::base::normal::normals;

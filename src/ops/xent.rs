@@ -54,13 +54,13 @@ pub fn xent_fwd(dev: &Device, nll: View, lse: View, h: View, w: View, targets: V
     });
 }
 
-/// `nll`, `lse`, `dh` and `dw` in one pass over the chunks.
+/// `nll`, `lse`, `dh` and `dw` in one pass over the chunks; without `dw` the head is frozen.
 pub fn xent_step(
     dev: &Device,
     nll: View,
     lse: View,
     dh: View,
-    dw: View,
+    dw: Option<View>,
     h: View,
     w: View,
     targets: View,
@@ -69,10 +69,10 @@ pub fn xent_step(
 ) {
     check("xent_step", [nll, lse], h, w, logits);
     assert!(
-        dh.shape() == h.shape() && dw.shape() == w.shape() && weights.len() == h.rows(),
+        dh.shape() == h.shape() && dw.is_none_or(|dw| dw.shape() == w.shape()) && weights.len() == h.rows(),
         "xent_step: dh {:?}, dw {:?}, weights {:?}, h {:?}, w {:?}",
         dh.shape(),
-        dw.shape(),
+        dw.map(|dw| dw.shape()),
         weights.shape(),
         h.shape(),
         w.shape()
@@ -99,7 +99,9 @@ pub fn xent_step(
             }),
         }
         gemm_nn(dev, dh.rows_in(rows.clone()), dlogits, w, Into::Store);
-        gemm_tn(dev, dw, dlogits, h.rows_in(rows), Into::Add);
+        if let Some(dw) = dw {
+            gemm_tn(dev, dw, dlogits, h.rows_in(rows), Into::Add);
+        }
     });
 }
 
@@ -242,7 +244,7 @@ mod tests {
         let [dh, dw] = [matrix(&mut out.dh, R), matrix(&mut out.dw, V)];
         let (h, w, logits) = (matrix(&mut h, R), matrix(&mut w, V), matrix(&mut logits, chunk));
         let (targets, weights) = (View::of(&mut targets), View::of(&mut weights));
-        xent_step(&Device::cpu(threads), nll, lse, dh, dw, h, w, targets, weights, logits);
+        xent_step(&Device::cpu(threads), nll, lse, dh, Some(dw), h, w, targets, weights, logits);
         out
     }
 
@@ -344,7 +346,7 @@ mod tests {
         let logits = bed.zeros(Dtype::F32, chunk, v);
         xent_fwd(&bed.dev, forward, lse, h, w, targets, logits);
         head_lse(&bed.dev, only, h, w, logits);
-        xent_step(&bed.dev, nll, lse, dh, dw, h, w, targets, weights, logits);
+        xent_step(&bed.dev, nll, lse, dh, Some(dw), h, w, targets, weights, logits);
         assert_eq!(bed.get(lse), bed.get(only));
         assert_eq!(bed.get(nll), bed.get(forward));
         // The logits of bf16 operands are tensor-core sums; a loss is a difference of two of them.

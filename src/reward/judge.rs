@@ -151,7 +151,20 @@ impl<'m> Judge<'m> {
     /// # Errors
     /// When the memory is not there.
     pub fn new(dev: &'m Device, model: &'m Model, prompts: Prompts, shape: Shape) -> Result<Judge<'m>> {
-        Ok(Judge { scorer: Scorer::new(dev, model, shape)?, prompts })
+        Judge::over(dev, &[model], prompts, shape)
+    }
+
+    /// A judge that may [`Judge::switch`] between models that are adapters of one base; the first one judges until then.
+    ///
+    /// # Errors
+    /// When the memory is not there.
+    pub fn over(dev: &'m Device, models: &[&'m Model], prompts: Prompts, shape: Shape) -> Result<Judge<'m>> {
+        Ok(Judge { scorer: Scorer::over(dev, models, shape)?, prompts })
+    }
+
+    /// From now on another of the models that it was made for.
+    pub fn switch(&mut self, model: &'m Model) {
+        self.scorer.switch(model);
     }
 
     /// Judges pairs; answers come in their order.

@@ -142,10 +142,30 @@ impl<'m> RationaleJudge<'m> {
         shape: Shape,
         stop: &[i32],
     ) -> Result<RationaleJudge<'m>> {
+        RationaleJudge::over(dev, &[model], (prompts, grammar), settings, shape, stop)
+    }
+
+    /// A judge that may [`RationaleJudge::switch`] between models that are adapters of one base; the first one judges until then.
+    ///
+    /// # Errors
+    /// As [`RationaleJudge::new`].
+    pub fn over(
+        dev: &'m Device,
+        models: &[&'m Model],
+        (prompts, grammar): (Prompts, Grammar),
+        settings: Settings,
+        shape: Shape,
+        stop: &[i32],
+    ) -> Result<RationaleJudge<'m>> {
         settings.check()?;
-        let mut generator = Generator::new(dev, model, shape, stop)?;
+        let mut generator = Generator::over(dev, models, shape, stop)?;
         generator.watch(Some([grammar.labels().a, grammar.labels().b]));
         Ok(RationaleJudge { generator, grammar, settings, prompts })
+    }
+
+    /// From now on another of the models that it was made for.
+    pub fn switch(&mut self, model: &'m Model) {
+        self.generator.switch(model);
     }
 
     /// Longest prompt and reply together.

@@ -21,6 +21,7 @@ mod given;
 mod key;
 mod setting;
 
+pub use check::ALL_LINEAR;
 pub use explain::{Row, reference};
 pub use key::{Key, Origin};
 pub use setting::Span;
@@ -58,7 +59,18 @@ choices! {
     OnError { Fail = "fail", Skip = "skip", }
     /// [`Shape`] without its numbers.
     Curve { Cosine = "cosine", Linear = "linear", Constant = "constant", Wsd = "wsd", }
-    Optimizer { Adamw = "adamw", }
+    Optimizer {
+        /// f32 moments; bf16 weights follow f32 master copies.
+        Adamw = "adamw",
+        /// f32 moments; bf16 weights are rounded at random, without master copies.
+        AdamwSr = "adamw-sr",
+        /// Moments of one byte; bf16 weights are rounded at random.
+        Adamw8bit = "adamw-8bit",
+        /// Muon for matrices, AdamW for tables, heads and vectors; bf16 weights are rounded at random.
+        Muon = "muon",
+    }
+    /// Storage type of gradients.
+    Gradients { F32 = "f32", Bf16 = "bf16", }
     /// How the losses of one step become one.
     Reduction {
         /// The mean over all examples (or tokens) of the step.
@@ -125,6 +137,8 @@ run_file! {
         template_date: Option<String> = None;
         /// Use only this many rows.
         limit: Option<u64> = None, AtLeast(1.0);
+        /// Draw the rows of `limit` with this seed instead of taking the first; fewer are then some of more.
+        limit_seed: Option<u64> = None;
     }
     /// What is learned, and how.
     train: Train, Learned {
@@ -148,8 +162,14 @@ run_file! {
         final_lr: f64 = 0.0, Within(0.0, 1.0);
         /// Length of the final decay of `wsd`, in steps or as a fraction of the run.
         wsd_decay: Span = Span::Fraction(0.1);
-        /// The optimizer; its weight decay is decoupled.
+        /// What steps the weights (see Optimizers); weight decay is decoupled in all.
         optimizer: Optimizer = Optimizer::Adamw;
+        /// Storage type of gradients; `bf16` goes with bf16 weights and rounds with each micro-batch that is added.
+        gradients: Gradients = Gradients::F32;
+        /// Decay rate of Muon's momentum.
+        muon_momentum: f64 = 0.95, Below(0.0, 1.0);
+        /// Learning rate of Muon's matrices as a multiple of `lr`.
+        muon_rate: f64 = 1.0, AtLeast(0.0);
         /// Decay rate of AdamW's first moment.
         beta1: f64 = 0.9, Below(0.0, 1.0);
         /// Decay rate of AdamW's second moment.
@@ -176,6 +196,19 @@ run_file! {
         recompute: Recompute = Recompute::None; Inert;
         /// Seed of everything random.
         seed: u64 = 42;
+    }
+    /// Low-rank adaptation (LoRA): an adapter is trained beside a frozen model.
+    lora: Lora, Learned {
+        /// Rank of the adapter's pairs; without one, and without `adapter`, the whole model is trained.
+        rank: Option<u64> = None, Within(1.0, 65536.0);
+        /// Strength of the pairs, which count alpha / rank; twice the rank if not set.
+        alpha: Option<f64> = None, Above(0.0);
+        /// Projections with a pair: names such as "q_proj", or "all-linear".
+        targets: Vec<String> = vec!["all-linear".into()];
+        /// Pairs count alpha / sqrt(rank) (rsLoRA).
+        rslora: bool = false;
+        /// Adapter directory (PEFT) to go on from instead of a new adapter.
+        adapter: Option<PathBuf> = None;
     }
     /// What is measured on `data.eval`.
     eval: Eval, Inert {

@@ -1,11 +1,13 @@
 //! The data of a run: its files read, its examples encoded for the run's stage, and what was left out, by reason.
 
 use super::config::{OnError as OnErrorKey, Run, Stage as StageKey};
-use crate::error::Result;
+use crate::base::rng::{Rng, Stream};
+use crate::error::{Error, Result};
 use crate::text::chat::{Chat, Ending};
 use crate::text::corpus::{Corpus, Limits, Orders};
 use crate::text::dataset::{Dataset, Options, Purpose};
 use crate::text::encode::{Encoder, Stage};
+use crate::text::example::Record;
 use crate::text::format::Format;
 use crate::text::jinja::Date;
 use crate::text::labels::Labels;
@@ -55,16 +57,64 @@ impl Data {
         };
         let mut notes = Vec::new();
         let orders = if run.train.both_orders { Orders::Both } else { Orders::Drawn };
-        let limit = run.data.limit.map(|n| n as usize);
+        let limit = (run.data.limit.map(|n| n as usize), run.data.limit_seed);
         let train = corpus(run, "training", &run.data.train, limit, orders, encoder.clone(), &mut notes)?;
         let eval = match run.data.eval.is_empty() {
             true => None,
-            false => {
-                let limit = run.eval.rows.map(|n| n as usize);
-                Some(corpus(run, "evaluation", &run.data.eval, limit, Orders::Both, encoder, &mut notes)?)
-            }
+            false => Some(evaluation(run, encoder, &mut notes)?),
         };
         Ok(Data { train, eval, labels, notes })
+    }
+}
+
+/// What a run is measured on, without what it is trained on.
+pub struct Evaluation {
+    pub examples: Corpus,
+    pub labels: [i32; 2],
+    pub notes: Vec<String>,
+}
+
+impl Evaluation {
+    /// # Errors
+    /// As [`Data::open`]; a run without `data.eval`.
+    pub fn open(run: &Run, tokenizer: Arc<Tokenizer>) -> Result<Evaluation> {
+        let (encoder, mut notes) = (encoder(run, tokenizer)?, Vec::new());
+        let labels = match run.train.stage {
+            StageKey::Finetune => labels(run, &encoder)?,
+            _ => [0, 0],
+        };
+        if run.data.eval.is_empty() {
+            return Err(Error::usage("nothing to measure: set data.eval"));
+        }
+        Ok(Evaluation { examples: evaluation(run, encoder, &mut notes)?, labels, notes })
+    }
+}
+
+fn evaluation(run: &Run, encoder: Encoder, notes: &mut Vec<String>) -> Result<Corpus> {
+    let limit = (run.eval.rows.map(|n| n as usize), None);
+    corpus(run, "evaluation", &run.data.eval, limit, Orders::Both, encoder, notes)
+}
+
+/// How many examples the run's training files hold, over-long ones included.
+///
+/// # Errors
+/// Files that are missing or malformed.
+pub fn available(run: &Run) -> Result<usize> {
+    Ok(Dataset::read(&names(run, &run.data.train), &options(run)?)?.records.len())
+}
+
+/// All records in an order drawn with a seed.
+fn drawn(records: Vec<Record>, seed: u64) -> Vec<Record> {
+    let mut records: Vec<Option<Record>> = records.into_iter().map(Some).collect();
+    let order = Rng::new(seed, Stream::Subset, 0).permutation(records.len());
+    order.into_iter().filter_map(|i| records[i as usize].take()).collect()
+}
+
+/// Names as a dataset takes them.
+fn names(run: &Run, files: &[String]) -> Vec<String> {
+    match &run.data.dataset_info {
+        Some(info) => files.iter().map(|name| format!("{}:{name}", info.display())).collect(),
+        None => files.to_vec(),
     }
 }
 
@@ -72,21 +122,20 @@ fn corpus(
     run: &Run,
     what: &str,
     files: &[String],
-    limit: Option<usize>,
+    (limit, draw): (Option<usize>, Option<u64>),
     orders: Orders,
     encoder: Encoder,
     notes: &mut Vec<String>,
 ) -> Result<Corpus> {
-    let names: Vec<String> = match &run.data.dataset_info {
-        Some(info) => files.iter().map(|name| format!("{}:{name}", info.display())).collect(),
-        None => files.to_vec(),
-    };
-    let mut dataset = Dataset::read(&names, &options(run)?)?;
+    let mut dataset = Dataset::read(&names(run, files), &options(run)?)?;
     for (file, format) in &dataset.formats {
         notes.push(format!("{what}: {file} read as {}", format.name()));
     }
     if let Some(first) = &dataset.first_malformed {
         notes.push(format!("{what}: skipped malformed rows, the first: {first}"));
+    }
+    if let Some(seed) = draw {
+        dataset.records = drawn(dataset.records, seed);
     }
     dataset.records.truncate(limit.unwrap_or(usize::MAX));
     let limits = Limits {
@@ -143,5 +192,32 @@ fn on_error(policy: OnErrorKey) -> OnError {
     match policy {
         OnErrorKey::Fail => OnError::Fail,
         OnErrorKey::Skip => OnError::Skip,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::example::Example;
+    use crate::text::source::{Place, Unit};
+    use serde_json::Value;
+
+    #[test]
+    fn drawn_rows_are_a_permutation_of_the_seed() {
+        let record = |number: u64| Record {
+            id: Value::from(number),
+            place: Place { file: "t".into(), number, unit: Unit::Line },
+            example: Example::Unlabelled { prompt: Vec::new(), a: "a".into(), b: "b".into() },
+        };
+        let order = |seed| {
+            let records = drawn((0..50).map(record).collect(), seed);
+            records.iter().map(|r| r.place.number).collect::<Vec<u64>>()
+        };
+        let (one, two) = (order(1), order(2));
+        assert_eq!(one, order(1));
+        assert!(one != two && one != (0..50).collect::<Vec<_>>());
+        let mut sorted = one.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..50).collect::<Vec<_>>());
     }
 }

@@ -178,5 +178,5 @@ fn chart(title: &str, unit: Unit, series: Vec<Series>) -> Chart {
 
 fn series(name: &str, curve: &[Record], value: fn(&Record) -> Option<f64>) -> Series {
     let points = curve.iter().filter_map(|r| Some((r.step as f64, value(r)?))).collect();
-    Series { name: name.into(), points }
+    Series { name: name.into(), points, band: Vec::new() }
 }

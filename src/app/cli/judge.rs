@@ -1,7 +1,7 @@
 //! `gramophone judge`: which of two responses is better.
 
 use super::rationale::{self, RationaleFlags, Totals};
-use super::rows::{self, answer, number};
+use super::rows::{self, answer_by_adapter, number};
 use super::runtime::{Files, JudgeFlags, Opened, Runtime};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -40,7 +40,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     match opened.model.config.head {
         HeadKind::Scalar => {
-            let mut scorer = Scorer::new(&dev, &opened.model, opened.scorer())?;
+            let mut scorer = Scorer::over(&dev, &opened.models(), opened.scorer())?;
             let (chat, context) = (opened.chat()?, scorer.context());
             let parse = |row: &Row| {
                 let pair = pair(row)?;
@@ -52,8 +52,9 @@ pub fn run(args: Args) -> Result<()> {
                 let tokens = both[0].len() + both[1].len();
                 Ok((both, tokens))
             };
-            answer(&args.files, "pairs", parse, |batch| {
-                let all: Vec<Vec<i32>> = batch.iter().flat_map(|r| r.item.clone()).collect();
+            answer_by_adapter(&args.files, "pairs", &opened, parse, |model, batch| {
+                scorer.switch(model);
+                let all: Vec<Vec<i32>> = batch.iter().flat_map(|both| (*both).clone()).collect();
                 Ok(scorer.rewards(&all)?.chunks(2).map(|r| rewards(r[0], r[1])).collect())
             })
         }
@@ -62,7 +63,7 @@ pub fn run(args: Args) -> Result<()> {
         )),
         HeadKind::LanguageModel => {
             let prompts = args.judge.prompts(&opened)?;
-            let mut judge = Judge::new(&dev, &opened.model, prompts.clone(), opened.scorer())?;
+            let mut judge = Judge::over(&dev, &opened.models(), prompts.clone(), opened.scorer())?;
             let context = judge.context();
             let parse = |row: &Row| {
                 let encoded = prompts.pair(&pair(row)?)?;
@@ -70,8 +71,9 @@ pub fn run(args: Args) -> Result<()> {
                 let tokens = encoded.ab.len() + encoded.ba.len();
                 Ok((encoded, tokens))
             };
-            answer(&args.files, "pairs", parse, |batch| {
-                let pairs: Vec<EncodedPair> = batch.iter().map(|r| r.item.clone()).collect();
+            answer_by_adapter(&args.files, "pairs", &opened, parse, |model, batch| {
+                judge.switch(model);
+                let pairs: Vec<EncodedPair> = batch.iter().map(|pair| (*pair).clone()).collect();
                 Ok(judge.judge(&pairs).map_err(|e| opened.place(e))?.iter().map(verdict).collect())
             })
         }
@@ -89,8 +91,9 @@ fn reason(args: &Args, dev: &Device, opened: &Opened) -> Result<()> {
         let tokens = encoded.ab.len() + encoded.ba.len();
         Ok((encoded, tokens))
     };
-    answer(&args.files, "pairs", parse, |batch| {
-        let pairs: Vec<EncodedPair> = batch.iter().map(|r| r.item.clone()).collect();
+    answer_by_adapter(&args.files, "pairs", opened, parse, |model, batch| {
+        judge.switch(model);
+        let pairs: Vec<EncodedPair> = batch.iter().map(|pair| (*pair).clone()).collect();
         let found = judge.judge(&pairs).map_err(|e| opened.place(e))?;
         found.iter().for_each(|r| totals.add(r));
         Ok(found.iter().map(rationale::object).collect())

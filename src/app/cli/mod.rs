@@ -12,6 +12,8 @@ mod eval;
 mod generate;
 mod init;
 mod judge;
+mod learning_curve;
+mod merge;
 mod plan;
 mod progress;
 mod rank;
@@ -44,6 +46,10 @@ enum Verb {
     Train(train::Args),
     /// Print the memory plan of a training run without starting it
     Plan(plan::Args),
+    /// Fine-tune on ever more examples, several times each, and show what they bring
+    LearningCurve(learning_curve::Args),
+    /// Add an adapter to its base: one model out of two directories
+    Merge(merge::Args),
     /// Say which of two responses is better, with a probability
     Judge(judge::Args),
     /// Order several responses to one prompt
@@ -84,6 +90,8 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Init(args) => init::run(args),
         Verb::Train(args) => train::run(args),
         Verb::Plan(args) => plan::run(args),
+        Verb::LearningCurve(args) => learning_curve::run(args),
+        Verb::Merge(args) => merge::run(args),
         Verb::Judge(args) => judge::run(args),
         Verb::Rank(args) => rank::run(args),
         Verb::Reward(args) => reward::run(args),

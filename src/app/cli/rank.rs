@@ -1,7 +1,7 @@
 //! `gramophone rank`: an order of several responses.
 
 use super::judge::into_map;
-use super::rows::{self, Request, answer, number};
+use super::rows::{self, answer_by_adapter, number};
 use super::runtime::{Files, JudgeFlags, Opened, Runtime};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -88,23 +88,19 @@ pub fn run(args: Args) -> Result<()> {
         return by_rewards(&args, &dev, &opened);
     }
     let prompts = args.judge.prompts(&opened)?;
-    let mut judge = Judge::new(&dev, &opened.model, prompts.clone(), opened.scorer())?;
+    let mut judge = Judge::over(&dev, &opened.models(), prompts.clone(), opened.scorer())?;
     let context = judge.context();
-    answer(
-        &args.files,
-        "groups",
-        |row| fitting_group(row, &prompts, &args.judge, context),
-        |batch| {
-            let groups: Vec<&Group> = batch.iter().map(|r| &r.item).collect();
-            let rankings = judge.rank_groups(&groups, rules).map_err(|e| opened.place(e))?;
-            Ok(rankings.iter().map(object).collect())
-        },
-    )
+    let parse = |row: &Row| fitting_group(row, &prompts, &args.judge, context);
+    answer_by_adapter(&args.files, "groups", &opened, parse, |model, groups| {
+        judge.switch(model);
+        let rankings = judge.rank_groups(groups, rules).map_err(|e| opened.place(e))?;
+        Ok(rankings.iter().map(object).collect())
+    })
 }
 
 /// With a scalar head.
 fn by_rewards(args: &Args, dev: &Device, opened: &Opened) -> Result<()> {
-    let mut scorer = Scorer::new(dev, &opened.model, opened.scorer())?;
+    let mut scorer = Scorer::over(dev, &opened.models(), opened.scorer())?;
     let (chat, context) = (opened.chat()?, scorer.context());
     let parse = |row: &Row| {
         let group = group(row)?;
@@ -116,15 +112,16 @@ fn by_rewards(args: &Args, dev: &Device, opened: &Opened) -> Result<()> {
         let tokens = ids.iter().map(Vec::len).sum();
         Ok((ids, tokens))
     };
-    answer(&args.files, "groups", parse, |batch: &[Request<Vec<Vec<i32>>>]| {
-        let all: Vec<Vec<i32>> = batch.iter().flat_map(|r| r.item.clone()).collect();
+    answer_by_adapter(&args.files, "groups", opened, parse, |model, batch: &[&Vec<Vec<i32>>]| {
+        scorer.switch(model);
+        let all: Vec<Vec<i32>> = batch.iter().flat_map(|group| (*group).clone()).collect();
         let mut rewards = scorer.rewards(&all)?.into_iter();
         let mut of = |n: usize| rewards.by_ref().take(n).collect::<Vec<f32>>();
         let object = |r: Vec<f32>| {
             let scores: Vec<Value> = r.iter().map(|s| number(*s)).collect();
             into_map(json!({"order": by_reward(&r), "scores": scores, "comparisons": 0}))
         };
-        Ok(batch.iter().map(|r| object(of(r.item.len()))).collect())
+        Ok(batch.iter().map(|group| object(of(group.len()))).collect())
     })
 }
 

@@ -81,7 +81,7 @@ impl RationaleFlags {
         }
         let shape = Shape { sequences: self.batch, context: opened.context };
         let prompts = flags.reasoning(opened)?;
-        RationaleJudge::new(dev, &opened.model, prompts, settings, shape, &opened.stop())
+        RationaleJudge::over(dev, &opened.models(), prompts, settings, shape, &opened.stop())
     }
 }
 

@@ -2,12 +2,11 @@
 
 use super::judge::into_map;
 use super::rank::fitting_group;
-use super::rows::{self, answer};
+use super::rows::{self, answer_by_adapter};
 use super::runtime::{Files, JudgeFlags, Runtime};
 use crate::error::{Error, Result};
 use crate::model::config::HeadKind;
 use crate::reward::forms::{Advantage, AgainstReference, Rivals, WithinGroup, advantages};
-use crate::reward::group::Group;
 use crate::reward::judge::{EncodedPair, Judge, Pair};
 use crate::text::source::Row;
 use clap::ValueEnum;
@@ -82,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
         )));
     }
     let prompts = args.judge.prompts(&opened)?;
-    let mut judge = Judge::new(&dev, &opened.model, prompts.clone(), opened.scorer())?;
+    let mut judge = Judge::over(&dev, &opened.models(), prompts.clone(), opened.scorer())?;
     let context = judge.context();
     match args.form {
         Form::Reference => {
@@ -92,24 +91,21 @@ pub fn run(args: Args) -> Result<()> {
                 let tokens = encoded.ab.len() + encoded.ba.len();
                 Ok((encoded, tokens))
             };
-            answer(&args.files, "responses", parse, |batch| {
-                let pairs: Vec<EncodedPair> = batch.iter().map(|r| r.item.clone()).collect();
+            answer_by_adapter(&args.files, "responses", &opened, parse, |model, batch| {
+                judge.switch(model);
+                let pairs: Vec<EncodedPair> = batch.iter().map(|pair| (*pair).clone()).collect();
                 let rewards = judge.against_reference(&pairs).map_err(|e| opened.place(e))?;
                 Ok(rewards.iter().map(one).collect())
             })
         }
         Form::Group => {
             let (rivals, seed) = (args.rivals.unwrap_or_default(), args.seed.unwrap_or(0));
-            answer(
-                &args.files,
-                "groups",
-                |row| fitting_group(row, &prompts, &args.judge, context),
-                |batch| {
-                    let groups: Vec<&Group> = batch.iter().map(|r| &r.item).collect();
-                    let rewards = judge.within_groups(&groups, rivals, seed).map_err(|e| opened.place(e))?;
-                    Ok(rewards.iter().map(|r| many(r, args.advantage)).collect())
-                },
-            )
+            let parse = |row: &Row| fitting_group(row, &prompts, &args.judge, context);
+            answer_by_adapter(&args.files, "groups", &opened, parse, |model, groups| {
+                judge.switch(model);
+                let rewards = judge.within_groups(groups, rivals, seed).map_err(|e| opened.place(e))?;
+                Ok(rewards.iter().map(|r| many(r, args.advantage)).collect())
+            })
         }
     }
 }

@@ -5,10 +5,11 @@
 
 use super::console::{remark, stdout};
 use super::progress::Progress;
-use super::runtime::{Files, OnErrorArg};
+use super::runtime::{Files, OnErrorArg, Opened};
 use crate::app::signals::remove_when_ended;
 use crate::base::atomic::AtomicFile;
 use crate::error::{Error, Kind, Result};
+use crate::model::Model;
 use crate::text::message::Message;
 use crate::text::source::{OnError, Row, Source};
 use serde_json::{Map, Value};
@@ -77,6 +78,39 @@ pub fn answer<T>(
     }
     refused.report(seen + rows.skipped());
     Ok(())
+}
+
+/// As [`answer`], by the adapter that each row names: `answer` gets rows of one model of `opened` at a time.
+///
+/// # Errors
+/// As [`answer`]; a row that names an adapter that there is not.
+pub fn answer_by_adapter<'m, T>(
+    files: &Files,
+    what: &str,
+    opened: &'m Opened,
+    mut parse: impl FnMut(&Row) -> Result<(T, usize)>,
+    mut answer_one: impl FnMut(&'m Model, &[&T]) -> Result<Vec<Map<String, Value>>>,
+) -> Result<()> {
+    let models = opened.models();
+    let parse = |row: &Row| {
+        let model = opened.choose(row)?;
+        let (item, count) = parse(row)?;
+        Ok(((model, item), count))
+    };
+    answer(files, what, parse, |batch| {
+        let mut answers: Vec<Option<Map<String, Value>>> = vec![None; batch.len()];
+        for (i, model) in models.iter().enumerate() {
+            let places: Vec<usize> = (0..batch.len()).filter(|r| batch[*r].item.0 == i).collect();
+            if places.is_empty() {
+                continue;
+            }
+            let items: Vec<&T> = places.iter().map(|r| &batch[*r].item.1).collect();
+            for (place, made) in places.into_iter().zip(answer_one(model, &items)?) {
+                answers[place] = Some(made);
+            }
+        }
+        Ok(answers.into_iter().map(|made| made.expect("every row has a model")).collect())
+    })
 }
 
 /// Rows that were left out.
