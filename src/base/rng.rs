@@ -23,6 +23,10 @@ pub enum Stream {
     World = 6,
     /// Tests.
     Test = 7,
+    /// Which proofs are learned without their context, too; the element is the example's number.
+    Context = 8,
+    /// Seeds of requests that belong to one row; the element is the row's key, the step the request's number.
+    Requests = 9,
 }
 
 /// One keyed source of bits: `Rng::new(seed, stream, step)` then [`Rng::bits`] at any element.

@@ -14,6 +14,10 @@ use crate::model::config::HeadKind;
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
 
+mod logprobs;
+
+pub use logprobs::LogProb;
+
 /// The logits of the two candidate labels at the end of a prompt, f32, before any softmax.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {

@@ -1,19 +1,26 @@
 //! The data of a run: its files read, its examples encoded for the run's stage, and what was left out, by reason.
 
 use super::config::{OnError as OnErrorKey, Run, Stage as StageKey};
+use crate::base::rng::{Rng, Stream};
 use crate::error::Result;
 use crate::text::chat::{Chat, Ending};
 use crate::text::corpus::{Corpus, Limits, Orders};
 use crate::text::dataset::{Dataset, Options, Purpose};
 use crate::text::encode::{Encoder, Stage};
+use crate::text::example::{Drops, Record};
 use crate::text::format::Format;
 use crate::text::jinja::Date;
 use crate::text::labels::Labels;
+use crate::text::proof::Rule;
+use crate::text::proving::{Lesson, ProvingTemplate};
 use crate::text::registry::Columns;
 use crate::text::source::OnError;
 use crate::text::template::JudgeTemplate;
 use crate::text::tokenizer::Tokenizer;
 use std::sync::Arc;
+
+/// What the training files are called in notes.
+const TRAINING: &str = "training";
 
 /// The examples of a run.
 pub struct Data {
@@ -35,11 +42,43 @@ pub fn encoder(run: &Run, tokenizer: Arc<Tokenizer>) -> Result<Encoder> {
     if let Some(date) = &run.data.template_date {
         chat = chat.with_date(Date::parse(date)?)?;
     }
-    let template = match &run.data.template {
-        Some(path) => JudgeTemplate::open(path)?,
-        None => JudgeTemplate::verdict(),
+    let template = match (&run.data.template, run.train.stage) {
+        (_, StageKey::Prove) | (None, StageKey::Sft) => JudgeTemplate::rationale(),
+        (Some(path), _) => JudgeTemplate::open(path)?,
+        (None, _) => JudgeTemplate::verdict(),
     };
     Ok(Encoder { chat, template, stage: stage(run.train.stage) })
+}
+
+/// What the run makes of labelled pairs with a rationale; `None` in stages that learn from the pairs themselves.
+///
+/// # Errors
+/// A template or form that cannot be read or lacks a field.
+pub fn lesson(run: &Run, template: &JudgeTemplate) -> Result<Option<Lesson>> {
+    let rule = || Rule::open(run.data.rationale_form.as_deref(), run.data.proof_form.as_deref());
+    Ok(match run.train.stage {
+        StageKey::Prove => Some(Lesson::Prover(ProvingTemplate::open(run.data.template.as_deref())?, rule()?)),
+        StageKey::Sft => Some(Lesson::Judge(template.clone(), rule()?)),
+        StageKey::Pretrain | StageKey::Finetune | StageKey::Scalar => None,
+    })
+}
+
+/// Labelled pairs become the completions of the lesson. With a `share` above 0, that part of the prover's, drawn by
+/// (seed, number of the example), is followed by the same proof in isolation.
+fn learn(lesson: &Lesson, records: Vec<Record>, share: f64, seed: u64, drops: &mut Drops) -> Vec<Record> {
+    let (drawn, mut out) = (Rng::new(seed, Stream::Context, 0), Vec::with_capacity(records.len()));
+    for (i, record) in records.into_iter().enumerate() {
+        let Record { id, place, example } = record;
+        match lesson.of(example) {
+            Err(reason) => drops.add(reason),
+            Ok(example) => {
+                let alone = lesson.alone(&example).filter(|_| drawn.uniform(i as u64) < share);
+                out.push(Record { id: id.clone(), place: place.clone(), example });
+                out.extend(alone.map(|example| Record { id, place, example }));
+            }
+        }
+    }
+    out
 }
 
 impl Data {
@@ -56,7 +95,7 @@ impl Data {
         let mut notes = Vec::new();
         let orders = if run.train.both_orders { Orders::Both } else { Orders::Drawn };
         let limit = run.data.limit.map(|n| n as usize);
-        let train = corpus(run, "training", &run.data.train, limit, orders, encoder.clone(), &mut notes)?;
+        let train = corpus(run, TRAINING, &run.data.train, limit, orders, encoder.clone(), &mut notes)?;
         let eval = match run.data.eval.is_empty() {
             true => None,
             false => {
@@ -89,6 +128,10 @@ fn corpus(
         notes.push(format!("{what}: skipped malformed rows, the first: {first}"));
     }
     dataset.records.truncate(limit.unwrap_or(usize::MAX));
+    if let Some(lesson) = lesson(run, &encoder.template)? {
+        let share = if what == TRAINING { run.train.empty_context } else { 0.0 };
+        dataset.records = learn(&lesson, dataset.records, share, run.train.seed, &mut dataset.drops);
+    }
     let limits = Limits {
         max_tokens: run.data.max_tokens as usize,
         on_error: on_error(run.data.on_error),
@@ -111,7 +154,8 @@ fn options(run: &Run) -> Result<Options> {
     Ok(Options {
         purpose: match run.train.stage {
             StageKey::Pretrain => Purpose::Responses,
-            _ => Purpose::Preferences,
+            StageKey::Sft | StageKey::Prove => Purpose::Claims,
+            StageKey::Finetune | StageKey::Scalar => Purpose::Preferences,
         },
         on_error: on_error(run.data.on_error),
         columns: Columns::parse(&pairs)?,
@@ -136,6 +180,7 @@ fn stage(stage: StageKey) -> Stage {
         StageKey::Finetune => Stage::Finetune,
         StageKey::Sft => Stage::Sft,
         StageKey::Scalar => Stage::Scalar,
+        StageKey::Prove => Stage::Prove,
     }
 }
 

@@ -386,7 +386,7 @@ fn no_model() -> Error {
 fn head(run: &Run) -> HeadKind {
     match run.train.stage {
         Stage::Scalar => HeadKind::Scalar,
-        Stage::Pretrain | Stage::Finetune | Stage::Sft => HeadKind::LanguageModel,
+        Stage::Pretrain | Stage::Finetune | Stage::Sft | Stage::Prove => HeadKind::LanguageModel,
     }
 }
 

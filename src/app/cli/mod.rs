@@ -13,6 +13,7 @@ mod init;
 mod judge;
 mod plan;
 mod progress;
+mod prove;
 mod rank;
 mod rows;
 mod runtime;
@@ -45,6 +46,8 @@ enum Verb {
     Judge(judge::Args),
     /// Order several responses to one prompt
     Rank(rank::Args),
+    /// Prove which of two responses is better, given the label: rationales for a judge to learn from
+    Prove(prove::Args),
     /// Continue prompts
     Generate(generate::Args),
     /// Look at data as a model will see it
@@ -79,6 +82,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Plan(args) => plan::run(args),
         Verb::Judge(args) => judge::run(args),
         Verb::Rank(args) => rank::run(args),
+        Verb::Prove(args) => prove::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Data(args) => data::run(args),
         Verb::Bench(args) => bench::run(args),

@@ -13,7 +13,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 /// Stages: pretrain (both responses given the prompt), finetune (label-smoothed pairwise), sft (completions), scalar
-/// (Bradley-Terry). SIGTERM and SIGUSR1 write a checkpoint and exit 0; the same command then goes on from there.
+/// (Bradley-Terry), prove (proofs of known labels). SIGTERM and SIGUSR1 write a checkpoint and exit 0; the same command then goes on from there.
 #[derive(clap::Args)]
 pub struct Args {
     /// The run file

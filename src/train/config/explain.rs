@@ -173,8 +173,7 @@ mod tests {
             assert_eq!(rows.matches(&format!("| `{}` |", key.name)).count(), 1, "{}", key.full);
             assert!(key.doc.ends_with('.') && !key.doc.contains("  "), "{}: {}", key.full, key.doc);
         }
-        let row =
-            "| `lr` | pretrain `1e-5`, finetune `2e-5`, sft `1e-5`, scalar `1e-5` | a number of at least 0 | Peak";
+        let row = "| `lr` | pretrain `1e-5`, finetune `2e-5`, sft `1e-5`, scalar `1e-5`, prove `1e-5` | a number of at least 0 | Peak";
         assert!(text.contains(row), "{text}");
     }
 }

@@ -173,7 +173,7 @@ mod tests {
             ("[train]\nbeta1 = 1", "run.toml:2: train.beta1 = 1: must be a number from 0 to below 1"),
             (
                 "[train]\nstage = \"tune\"",
-                "run.toml:2: train.stage = \"tune\": must be one of \"pretrain\", \"finetune\", \"sft\", \"scalar\"",
+                "run.toml:2: train.stage = \"tune\": must be one of \"pretrain\", \"finetune\", \"sft\", \"scalar\", \"prove\"",
             ),
             ("[train]\nlabels = [\"A\"]", "run.toml:2: train.labels = [\"A\"]: must be a list of two texts"),
             ("[data]\ntrain = [1]", "run.toml:2: data.train = [1]: must be text in quotes or a list of such"),

@@ -107,12 +107,13 @@ macro_rules! run_file {
         }
     };
     (@default $stage:expr, $T:ty = $default:expr) => {{ let _ = $stage; let value: $T = $default; value }};
-    (@default $stage:expr, $T:ty => [$pretrain:expr, $finetune:expr, $sft:expr, $scalar:expr]) => {{
+    (@default $stage:expr, $T:ty => [$pretrain:expr, $finetune:expr, $sft:expr, $scalar:expr, $prove:expr]) => {{
         let value: $T = match $stage {
             Stage::Pretrain => $pretrain,
             Stage::Finetune => $finetune,
             Stage::Sft => $sft,
             Stage::Scalar => $scalar,
+            Stage::Prove => $prove,
         };
         value
     }};
