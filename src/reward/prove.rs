@@ -157,6 +157,7 @@ impl Proofs {
             "logprob_alone": best.alone.sum,
             "tokens": best.given.tokens,
             "sound": self.sound,
+            "flaws": self.named(),
         })));
         Some(row)
     }
@@ -164,11 +165,14 @@ impl Proofs {
     /// The fields of a rejected row: the reason first.
     pub fn rejected(&self, claim: &Claim) -> Option<Map<String, Value>> {
         let reason = self.reason()?;
-        let flaws: Map<String, Value> = self.flaws.iter().map(|(f, n)| (f.name().into(), Value::from(*n))).collect();
-        let mut row = fields(json!({"reason": reason.name(), "flaws": flaws}));
+        let mut row = fields(json!({"reason": reason.name(), "flaws": self.named()}));
         row.extend(pair(claim));
         row.insert("proof".into(), self.unsound.clone().into());
         Some(row)
+    }
+
+    fn named(&self) -> Map<String, Value> {
+        self.flaws.iter().map(|(flaw, n)| (flaw.name().into(), Value::from(*n))).collect()
     }
 }
 
@@ -185,7 +189,8 @@ pub fn pair(claim: &Claim) -> Map<String, Value> {
     )
 }
 
-fn fields(value: Value) -> Map<String, Value> {
+/// The fields of an object literal.
+pub(super) fn fields(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
         other => unreachable!("{other} is written as an object"),

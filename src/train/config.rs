@@ -17,11 +17,12 @@ use toml::Value;
 
 mod check;
 mod explain;
-mod given;
-mod key;
-mod setting;
+pub(crate) mod given;
+pub(crate) mod key;
+pub(crate) mod setting;
 
 pub use explain::{Row, reference};
+pub(crate) use explain::{digest, reference_of, write};
 pub use key::{Key, Origin};
 pub use setting::Span;
 
@@ -78,6 +79,8 @@ choices! {
 const MOST: f64 = (1 << 20) as f64;
 
 run_file! {
+    /// A run file with its overrides: every value, checked, and where it came from.
+    Run;
     /// Where the weights and the tokenizer come from.
     model: Model, Learned {
         /// Hugging Face model directory to start from.
@@ -220,38 +223,47 @@ run_file! {
     }
 }
 
+/// The text of a run file.
+///
+/// # Errors
+/// It cannot be read, and why.
+pub(crate) fn text_of(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::usage(format!("there is no run file {}", path.display())),
+        std::io::ErrorKind::InvalidData => Error::usage(format!("{}: not UTF-8 text", path.display())),
+        std::io::ErrorKind::IsADirectory => Error::usage(format!("{} is a directory; name a run file", path.display())),
+        _ => Error::io("read", path, e),
+    })
+}
+
 impl Run {
     /// Reads a run file and applies `key=value` overrides, the later ones last.
     ///
     /// # Errors
     /// The file cannot be read; or the first thing wrong in it, with file and line.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Run> {
-        let text = fs::read_to_string(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::usage(format!("there is no run file {}", path.display())),
-            std::io::ErrorKind::InvalidData => Error::usage(format!("{}: not UTF-8 text", path.display())),
-            std::io::ErrorKind::IsADirectory => {
-                Error::usage(format!("{} is a directory; name a run file", path.display()))
-            }
-            _ => Error::io("read", path, e),
-        })?;
-        Run::parse(&text, &path.display().to_string(), overrides)
+        Run::parse(&text_of(path)?, &path.display().to_string(), overrides)
     }
 
     /// [`Run::load`] of a text; `name` stands for the file in messages.
     pub fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Run> {
-        let mut given = Given::default();
+        let mut given = Given::of(KEYS, "");
         given.file(text, name)?;
         for argument in overrides {
             given.argument(argument)?;
         }
-        let mut run = Run::read(&given)?;
-        run.settle()?;
-        Ok(run)
+        Run::of(&given)
     }
 
-    /// Where the value of a key (`train.lr`) came from.
-    pub fn origin(&self, key: &str) -> &Origin {
-        self.origins.get(key).unwrap_or_else(|| panic!("`{key}` is not a key of the run file"))
+    /// The run that the values given come to.
+    ///
+    /// # Errors
+    /// The first thing wrong with them.
+    pub(crate) fn of(given: &Given) -> Result<Run> {
+        let (stage, _) = given.read("train.stage", Any, Stage::Finetune)?;
+        let mut run = Run::read(given, stage)?;
+        run.settle()?;
+        Ok(run)
     }
 
     /// The head, `auto` resolved: `verdict` for two-candidate fine-tuning, `scalar` for rewards, else `lm`.
@@ -296,6 +308,25 @@ impl Run {
         };
         Schedule::new(shape, train.lr, train.final_lr, train.warmup.steps(total), total)
             .map_err(|e| self.wrong("train.warmup", format!("train.warmup: {e}")))
+    }
+
+    /// The same run from the weights and the tokenizer of a model directory.
+    pub fn starting_from(mut self, dir: &Path) -> Run {
+        let Model { dtype, head, .. } = self.model;
+        self.model = Model {
+            path: Some(dir.into()),
+            config: None,
+            family: None,
+            layers: None,
+            hidden: None,
+            heads: None,
+            kv_heads: None,
+            ffn: None,
+            tokenizer: None,
+            dtype,
+            head,
+        };
+        self
     }
 
     /// Which checkpoints are kept.

@@ -374,7 +374,11 @@ fn shape_of(run: &Run) -> Result<Option<Config>> {
     Ok(Some(config))
 }
 
-fn tokenizer_dir(run: &Run) -> Result<PathBuf> {
+/// The directory of the run's tokenizer.
+///
+/// # Errors
+/// It names none.
+pub fn tokenizer_dir(run: &Run) -> Result<PathBuf> {
     let dir = run.model.tokenizer.as_ref().or(run.model.path.as_ref());
     dir.cloned().ok_or_else(|| Error::usage("a model from random weights needs model.tokenizer, a tokenizer directory"))
 }

@@ -17,6 +17,7 @@ mod prove;
 mod rank;
 mod rows;
 mod runtime;
+mod self_train;
 mod train;
 
 use crate::app::signals::report_file_size_limit;
@@ -40,6 +41,8 @@ enum Verb {
     Init(init::Args),
     /// Train a model as a run file says
     Train(train::Args),
+    /// Train a judge that reasons, from human rationales, labelled and unlabelled pairs
+    SelfTrain(self_train::Args),
     /// Print the memory plan of a training run without starting it
     Plan(plan::Args),
     /// Say which of two responses is better, with a probability
@@ -79,6 +82,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Demo(args) => demo::run(args),
         Verb::Init(args) => init::run(args),
         Verb::Train(args) => train::run(args),
+        Verb::SelfTrain(args) => self_train::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::Judge(args) => judge::run(args),
         Verb::Rank(args) => rank::run(args),

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Reads labelled pairs in any format that training reads, and writes {"id", "prompt", "response_a", "response_b", "label", "rationale",
-/// "proof", "score", "logprob", "logprob_alone", "tokens", "sound"} for those that could be proved. The rows train a judge
+/// "proof", "score", "logprob", "logprob_alone", "tokens", "sound", "flaws"} for those that could be proved. The rows train a judge
 /// (stage sft) or another prover (stage prove). score is -logprob/logprob_alone: the log-probability of the proof's
 /// tokens given the pair and its label, over that in isolation.
 #[derive(clap::Args)]

@@ -50,12 +50,12 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Tells a person how the run goes: on a terminal a bar that is redrawn, elsewhere plain lines.
-struct Terminal {
+pub(super) struct Terminal {
     bar: Option<ProgressBar>,
 }
 
 impl Terminal {
-    fn new() -> Terminal {
+    pub(super) fn new() -> Terminal {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_style(ProgressStyle::with_template("{wide_bar} {msg}").expect("the template is ours"));
@@ -69,7 +69,7 @@ impl Terminal {
             None => tell(line),
         }
     }
-    fn close(&self) {
+    pub(super) fn close(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
