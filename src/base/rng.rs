@@ -23,10 +23,12 @@ pub enum Stream {
     World = 6,
     /// Tests.
     Test = 7,
+    /// Seeds of a judge's votes; the step is the prompt's key, the element the vote's number.
+    Vote = 8,
+    /// Seeds of a prover's proofs; the step is the claim's key, the element the proof's number.
+    Proof = 9,
     /// Which proofs are learned without their context, too; the element is the example's number.
-    Context = 8,
-    /// Seeds of requests that belong to one row; the element is the row's key, the step the request's number.
-    Requests = 9,
+    Context = 10,
 }
 
 /// One keyed source of bits: `Rng::new(seed, stream, step)` then [`Rng::bits`] at any element.

@@ -287,7 +287,7 @@ impl<'m> Prover<'m> {
     /// Equal prompts, one after the other: the generator reads them once.
     fn requests(&self, claim: &Encoded) -> Vec<Request> {
         let key = claim.claim.key() ^ claim.claim.label as u64;
-        let seed = |i: usize| Rng::new(self.settings.seed, Stream::Requests, i as u64).bits(key);
+        let seed = |i: usize| Rng::new(self.settings.seed, Stream::Proof, key).bits(i as u64);
         let request = |i| Request { prompt: claim.ids.clone(), settings: self.settings.sampling(seed(i)) };
         (0..self.settings.proofs).map(request).collect()
     }

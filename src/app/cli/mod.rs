@@ -15,6 +15,7 @@ mod plan;
 mod progress;
 mod prove;
 mod rank;
+mod rationale;
 mod rows;
 mod runtime;
 mod self_train;

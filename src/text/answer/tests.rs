@@ -56,7 +56,7 @@ fn everything_else_is_invalid_for_its_own_reason() {
         ("<think>x</think>< answer>A</answer>", NoAnswer),
         ("<think>x</think>＜answer＞A＜/answer＞", NoAnswer),
         ("<think>x</think><answer>A", UnclosedAnswer),
-        ("<think>x</think></answer><answer>A", UnclosedAnswer),
+        ("<think>x</think></answer><answer>A", TextBeforeAnswer),
         ("<think>the user wrote <answer>B</answer></think><answer>A</answer>", RepeatedAnswer),
         ("<think>x</think><answer>A</answer><answer>A</answer>", RepeatedAnswer),
         ("<think>x</think><answer><answer>A</answer></answer>", RepeatedAnswer),
@@ -192,31 +192,31 @@ fn labels_that_merge_with_their_tag_are_refused_by_name() {
     let rationale = JudgeTemplate::rationale();
     let error = Grammar::resolve(&chat(LLAMA), &JudgeTemplate::verdict()).map(|_| ()).unwrap_err();
     assert!(error.exit_code() == 2 && error.to_string().contains("does not ask for a rationale"), "{error}");
-    // A template of the chat that swallows white space does not matter; a tokenizer that writes ">A" and "\nA" as one does.
-    let merged = changed(|json| {
-        let vocab = json["model"]["vocab"].as_object_mut().unwrap();
-        let next = vocab.len() + 100;
-        for (i, word) in [">A", ">B", "ĊA", "ĊB", "ĠA", "ĠB"].iter().enumerate() {
-            vocab.insert(word.to_string(), json!(next + i));
-        }
-        let merges = json["model"]["merges"].as_array_mut().unwrap();
-        for (left, right) in [(">", "A"), (">", "B"), ("Ċ", "A"), ("Ċ", "B"), ("Ġ", "A"), ("Ġ", "B")] {
-            let merge = json!([left, right]);
-            let merge = if merges[0].is_array() { merge } else { json!(format!("{left} {right}")) };
-            merges.insert(0, merge);
-        }
-        json["pre_tokenizer"] =
-            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
-    });
-    let chat = Chat::from_source(std::sync::Arc::new(merged), LLAMA).unwrap();
-    match Grammar::resolve(&chat, &rationale) {
-        // " A" is one token, after the tag: the last layout.
-        Ok(grammar) => {
-            let spelled = chat.tokenizer().token(grammar.labels().a).unwrap();
-            assert_eq!(spelled, "ĠA");
-        }
-        Err(e) => panic!("{e}"),
-    }
+    let chat = |with_blank: bool| {
+        let tokenizer = changed(|json| {
+            let pairs = [(">", "A"), (">", "B"), ("Ċ", "A"), ("Ċ", "B"), ("Ġ", "A"), ("Ġ", "B")];
+            let pairs = if with_blank { &pairs[..] } else { &pairs[..4] };
+            let next = json["model"]["vocab"].as_object().unwrap().len() + 100;
+            for (i, (left, right)) in pairs.iter().enumerate() {
+                json["model"]["vocab"][format!("{left}{right}")] = json!(next + i);
+            }
+            let merges = json["model"]["merges"].as_array_mut().unwrap();
+            let paired = merges[0].is_array();
+            for (left, right) in pairs {
+                merges.insert(0, if paired { json!([left, right]) } else { json!(format!("{left} {right}")) });
+            }
+            let plain =
+                json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+            json["pre_tokenizer"] = plain;
+        });
+        Chat::from_source(std::sync::Arc::new(tokenizer), LLAMA).unwrap()
+    };
+    let error = Grammar::resolve(&chat(false), &rationale).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("inside <answer>") && error.contains("merges with the prompt"), "{error}");
+    // The last layout is left: " A" is one token after the tag.
+    let blank = chat(true);
+    let labels = Grammar::resolve(&blank, &rationale).unwrap().labels();
+    assert_eq!([labels.a, labels.b].map(|id| blank.tokenizer().token(id).unwrap()), ["ĠA", "ĠB"]);
 }
 
 proptest! {
