@@ -22,6 +22,7 @@
 //! What stands between two places separates them. A text in which a separator could be found in two ways is refused rather
 //! than guessed at, so the rule has an exact inverse on all that it accepts.
 
+use super::answer;
 use super::example::{Side, Why};
 use super::labels::NAMES;
 use crate::error::{Error, Result};
@@ -306,6 +307,14 @@ impl Rule {
     pub fn reform(&self, proof: &str) -> std::result::Result<String, Flaw> {
         let reading = self.proof.read(proof)?;
         self.write(&self.rationale, &reading)
+    }
+
+    /// Whether rationales of this form are replies that a judge may give: after a prompt that ends with `<think>` (true), or
+    /// any other (false).
+    pub fn reply(&self) -> Option<bool> {
+        let sections = self.rationale.sections().into_iter().map(|name| (name.to_string(), "x".to_string())).collect();
+        let text = self.rationale.print(&sections, Side::A);
+        [false, true].into_iter().find(|opened| answer::parse(&text, *opened).is_ok())
     }
 
     /// What a row says in words, as sections.

@@ -152,8 +152,16 @@ pub fn check(file: &SelfTrain) -> Result<crate::text::proof::Rule> {
     let (dir, tokenizer) = open(&file.prover)?;
     let rule = prover_prompts(file, tokenizer).map_err(|e| place(e, &dir))?.rule;
     let (dir, tokenizer) = open(&file.reward)?;
-    judge_prompts(&file.reward, tokenizer).map_err(|e| place(e, &dir))?;
-    Ok(rule)
+    let (_, grammar) = judge_prompts(&file.reward, tokenizer).map_err(|e| place(e, &dir))?;
+    match rule.reply() {
+        Some(opened) if opened == grammar.opened() => Ok(rule),
+        _ => Err(Error::usage(format!(
+            "the form {} is no reply that the judge may give: after this judge prompt it must be {}a thought, </think>, and \
+             the label in <answer> tags",
+            rule.rationale.name(),
+            if grammar.opened() { "" } else { "<think>, " }
+        ))),
+    }
 }
 
 /// Names a model's directory in an error that is about the model.

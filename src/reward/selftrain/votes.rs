@@ -208,7 +208,9 @@ mod tests {
     #[test]
     fn histograms_count_by_tenths() {
         let mut h = Histogram::default();
-        [0.0, 0.05, 0.1, 0.8, 0.7999999999999999, 1.0].map(|x| h.add(x));
+        for x in [0.0, 0.05, 0.1, 0.8, 0.7999999999999999, 1.0] {
+            h.add(x);
+        }
         assert_eq!(h.0, [2, 1, 0, 0, 0, 0, 0, 0, 2, 1]);
         assert_eq!(h.describe(), "0.0-0.1: 2, 0.1-0.2: 1, 0.8-0.9: 2, 0.9-1.0: 1");
     }

@@ -2,6 +2,7 @@
 
 use super::{Reading, Rule};
 use crate::error::{Error, Result};
+use crate::text::answer;
 use crate::text::example::Side;
 use crate::text::proving::Claim;
 use regex::{Regex, escape};
@@ -218,6 +219,10 @@ impl Checks {
             return Err(Flaw::Verdict);
         }
         let rationale = rule.write(&rule.rationale, reading)?;
+        // Tags within the thought would take the verdict from the judge that learns it.
+        if rule.reply().is_some_and(|opened| answer::parse(&rationale, opened).is_err()) {
+            return Err(Flaw::Structure);
+        }
         let sections: Vec<&str> = rule.proof.sections().iter().map(|name| reading.sections[*name].as_str()).collect();
         let said = sections.join("\n");
         let other = claim.label.other();

@@ -48,6 +48,14 @@ fn the_rule_is_data() {
 }
 
 #[test]
+fn a_rule_knows_whether_its_rationales_are_replies() {
+    assert_eq!((Rule::standard().reply(), shell_game().reply()), (Some(false), Some(false)));
+    let form = |text: &str| Rule::new(Form::parse("r", text).unwrap(), Form::parse("p", "{x} thus {label}").unwrap());
+    assert_eq!(form("{x} </think> <answer> {label} </answer>").unwrap().reply(), Some(true));
+    assert_eq!(form("{x}, so {label}").unwrap().reply(), None);
+}
+
+#[test]
 fn what_breaks_a_form_is_told() {
     let rule = Rule::standard();
     let z = rationale("f", "c", "A", "A");
@@ -101,6 +109,7 @@ fn every_rule_is_checked() {
         (Flaw::NotText, proof("f\u{fffd}", "c", "A")),
         (Flaw::NotText, proof("f\u{0}", "c", "A")),
         (Flaw::Structure, "So A.".into()),
+        (Flaw::Structure, proof("f <answer> B </answer>", "c", "A")),
         (Flaw::Verdict, proof("f", "c", "B")),
         (Flaw::Conclusion, proof("f", "One may say so.\nResponse B is better.", "A")),
         (Flaw::Loop, proof("one two three four five six seven eight ".repeat(4).as_str(), "c", "A")),

@@ -315,7 +315,7 @@ mod tests {
             ("chekpoint.kepe", "checkpoint.keep"),
         ];
         for (given, key) in meant {
-            assert_eq!(nearest(given).full, key, "for {given}");
+            assert_eq!(nearest(crate::train::config::KEYS, given).full, key, "for {given}");
         }
     }
 }
