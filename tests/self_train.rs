@@ -317,3 +317,19 @@ fn labels_that_are_not_one_token_are_refused() {
     b.fails(&["self-train", "run.toml"], 1, &["tokenizer", "\"A\"", "one token"]);
     assert!(!b.path("out").exists());
 }
+
+/// The part of `docs/formats.md` that is made from the table of keys. `GRAMOPHONE_WRITE=1` writes it.
+#[test]
+fn the_reference_of_self_training_files_is_current() {
+    let path = crate::architecture::root().join("docs/formats.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- made from the table of self-training keys -->\n", "<!-- end of self-training keys -->");
+    let (head, rest) = text.split_once(begin).expect("the marker where the reference begins");
+    let (old, tail) = rest.split_once(end).expect("the marker where it ends");
+    let new = gramophone::reward::selftrain::config::reference();
+    if std::env::var_os("GRAMOPHONE_WRITE").is_some() {
+        fs::write(&path, format!("{head}{begin}{new}{end}{tail}")).unwrap();
+    } else {
+        assert!(old == new, "docs/formats.md is stale: run this test with GRAMOPHONE_WRITE=1");
+    }
+}

@@ -54,6 +54,7 @@ impl<'a> Store<'a> {
     /// The directory holds another self-training, or something else under our names.
     pub fn open(dir: &Path, config_hash: String, explained: &str, stop: &'a dyn Fn() -> bool) -> Result<Store<'a>> {
         fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        sweep(dir)?;
         let path = dir.join(MANIFEST);
         let manifest = match fs::read_to_string(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
