@@ -12,5 +12,7 @@ mod invariance;
 mod ledger;
 mod misuse;
 mod prove;
+mod rationale;
 mod self_train;
+mod sharing;
 mod tolerance;
