@@ -247,6 +247,11 @@ fn data_inspect_shows_proofs_with_and_without_their_context() {
     );
     assert!(shown.contains("  | Response A: Response A is bad\n  | Response B: f2\n"), "{shown}");
     assert!(!shown.contains("mild") && !shown.contains("later"), "{shown}");
+    b.write("plain.jsonl", &World::rows(0..3, World::labelled));
+    for stage in ["sft", "prove"] {
+        let args = ["data", "inspect", "--tokenizer", "tokenizer", "--stage", stage, "plain.jsonl"];
+        b.fails(&args, 1, &[stage, "labelled pairs with a rationale", "3 without a rationale"]);
+    }
     let shown = b.ok(&["data", "inspect", "--tokenizer", "tokenizer", "--stage", "sft", "helpsteer.jsonl"]);
     assert!(
         shown.contains("Conclusion:\n  | Response B is better.\n  | </think>\n  | <answer>\n  | B\n  | </answer>"),

@@ -2,7 +2,7 @@
 
 use super::config::{OnError as OnErrorKey, Run, Stage as StageKey};
 use crate::base::rng::{Rng, Stream};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::text::chat::{Chat, Ending};
 use crate::text::corpus::{Corpus, Limits, Orders};
 use crate::text::dataset::{Dataset, Options, Purpose};
@@ -131,6 +131,13 @@ fn corpus(
     if let Some(lesson) = lesson(run, &encoder.template)? {
         let share = if what == TRAINING { run.train.empty_context } else { 0.0 };
         dataset.records = learn(&lesson, dataset.records, share, run.train.seed, &mut dataset.drops);
+        if dataset.records.is_empty() {
+            let (stage, drops) = (encoder.stage, &dataset.drops);
+            let (name, wants) = (stage.name(), stage.wants());
+            return Err(Error::data(format!(
+                "{what}: nothing is left for stage {name}, which learns from {wants}: {drops}"
+            )));
+        }
     }
     let limits = Limits {
         max_tokens: run.data.max_tokens as usize,

@@ -310,7 +310,9 @@ impl Pipeline<'_> {
             Ok(bytes) => {
                 Some(serde_json::from_slice(&bytes).map_err(|e| Error::data(e.to_string()).at(stats.display()))?)
             }
-            Err(_) => None,
+            // The last judge learns from the human rationales alone.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(Error::io("read", &stats, e)),
         };
         let mut learned = 0;
         for path in data {

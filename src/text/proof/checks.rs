@@ -8,7 +8,7 @@ use crate::text::proving::Claim;
 use regex::{Regex, escape};
 use std::collections::BTreeMap;
 
-/// Why a proof is not taken. They are looked for in this order.
+/// Why a proof is not taken. They are looked for in this order, only that the rationale's length is counted last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Flaw {
     /// Bytes that are no text, control characters, or nothing at all.

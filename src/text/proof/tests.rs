@@ -114,7 +114,7 @@ fn every_rule_is_checked() {
         (Flaw::Conclusion, proof("f", "One may say so.\nResponse B is better.", "A")),
         (Flaw::Loop, proof("one two three four five six seven eight ".repeat(4).as_str(), "c", "A")),
         (Flaw::Leak, proof("f", "The Labelled Response is good", "A")),
-        (Flaw::TooLong, proof("f", "w ".repeat(40).trim(), "A")),
+        (Flaw::TooLong, proof("f", &(0..40).map(|i| i.to_string()).collect::<Vec<_>>().join(" "), "A")),
     ] {
         assert_eq!(check(Side::A, &text), Err(expected), "{text}");
     }

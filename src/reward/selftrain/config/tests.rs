@@ -46,8 +46,8 @@ fn mistakes_are_told_with_their_place() {
     let cases: [(&str, &[&str], &str); 14] = [
         (
             "",
-            &["reward.train.learnig_rate=1"],
-            "command line: unknown key `reward.train.learnig_rate`: did you mean `reward.train.lr`?",
+            &["reward.train.learning_rate=1"],
+            "command line: unknown key `reward.train.learning_rate`: did you mean `reward.train.lr`?",
         ),
         (
             "[reward.train]\nstepz = 1",
