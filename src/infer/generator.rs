@@ -9,6 +9,7 @@
 //! each decodes by itself over keys and values with the same bits at the same positions: sharing changes no bit. Where not all can
 //! start at once the prompt is held for the others, or, in a pool too small for that, read again.
 
+mod admission;
 mod queue;
 mod request;
 
@@ -19,13 +20,14 @@ use crate::device::{Device, Replays};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::acts::{Acts, Capacity, Keep};
-use crate::model::cache::{Cache, CacheShape, PAGE, PageList, place};
+use crate::model::cache::{Cache, CacheShape, PAGE, PageList};
 use crate::model::config::HeadKind;
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
 use crate::ops::embed::embed_fwd;
 use crate::ops::sample::{Sampling, sample};
 use crate::ops::xent::logits_lse;
+use admission::{Held, Wave};
 use queue::Queue;
 
 /// A model ready to write, with its cache.
@@ -42,26 +44,6 @@ pub struct Generator<'m> {
     counts: Counts,
     /// Decode steps by the number of rows.
     replays: Replays,
-}
-
-/// A prompt that requests wait for which could not start with the first ones: its number and its pages, the last one of them
-/// perhaps in part. The residual stream at its end lies in [`Cache::held`].
-struct Held {
-    prompt: usize,
-    pages: Vec<u32>,
-}
-
-/// Requests that start together.
-#[derive(Default)]
-struct Wave {
-    joined: Vec<Active>,
-    /// For each of them, which of `read` its prompt is; without any, all have the held one.
-    prompts: Vec<usize>,
-    /// Prompts to read, each by the first of `joined` that has it.
-    read: Vec<usize>,
-    /// Pool rows to copy, from and to.
-    from: Vec<i32>,
-    to: Vec<i32>,
 }
 
 /// A token that was drawn.
@@ -193,78 +175,6 @@ impl<'m> Generator<'m> {
             }
         }
         Ok(results.into_iter().map(|r| r.expect("every request finishes")).collect())
-    }
-
-    /// Requests that can start now: a place in the batch, pages for their longest answer, room in one pass for the prompts that are
-    /// not held.
-    fn admit(&mut self, requests: &[Request], queue: &mut Queue, running: usize) -> Wave {
-        let mut wave = Wave::default();
-        if let Some(held) = self.held.take() {
-            self.admit_sharers(requests, queue, &held, running, &mut wave);
-            let waits = queue.next_of(held.prompt).is_some();
-            if waits && running + wave.joined.len() > 0 {
-                self.held = Some(held);
-                return wave;
-            }
-            // Nobody waits for it any more; or nothing runs and the next one does not fit beside it.
-            self.pages.give_back(held.pages);
-            if !wave.joined.is_empty() {
-                return wave;
-            }
-        }
-        let mut tokens = 0;
-        while let Some((request, prompt)) = queue.next() {
-            let len = requests[request].prompt.len();
-            tokens += len;
-            if running + wave.joined.len() == self.shape.sequences || tokens > self.acts.capacity.tokens {
-                break;
-            }
-            let Some(first) = self.start(requests, request, &[]) else { break };
-            queue.pop();
-            let held = Held { prompt, pages: first.pages[..len.div_ceil(PAGE)].to_vec() };
-            wave.read.push(wave.joined.len());
-            wave.prompts.push(wave.read.len() - 1);
-            wave.joined.push(first);
-            if queue.next_of(prompt).is_none() {
-                continue;
-            }
-            self.pages.share(&held.pages);
-            self.admit_sharers(requests, queue, &held, running, &mut wave);
-            if queue.next_of(prompt).is_some() {
-                self.held = Some(held);
-                break;
-            }
-            self.pages.give_back(held.pages);
-        }
-        wave
-    }
-
-    /// More requests with the prompt whose pages these are.
-    fn admit_sharers(&mut self, requests: &[Request], queue: &mut Queue, held: &Held, running: usize, wave: &mut Wave) {
-        while let Some(request) = queue.next_of(held.prompt) {
-            if running + wave.joined.len() == self.shape.sequences {
-                break;
-            }
-            let len = requests[request].prompt.len();
-            let whole = len / PAGE;
-            let Some(active) = self.start(requests, request, &held.pages[..whole]) else { break };
-            queue.pop();
-            wave.from.extend((whole * PAGE..len).map(|p| place(&held.pages, p)));
-            wave.to.extend((whole * PAGE..len).map(|p| place(&active.pages, p)));
-            wave.prompts.push(wave.read.len().saturating_sub(1));
-            wave.joined.push(active);
-        }
-    }
-
-    /// A sequence over these pages and as many of its own as its longest answer takes; `None` where there are too few.
-    fn start(&mut self, requests: &[Request], request: usize, shared: &[u32]) -> Option<Active> {
-        let Request { prompt, settings } = &requests[request];
-        let budget = settings.max_tokens.min(self.shape.context - prompt.len());
-        let own = self.pages.take(prompt.len() + budget - shared.len() * PAGE)?;
-        self.pages.share(shared);
-        let made =
-            Generation { tokens: Vec::new(), logprobs: Vec::new(), verdicts: Vec::new(), finish: Finish::Length };
-        Some(Active { request, pages: [shared, &own].concat(), cached: prompt.len(), budget, made })
     }
 
     /// Reads the wave's prompts, gives every sequence its own copy of a shared page that it will write to, and draws the first tokens.

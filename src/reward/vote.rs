@@ -55,6 +55,9 @@ pub enum Rule {
     Majority,
 }
 
+/// Mean probabilities that differ by less are equal: it is the rounding of means over other numbers of votes.
+const ROUNDING: f64 = 1e-12;
+
 /// A valid reply.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vote {
@@ -79,9 +82,14 @@ impl Vote {
     fn for_a_by(&self) -> f64 {
         if self.order == Order::Ab { self.margin as f64 } else { -self.margin as f64 }
     }
+    /// Probability that response a is better, less one half: odd in the margin to the last bit, so that opposite votes cancel.
+    fn excess(&self) -> f64 {
+        let by = self.for_a_by();
+        (1.0 / (1.0 + (-by.abs()).exp()) - 0.5).copysign(by)
+    }
     /// Probability that response a is better.
     pub fn p_a(&self) -> f64 {
-        1.0 / (1.0 + (-self.for_a_by()).exp())
+        0.5 + self.excess()
     }
 }
 
@@ -139,7 +147,7 @@ impl Votes {
 
     /// Probability that response a is better.
     pub fn p_a(&self) -> Option<f64> {
-        self.mean(Vote::p_a)
+        self.mean(Vote::excess).map(|excess| 0.5 + excess)
     }
 
     pub fn label_mass(&self) -> Option<f64> {
@@ -155,8 +163,8 @@ impl Votes {
     pub fn verdict(&self, rule: Rule) -> Option<Side> {
         let sign = match rule {
             Rule::Soft => {
-                let (p, margin) = (self.p_a()?, self.mean(Vote::for_a_by)?);
-                if p == 0.5 { margin } else { p - 0.5 }
+                let excess = self.mean(Vote::excess)?;
+                if excess.abs() < ROUNDING { self.mean(Vote::for_a_by)? } else { excess }
             }
             Rule::Majority => {
                 let [a, b] = self.counts();
