@@ -245,7 +245,7 @@ impl SelfTrain {
 /// Whether a person may set this key of a training run.
 fn is_free(prefix: &str, key: &str) -> bool {
     let judge = prefix == "rounds." || prefix == "final.";
-    !OWN.contains(&key) && !(judge && key.starts_with("model."))
+    !(OWN.contains(&key) || judge && key.starts_with("model."))
 }
 
 /// What a person gave: to the pipeline, and to each training run.

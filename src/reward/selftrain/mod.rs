@@ -124,7 +124,7 @@ impl Pipeline<'_> {
         let first = self.prove("labelled", &prover, &pairs.labelled, Stats::default())?;
         let mut all = vec![first];
         let own = |data: &[PathBuf]| match table.reward.with_rationales {
-            true => [&[pairs.rationales.clone()], data].concat(),
+            true => [std::slice::from_ref(&pairs.rationales), data].concat(),
             false => data.to_vec(),
         };
         let mut judge = self.train("reward", &self.file.reward, &own(&all), None)?;
@@ -132,7 +132,7 @@ impl Pipeline<'_> {
         for (i, pool) in pairs.pools.iter().enumerate() {
             let round = format!("round-{}", i + 1);
             if table.prover.teacher == Teacher::Refreshed && i > 0 {
-                let data = [&[pairs.rationales.clone()], &all[..]].concat();
+                let data = [std::slice::from_ref(&pairs.rationales), &all[..]].concat();
                 prover = self.train(&format!("{round}/prover"), &self.file.prover, &data, None)?;
             }
             let (labels, stats) = self.label(&round, &judge, pool)?;
