@@ -43,6 +43,31 @@ fn logits_and_log_probabilities() {
     });
 }
 
+/// What proofs are scored by: the sums over the ends of texts, from several places on.
+#[test]
+fn log_probabilities_of_continuations() {
+    on_devices("sums of log-probabilities", |check, dev| {
+        for case in language() {
+            let (name, model, sequences) = (case.name, case.model().on(dev).unwrap(), &case.expected.sequences);
+            let mut scorer = Scorer::new(dev, &model, SCORER).unwrap();
+            let long = case.expected.logits.iter().map(|entry| entry.sequence).filter(|i| sequences[*i].ids.len() > 1);
+            let asked: Vec<(usize, usize)> = long
+                .flat_map(|i| {
+                    [1, sequences[i].ids.len() / 2, sequences[i].ids.len() - 1].map(|start| (i, start.max(1)))
+                })
+                .collect();
+            let items: Vec<(Vec<i32>, usize)> =
+                asked.iter().map(|(i, start)| (sequences[*i].ids.clone(), *start)).collect();
+            for ((i, start), ours) in asked.iter().zip(scorer.logprobs(&items).unwrap()) {
+                let theirs = &case.array(&format!("logprobs.{i}"))[start - 1..];
+                let sum: f64 = theirs.iter().map(|x| f64::from(*x)).sum();
+                assert_eq!(ours.tokens, theirs.len());
+                check.relative(VALUE, format_args!("{name} sequence {i} from {start}"), ours.sum, sum);
+            }
+        }
+    });
+}
+
 #[test]
 fn label_logits_and_the_mass_around_them() {
     on_devices("label logits and log-sum-exp", |check, dev| {

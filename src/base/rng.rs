@@ -31,6 +31,10 @@ pub enum Stream {
     Vote = 8,
     /// Which rows of a dataset are used, where not all are.
     Subset = 12,
+    /// Seeds of a prover's proofs; the step is the claim's key, the element the proof's number.
+    Proof = 9,
+    /// Which proofs are learned without their context, too; the element is the example's number.
+    Context = 10,
 }
 
 /// One keyed source of bits: `Rng::new(seed, stream, step)` then [`Rng::bits`] at any element.

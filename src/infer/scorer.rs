@@ -15,6 +15,10 @@ use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
 use crate::model::lora;
 
+mod logprobs;
+
+pub use logprobs::LogProb;
+
 /// The logits of the two candidate labels at the end of a prompt, f32, before any softmax.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {

@@ -7,15 +7,20 @@ use crate::text::chat::{Chat, Ending};
 use crate::text::corpus::{Corpus, Limits, Orders};
 use crate::text::dataset::{Dataset, Options, Purpose};
 use crate::text::encode::{Encoder, Stage};
-use crate::text::example::Record;
+use crate::text::example::{Drops, Record};
 use crate::text::format::Format;
 use crate::text::jinja::Date;
 use crate::text::labels::Labels;
+use crate::text::proof::Rule;
+use crate::text::proving::{Lesson, ProvingTemplate};
 use crate::text::registry::Columns;
 use crate::text::source::OnError;
 use crate::text::template::JudgeTemplate;
 use crate::text::tokenizer::Tokenizer;
 use std::sync::Arc;
+
+/// What the training files are called in notes.
+const TRAINING: &str = "training";
 
 /// The examples of a run.
 pub struct Data {
@@ -37,11 +42,43 @@ pub fn encoder(run: &Run, tokenizer: Arc<Tokenizer>) -> Result<Encoder> {
     if let Some(date) = &run.data.template_date {
         chat = chat.with_date(Date::parse(date)?)?;
     }
-    let template = match &run.data.template {
-        Some(path) => JudgeTemplate::open(path)?,
-        None => JudgeTemplate::verdict(),
+    let template = match (&run.data.template, run.train.stage) {
+        (_, StageKey::Prove) | (None, StageKey::Sft) => JudgeTemplate::rationale(),
+        (Some(path), _) => JudgeTemplate::open(path)?,
+        (None, _) => JudgeTemplate::verdict(),
     };
     Ok(Encoder { chat, template, stage: stage(run.train.stage) })
+}
+
+/// What the run makes of labelled pairs with a rationale; `None` in stages that learn from the pairs themselves.
+///
+/// # Errors
+/// A template or form that cannot be read or lacks a field.
+pub fn lesson(run: &Run, template: &JudgeTemplate) -> Result<Option<Lesson>> {
+    let rule = || Rule::open(run.data.rationale_form.as_deref(), run.data.proof_form.as_deref());
+    Ok(match run.train.stage {
+        StageKey::Prove => Some(Lesson::Prover(ProvingTemplate::open(run.data.template.as_deref())?, rule()?)),
+        StageKey::Sft => Some(Lesson::Judge(template.clone(), rule()?)),
+        StageKey::Pretrain | StageKey::Finetune | StageKey::Scalar => None,
+    })
+}
+
+/// Labelled pairs become the completions of the lesson. With a `share` above 0, that part of the prover's, drawn by
+/// (seed, number of the example), is followed by the same proof in isolation.
+fn learn(lesson: &Lesson, records: Vec<Record>, share: f64, seed: u64, drops: &mut Drops) -> Vec<Record> {
+    let (drawn, mut out) = (Rng::new(seed, Stream::Context, 0), Vec::with_capacity(records.len()));
+    for (i, record) in records.into_iter().enumerate() {
+        let Record { id, place, example } = record;
+        match lesson.of(example) {
+            Err(reason) => drops.add(reason),
+            Ok(example) => {
+                let alone = lesson.alone(&example).filter(|_| drawn.uniform(i as u64) < share);
+                out.push(Record { id: id.clone(), place: place.clone(), example });
+                out.extend(alone.map(|example| Record { id, place, example }));
+            }
+        }
+    }
+    out
 }
 
 impl Data {
@@ -58,7 +95,7 @@ impl Data {
         let mut notes = Vec::new();
         let orders = if run.train.both_orders { Orders::Both } else { Orders::Drawn };
         let limit = (run.data.limit.map(|n| n as usize), run.data.limit_seed);
-        let train = corpus(run, "training", &run.data.train, limit, orders, encoder.clone(), &mut notes)?;
+        let train = corpus(run, TRAINING, &run.data.train, limit, orders, encoder.clone(), &mut notes)?;
         let eval = match run.data.eval.is_empty() {
             true => None,
             false => Some(evaluation(run, encoder, &mut notes)?),
@@ -138,6 +175,17 @@ fn corpus(
         dataset.records = drawn(dataset.records, seed);
     }
     dataset.records.truncate(limit.unwrap_or(usize::MAX));
+    if let Some(lesson) = lesson(run, &encoder.template)? {
+        let share = if what == TRAINING { run.train.empty_context } else { 0.0 };
+        dataset.records = learn(&lesson, dataset.records, share, run.train.seed, &mut dataset.drops);
+        if dataset.records.is_empty() {
+            let (stage, drops) = (encoder.stage, &dataset.drops);
+            let (name, wants) = (stage.name(), stage.wants());
+            return Err(Error::data(format!(
+                "{what}: nothing is left for stage {name}, which learns from {wants}: {drops}"
+            )));
+        }
+    }
     let limits = Limits {
         max_tokens: run.data.max_tokens as usize,
         on_error: on_error(run.data.on_error),
@@ -160,7 +208,8 @@ fn options(run: &Run) -> Result<Options> {
     Ok(Options {
         purpose: match run.train.stage {
             StageKey::Pretrain => Purpose::Responses,
-            _ => Purpose::Preferences,
+            StageKey::Sft | StageKey::Prove => Purpose::Claims,
+            StageKey::Finetune | StageKey::Scalar => Purpose::Preferences,
         },
         on_error: on_error(run.data.on_error),
         columns: Columns::parse(&pairs)?,
@@ -185,6 +234,7 @@ fn stage(stage: StageKey) -> Stage {
         StageKey::Finetune => Stage::Finetune,
         StageKey::Sft => Stage::Sft,
         StageKey::Scalar => Stage::Scalar,
+        StageKey::Prove => Stage::Prove,
     }
 }
 

@@ -439,7 +439,11 @@ fn shape_of(run: &Run) -> Result<Option<Config>> {
     Ok(Some(config))
 }
 
-fn tokenizer_dir(run: &Run) -> Result<PathBuf> {
+/// The directory of the run's tokenizer.
+///
+/// # Errors
+/// It names none.
+pub fn tokenizer_dir(run: &Run) -> Result<PathBuf> {
     let dir = run.model.tokenizer.as_ref().or(run.model.path.as_ref());
     dir.cloned().ok_or_else(|| Error::usage("a model from random weights needs model.tokenizer, a tokenizer directory"))
 }
@@ -451,7 +455,7 @@ fn no_model() -> Error {
 fn head(run: &Run) -> HeadKind {
     match run.train.stage {
         Stage::Scalar => HeadKind::Scalar,
-        Stage::Pretrain | Stage::Finetune | Stage::Sft => HeadKind::LanguageModel,
+        Stage::Pretrain | Stage::Finetune | Stage::Sft | Stage::Prove => HeadKind::LanguageModel,
     }
 }
 

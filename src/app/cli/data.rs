@@ -32,10 +32,10 @@ struct Inspect {
     /// Tokenizer or model directory
     #[arg(long, alias = "model", value_name = "DIR", required_unless_present = "config")]
     tokenizer: Option<PathBuf>,
-    /// pretrain, finetune, sft or scalar
+    /// pretrain, finetune, sft, scalar or prove
     #[arg(long, default_value = "finetune", conflicts_with = "config")]
     stage: String,
-    /// Judge prompt template
+    /// Judge prompt template, or with --stage prove the proving template
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     template: Option<PathBuf>,
     /// Examples to show

@@ -16,11 +16,13 @@ mod learning_curve;
 mod merge;
 mod plan;
 mod progress;
+mod prove;
 mod rank;
 mod reward;
 mod rationale;
 mod rows;
 mod runtime;
+mod self_train;
 mod train;
 
 use crate::app::signals::report_file_size_limit;
@@ -44,6 +46,8 @@ enum Verb {
     Init(init::Args),
     /// Train a model as a run file says
     Train(train::Args),
+    /// Train a judge that reasons, from human rationales, labelled and unlabelled pairs
+    SelfTrain(self_train::Args),
     /// Print the memory plan of a training run without starting it
     Plan(plan::Args),
     /// Fine-tune on ever more examples, several times each, and show what they bring
@@ -58,6 +62,8 @@ enum Verb {
     Reward(reward::Args),
     /// Measure a judge on a public suite, score recorded verdicts, or look for benchmark rows in training text
     Eval(eval::Args),
+    /// Prove which of two responses is better, given the label: rationales for a judge to learn from
+    Prove(prove::Args),
     /// Continue prompts
     Generate(generate::Args),
     /// Look at data as a model will see it
@@ -89,6 +95,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Demo(args) => demo::run(args),
         Verb::Init(args) => init::run(args),
         Verb::Train(args) => train::run(args),
+        Verb::SelfTrain(args) => self_train::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::LearningCurve(args) => learning_curve::run(args),
         Verb::Merge(args) => merge::run(args),
@@ -96,6 +103,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Rank(args) => rank::run(args),
         Verb::Reward(args) => reward::run(args),
         Verb::Eval(args) => eval::run(args),
+        Verb::Prove(args) => prove::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Data(args) => data::run(args),
         Verb::Bench(args) => bench::run(args),

@@ -35,19 +35,33 @@ pub struct Request<T> {
 pub fn answer<T>(
     files: &Files,
     what: &str,
-    mut parse: impl FnMut(&Row) -> Result<(T, usize)>,
+    parse: impl FnMut(&Row) -> Result<(T, usize)>,
     mut answer: impl FnMut(&[Request<T>]) -> Result<Vec<Map<String, Value>>>,
+) -> Result<()> {
+    select(files, what, parse, |batch| Ok(answer(batch)?.into_iter().map(Some).collect()))
+}
+
+/// As [`answer`], for verbs that have no answer to some rows.
+///
+/// # Errors
+/// As [`answer`].
+pub fn select<T>(
+    files: &Files,
+    what: &str,
+    mut parse: impl FnMut(&Row) -> Result<(T, usize)>,
+    mut answer: impl FnMut(&[Request<T>]) -> Result<Vec<Option<Map<String, Value>>>>,
 ) -> Result<()> {
     let skip = files.on_error == OnErrorArg::Skip;
     let mut rows = Source::open(&[&files.input])?.rows(if skip { OnError::Skip } else { OnError::Fail });
-    let mut output = Output::create(files)?;
+    let mut output = Output::create(&files.output, &files.input)?;
     let mut bar = Progress::new(what);
     let (mut batch, mut tokens, mut seen, mut refused) = (Vec::new(), 0, 0u64, Refused::default());
     loop {
         let row = rows.next().transpose()?;
         let full = batch.len() == BATCH_ROWS || tokens >= BATCH_TOKENS;
         if !batch.is_empty() && (full || row.is_none()) {
-            for (request, mut object) in batch.iter().zip(answer(&batch)?) {
+            for (request, object) in batch.iter().zip(answer(&batch)?) {
+                let Some(mut object) = object else { continue };
                 object.shift_insert(0, "id".into(), request.id.clone());
                 output.line(&object)?;
             }
@@ -133,18 +147,21 @@ impl Refused {
 }
 
 /// Where answers go.
-enum Output {
+pub enum Output {
     Stdout(BufWriter<std::io::Stdout>),
     File(AtomicFile),
 }
 
 impl Output {
-    fn create(files: &Files) -> Result<Output> {
-        let path = files.output.as_path();
+    /// Opens `path`, or standard output for `-`.
+    ///
+    /// # Errors
+    /// The path is the input's; or the file system refuses.
+    pub fn create(path: &Path, input: &str) -> Result<Output> {
         if path == Path::new("-") {
             return Ok(Output::Stdout(BufWriter::new(std::io::stdout())));
         }
-        if same_file(Path::new(&files.input), path) {
+        if same_file(Path::new(input), path) {
             return Err(Error::usage(format!("--output {}: it is the input; name another file", path.display())));
         }
         let file = AtomicFile::create(path)?;
@@ -154,7 +171,11 @@ impl Output {
         Ok(Output::File(file))
     }
 
-    fn line(&mut self, object: &Map<String, Value>) -> Result<()> {
+    /// One object on a line of its own.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn line(&mut self, object: &Map<String, Value>) -> Result<()> {
         let mut line = serde_json::to_vec(object).expect("JSON values print");
         line.push(b'\n');
         match self {
@@ -163,7 +184,11 @@ impl Output {
         }
     }
 
-    fn finish(self) -> Result<()> {
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn finish(self) -> Result<()> {
         match self {
             Output::Stdout(mut out) => out.flush().map_err(stdout),
             Output::File(file) => file.commit(),
