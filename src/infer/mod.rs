@@ -3,3 +3,4 @@
 
 pub mod generator;
 pub mod scorer;
+pub mod trie;

@@ -11,6 +11,7 @@ pub mod cost;
 pub mod forward;
 pub mod head;
 pub mod params;
+pub mod paths;
 pub mod weights;
 
 #[cfg(test)]
