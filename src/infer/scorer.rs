@@ -244,20 +244,26 @@ impl<'m> Scorer<'m> {
     }
 
     fn check(&self, prompt: &[i32]) -> Result<()> {
-        if prompt.is_empty() {
-            return Err(Error::data("the prompt has no tokens"));
-        }
-        if prompt.len() > self.context() {
-            let (len, most) = (prompt.len(), self.context());
-            return Err(Error::data(format!("{len} tokens, but at most {most} fit; it is not cut, shorten it")));
-        }
-        match prompt.iter().find(|id| **id < 0 || **id as usize >= self.model.config.vocab) {
-            None => Ok(()),
-            Some(id) => Err(Error::data(format!(
-                "token {id} is outside the model's vocabulary of {}; is this the model's own tokenizer?",
-                self.model.config.vocab
-            ))),
-        }
+        check_prompt(self.model, self.context(), prompt)
+    }
+}
+
+/// # Errors
+/// A prompt that is empty, longer than the context or holds an id outside the vocabulary.
+pub(super) fn check_prompt(model: &Model, context: usize, prompt: &[i32]) -> Result<()> {
+    if prompt.is_empty() {
+        return Err(Error::data("the prompt has no tokens"));
+    }
+    if prompt.len() > context {
+        let len = prompt.len();
+        return Err(Error::data(format!("{len} tokens, but at most {context} fit; it is not cut, shorten it")));
+    }
+    match prompt.iter().find(|id| **id < 0 || **id as usize >= model.config.vocab) {
+        None => Ok(()),
+        Some(id) => Err(Error::data(format!(
+            "token {id} is outside the model's vocabulary of {}; is this the model's own tokenizer?",
+            model.config.vocab
+        ))),
     }
 }
 
@@ -280,7 +286,9 @@ pub(super) fn write_inputs(dev: &Device, acts: &Acts, [ids, positions, starts, r
     for (slot, data) in
         [(&inputs.ids, ids), (&inputs.positions, positions), (&inputs.starts, starts), (&inputs.rows, rows)]
     {
-        dev.write(acts.at(slot).cols_in(0..data.len()), data);
+        if !data.is_empty() {
+            dev.write(acts.at(slot).cols_in(0..data.len()), data);
+        }
     }
 }
 
@@ -294,4 +302,4 @@ pub(super) fn read_f32(dev: &Device, view: View) -> Result<Vec<f32>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

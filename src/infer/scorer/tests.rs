@@ -3,11 +3,11 @@ use crate::base::rng::{Rng, Stream};
 use crate::model::config::{Config, Family, preset};
 use crate::ops::check::gpus;
 
-const CONTEXT: usize = 300;
-const LABELS: [i32; 2] = [32, 33];
+pub(in crate::infer) const CONTEXT: usize = 300;
+pub(in crate::infer) const LABELS: [i32; 2] = [32, 33];
 
 /// A random model whose sizes are no multiples of any block.
-fn model(family: Family, head: HeadKind, dtype: Dtype) -> Model {
+pub(in crate::infer) fn model(family: Family, head: HeadKind, dtype: Dtype) -> Model {
     let shape = preset::Shape {
         vocab: Some(300),
         width: Some(72),
@@ -25,7 +25,7 @@ fn model(family: Family, head: HeadKind, dtype: Dtype) -> Model {
     Model::random(config, dtype, 4).unwrap()
 }
 
-fn text(seed: u64, len: usize) -> Vec<i32> {
+pub(in crate::infer) fn text(seed: u64, len: usize) -> Vec<i32> {
     let rng = Rng::new(7, Stream::Test, seed);
     (0..len as u64).map(|t| rng.below(t, 300) as i32).collect()
 }
@@ -40,7 +40,7 @@ fn cut_everywhere() -> Vec<Vec<i32>> {
 }
 
 /// Judge prompts of all ordered pairs of `n` answers of different lengths.
-fn round_robin(n: usize, prompt: usize) -> Vec<Vec<i32>> {
+pub(in crate::infer) fn round_robin(n: usize, prompt: usize) -> Vec<Vec<i32>> {
     let (question, close) = (text(1, prompt), text(2, 5));
     let answer = |i: usize| text(10 + i as u64, 3 + 17 * i % 29);
     let pair = |i, j| [question.clone(), answer(i), vec![9], answer(j), close.clone()].concat();
