@@ -1,5 +1,5 @@
 //! What sharing is worth: all ordered pairs of n answers to one prompt, scored flat and as a trie, by a random model of 23.1M parameters.
-//! `cargo run --release --example shared_ranking -- [ANSWERS] [PROMPT TOKENS] [ANSWER TOKENS] [ROUNDS]`
+//! `cargo run --release --example shared_ranking -- [ANSWERS] [PROMPT TOKENS] [ANSWER TOKENS] [ROUNDS] [LAYERS]`
 
 use gramophone::base::dtype::Dtype;
 use gramophone::base::rng::{Rng, Stream};
@@ -16,7 +16,7 @@ const CLOSE: usize = 12;
 fn main() -> gramophone::Result<()> {
     let given: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
     let of = |i: usize, default: usize| given.get(i).copied().unwrap_or(default);
-    let (n, prompt, answer, rounds) = (of(0, 16), of(1, 500), of(2, 400), of(3, 3));
+    let (n, prompt, answer, rounds, layers) = (of(0, 16), of(1, 500), of(2, 400), of(3, 3), of(4, 6));
     let text = |key: usize, len: usize| -> Vec<i32> {
         let rng = Rng::new(1, Stream::Test, key as u64);
         (0..len as u64).map(|t| rng.below(t, 8192) as i32).collect()
@@ -30,7 +30,7 @@ fn main() -> gramophone::Result<()> {
         vocab: Some(8192),
         width: Some(512),
         ffn: Some(1536),
-        layers: Some(6),
+        layers: Some(layers),
         heads: Some(8),
         kv_heads: Some(4),
         head_size: Some(64),
@@ -53,20 +53,25 @@ fn main() -> gramophone::Result<()> {
     for round in 1..=rounds {
         let mut timed = |sharing| -> gramophone::Result<_> {
             scorer.share(sharing);
-            let (before, start) = (scorer.tokens(), Instant::now());
+            let (computed, start, busy) = (scorer.tokens().computed, Instant::now(), processor());
             let verdicts = scorer.verdicts(&prompts, [32, 33])?;
-            Ok((verdicts, scorer.tokens().computed - before.computed, start.elapsed().as_secs_f64()))
+            Ok((verdicts, scorer.tokens().computed - computed, start.elapsed().as_secs_f64(), processor() - busy))
         };
-        let (flat, all, slow) = timed(Sharing::Never)?;
-        let (shared, computed, fast) = timed(Sharing::WherePaying)?;
+        let (flat, all, slow, much) = timed(Sharing::Never)?;
+        let (shared, computed, fast, little) = timed(Sharing::WherePaying)?;
         assert_eq!(flat, shared, "the same bits");
-        println!(
-            "round {round}: flat {slow:.2} s ({all} tokens), shared {fast:.2} s ({computed} tokens): {:.3}x, bits equal",
-            slow / fast
-        );
+        println!("round {round}: flat {slow:.2} s, {all} tokens; shared {fast:.2} s, {computed} tokens; bits equal");
+        println!("         {:.3}x by the clock, {:.3}x of the processor's time", slow / fast, much / little);
         ratios.push(slow / fast);
     }
     ratios.sort_by(f64::total_cmp);
     println!("median {:.3}x", ratios[ratios.len() / 2]);
     Ok(())
+}
+
+/// Hundredths of a second that this process has used of its processors: what it waited for others does not count.
+fn processor() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or("").split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum()
 }

@@ -34,7 +34,7 @@ pub(in crate::infer) fn text(seed: u64, len: usize) -> Vec<i32> {
 fn cut_everywhere() -> Vec<Vec<i32>> {
     let whole = text(0, CONTEXT);
     let cut = |n: usize| [&whole[..n], &text(n as u64, 1 + n % 5)].concat();
-    let mut prompts: Vec<Vec<i32>> = (1..140).chain([191, 192, 193, 255, 256, 257, 290]).map(cut).collect();
+    let mut prompts: Vec<Vec<i32>> = (1..130).chain([191, 193, 256, 257, 290]).map(cut).collect();
     prompts.push(whole);
     prompts
 }
@@ -73,8 +73,7 @@ fn sharing_changes_no_bit_wherever_prompts_part() {
                 .collect();
             assert!(alone[1..].iter().any(|v| *v != alone[0]), "the prompts are told apart");
             let computed = Trie::new(&prompts).tokens();
-            let ways =
-                if dtype == Dtype::F64 { &[(2, 100)][..] } else { &[(1, 17), (2, 60), (2, 128), (1, 129), (2, 4096)] };
+            let ways = if dtype == Dtype::F64 { &[(2, 100)][..] } else { &[(1, 17), (2, 128), (2, 4096)] };
             for &(threads, pass) in ways {
                 let (found, tokens) = verdicts(&Device::cpu(threads), &model, &prompts, pass, Sharing::Always);
                 assert!(found == alone, "{family:?} {dtype}, {threads} threads, passes of {pass}");
