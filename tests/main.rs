@@ -11,4 +11,6 @@ mod gpu;
 mod invariance;
 mod ledger;
 mod misuse;
+mod rationale;
+mod sharing;
 mod tolerance;

@@ -23,6 +23,8 @@ pub enum Stream {
     World = 6,
     /// Tests.
     Test = 7,
+    /// Seeds of a judge's votes; the step is the prompt's key, the element the vote's number.
+    Vote = 8,
 }
 
 /// One keyed source of bits: `Rng::new(seed, stream, step)` then [`Rng::bits`] at any element.

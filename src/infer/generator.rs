@@ -3,104 +3,30 @@
 //! Sequences join the batch as pages and places come free and leave it when they finish, so short answers do not wait
 //! for long ones. A sequence's tokens depend on its own prompt, settings and seed alone: the ops' rows are independent,
 //! and its random bits are keyed by its seed and its own token count.
+//!
+//! Requests with equal prompts share it. It is read once; its whole pages serve all of them, counted, and the page that it fills
+//! in part is copied for each. A first token is drawn from the same row of logits as if its request were alone, and from then on
+//! each decodes by itself over keys and values with the same bits at the same positions: sharing changes no bit. Where not all can
+//! start at once the prompt is held for the others, or, in a pool too small for that, read again.
 
-use super::scorer::write_prompts;
+mod queue;
+mod request;
+
+pub use request::{Counts, Finish, Generation, Request, Settings, Shape};
+
+use super::scorer::{Verdict, read_f32, write_prompts};
 use crate::device::{Device, Replays};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::acts::{Acts, Capacity, Keep};
-use crate::model::cache::{Cache, CacheShape, PAGE, PageList};
+use crate::model::cache::{Cache, CacheShape, PAGE, PageList, place};
 use crate::model::config::HeadKind;
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
+use crate::ops::embed::embed_fwd;
 use crate::ops::sample::{Sampling, sample};
-
-/// How to choose tokens. Temperature 0 is greedy.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
-    pub temperature: f32,
-    /// Keep the k likeliest; 0 for all.
-    pub top_k: u32,
-    /// Keep the smallest set whose probability reaches this; 1 for all.
-    pub top_p: f32,
-    /// Keep tokens at least this likely relative to the likeliest; 0 for all.
-    pub min_p: f32,
-    pub max_tokens: usize,
-    pub seed: u64,
-}
-
-impl Default for Settings {
-    /// Greedy, 256 tokens.
-    fn default() -> Settings {
-        Settings { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens: 256, seed: 0 }
-    }
-}
-
-impl Settings {
-    /// # Errors
-    /// The first setting outside its range, by name.
-    pub fn check(&self) -> Result<()> {
-        let fault =
-            |name: &str, value: f32, range: &str| Err(Error::usage(format!("{name} is {value}; it must be {range}")));
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return fault("temperature", self.temperature, "0 (greedy) or more");
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return fault("top_p", self.top_p, "above 0 and at most 1");
-        }
-        if !(0.0..=1.0).contains(&self.min_p) {
-            return fault("min_p", self.min_p, "between 0 and 1");
-        }
-        if self.max_tokens == 0 {
-            return fault("max_tokens", 0.0, "at least 1");
-        }
-        Ok(())
-    }
-}
-
-/// A prompt to continue.
-#[derive(Clone, Debug)]
-pub struct Request {
-    pub prompt: Vec<i32>,
-    pub settings: Settings,
-}
-
-/// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// It wrote an end-of-sequence token, which is not part of the tokens.
-    Stop,
-    /// It reached its `max_tokens` or the model's context.
-    Length,
-}
-
-impl Finish {
-    /// The name that OpenAI-shaped answers use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Finish::Stop => "stop",
-            Finish::Length => "length",
-        }
-    }
-}
-
-/// What a request became.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Generation {
-    pub tokens: Vec<i32>,
-    /// Log-probability of each token under the model itself (temperature 1, nothing filtered).
-    pub logprobs: Vec<f32>,
-    pub finish: Finish,
-}
-
-/// Sizes of a generator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Sequences that decode together.
-    pub sequences: usize,
-    /// Longest sequence, prompt and answer.
-    pub context: usize,
-}
+use crate::ops::xent::logits_lse;
+use queue::Queue;
 
 /// A model ready to write, with its cache.
 pub struct Generator<'m> {
@@ -111,8 +37,38 @@ pub struct Generator<'m> {
     acts: Acts,
     cache: Cache,
     pages: PageList,
+    held: Option<Held>,
+    watched: Option<[i32; 2]>,
+    counts: Counts,
     /// Decode steps by the number of rows.
     replays: Replays,
+}
+
+/// A prompt that requests wait for which could not start with the first ones: its number and its pages, the last one of them
+/// perhaps in part. The residual stream at its end lies in [`Cache::held`].
+struct Held {
+    prompt: usize,
+    pages: Vec<u32>,
+}
+
+/// Requests that start together.
+#[derive(Default)]
+struct Wave {
+    joined: Vec<Active>,
+    /// For each of them, which of `read` its prompt is; without any, all have the held one.
+    prompts: Vec<usize>,
+    /// Prompts to read, each by the first of `joined` that has it.
+    read: Vec<usize>,
+    /// Pool rows to copy, from and to.
+    from: Vec<i32>,
+    to: Vec<i32>,
+}
+
+/// A token that was drawn.
+struct Drawn {
+    token: i32,
+    logprob: f32,
+    verdict: Option<Verdict>,
 }
 
 /// A sequence in the batch.
@@ -132,12 +88,29 @@ impl<'m> Generator<'m> {
     /// # Errors
     /// A scalar model; memory that is not there.
     pub fn new(dev: &'m Device, model: &'m Model, shape: Shape, stop: &[i32]) -> Result<Generator<'m>> {
+        Generator::with_pages(dev, model, shape, stop, usize::MAX)
+    }
+
+    /// As [`Generator::new`], with at most so many pages of [`PAGE`] tokens in the cache, and no fewer than the longest sequence
+    /// needs. Fewer pages make sequences wait for each other; they change no result.
+    ///
+    /// # Errors
+    /// As [`Generator::new`].
+    pub fn with_pages(
+        dev: &'m Device,
+        model: &'m Model,
+        shape: Shape,
+        stop: &[i32],
+        pages: usize,
+    ) -> Result<Generator<'m>> {
         if model.config.head != HeadKind::LanguageModel {
             return Err(Error::model("this model has a scalar head and cannot write text"));
         }
         let context = shape.context.min(model.config.max_positions);
         let shape = Shape { context, sequences: shape.sequences.clamp(1, crate::model::acts::LOGIT_ROWS) };
-        let pages = shape.sequences * context.div_ceil(PAGE);
+        // Room for all at their longest, and for the last page of a prompt that is held.
+        let longest = context.div_ceil(PAGE);
+        let pages = (shape.sequences * longest + 1).min(pages.max(longest));
         let capacity = Capacity {
             tokens: context.max(shape.sequences),
             sequences: shape.sequences,
@@ -154,6 +127,9 @@ impl<'m> Generator<'m> {
             acts: Acts::new(dev, &model.config, model.dtype, capacity)?,
             cache: Cache::new(dev, &model.config, model.dtype, cache_shape)?,
             pages: PageList::new(pages),
+            held: None,
+            watched: None,
+            counts: Counts::default(),
             replays: Replays::default(),
         })
     }
@@ -161,6 +137,22 @@ impl<'m> Generator<'m> {
     /// Longest sequence, prompt and answer.
     pub fn context(&self) -> usize {
         self.shape.context
+    }
+
+    /// Also returns, for every token, what the logits of these two tokens were when it was drawn, and the log-sum-exp: those
+    /// very logits, in bits. `None` watches nothing, which costs nothing.
+    ///
+    /// # Panics
+    /// Ids outside the vocabulary.
+    pub fn watch(&mut self, labels: Option<[i32; 2]>) {
+        let known = |id: &i32| (0..self.model.config.vocab as i32).contains(id);
+        assert!(labels.iter().flatten().all(known), "labels {labels:?} of {} tokens", self.model.config.vocab);
+        self.watched = labels;
+    }
+
+    /// What was done since the generator was made.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// Continues every prompt; results come in the requests' order. `done` is called as each one finishes.
@@ -175,22 +167,25 @@ impl<'m> Generator<'m> {
         for (i, request) in requests.iter().enumerate() {
             self.check(request).map_err(|e| e.at(format!("prompt {i}")))?;
         }
+        // A call that failed left its sequences where they were.
+        (self.held, self.pages) = (None, self.pages.emptied());
         let mut results: Vec<Option<Generation>> = vec![None; requests.len()];
-        let mut waiting = (0..requests.len()).peekable();
+        let mut queue = Queue::new(requests);
         let mut active: Vec<Active> = Vec::new();
-        while waiting.peek().is_some() || !active.is_empty() {
-            let joined = self.admit(requests, &mut waiting, active.len());
-            let stepped = if joined.is_empty() {
-                self.decode(requests, &active)?
+        while queue.next().is_some() || !active.is_empty() {
+            let mut wave = self.admit(requests, &mut queue, active.len());
+            let (first, drawn) = if wave.joined.is_empty() {
+                (0, self.decode(requests, &active)?)
             } else {
+                let drawn = self.join(requests, &wave)?;
                 let first = active.len();
-                let sampled = self.prefill(requests, &joined)?;
-                active.extend(joined);
-                sampled.into_iter().enumerate().map(|(i, s)| (first + i, s)).collect()
+                active.append(&mut wave.joined);
+                (first, drawn)
             };
-            for (i, (token, logprob)) in stepped.into_iter().rev() {
-                if self.take(&mut active[i], token, logprob) {
-                    let ended = active.remove(i);
+            self.counts.generated += drawn.len();
+            for (i, drawn) in drawn.into_iter().enumerate().rev() {
+                if self.take(&mut active[first + i], drawn) {
+                    let ended = active.remove(first + i);
                     self.pages.give_back(ended.pages);
                     done(ended.request, &ended.made);
                     results[ended.request] = Some(ended.made);
@@ -200,45 +195,134 @@ impl<'m> Generator<'m> {
         Ok(results.into_iter().map(|r| r.expect("every request finishes")).collect())
     }
 
-    /// Requests that can start now: a place in the batch, pages for their longest answer, room in one pass.
-    fn admit(
-        &mut self,
-        requests: &[Request],
-        waiting: &mut std::iter::Peekable<std::ops::Range<usize>>,
-        running: usize,
-    ) -> Vec<Active> {
-        let mut joined: Vec<Active> = Vec::new();
+    /// Requests that can start now: a place in the batch, pages for their longest answer, room in one pass for the prompts that are
+    /// not held.
+    fn admit(&mut self, requests: &[Request], queue: &mut Queue, running: usize) -> Wave {
+        let mut wave = Wave::default();
+        if let Some(held) = self.held.take() {
+            self.admit_sharers(requests, queue, &held, running, &mut wave);
+            let waits = queue.next_of(held.prompt).is_some();
+            if waits && running + wave.joined.len() > 0 {
+                self.held = Some(held);
+                return wave;
+            }
+            // Nobody waits for it any more; or nothing runs and the next one does not fit beside it.
+            self.pages.give_back(held.pages);
+            if !wave.joined.is_empty() {
+                return wave;
+            }
+        }
         let mut tokens = 0;
-        while let Some(&request) = waiting.peek() {
-            let Request { prompt, settings } = &requests[request];
-            let budget = settings.max_tokens.min(self.shape.context - prompt.len());
-            tokens += prompt.len();
-            if running + joined.len() == self.shape.sequences || tokens > self.acts.capacity.tokens {
+        while let Some((request, prompt)) = queue.next() {
+            let len = requests[request].prompt.len();
+            tokens += len;
+            if running + wave.joined.len() == self.shape.sequences || tokens > self.acts.capacity.tokens {
                 break;
             }
-            let Some(pages) = self.pages.take(prompt.len() + budget) else { break };
-            let made = Generation { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length };
-            joined.push(Active { request, pages, cached: prompt.len(), budget, made });
-            waiting.next();
+            let Some(first) = self.start(requests, request, &[]) else { break };
+            queue.pop();
+            let held = Held { prompt, pages: first.pages[..len.div_ceil(PAGE)].to_vec() };
+            wave.read.push(wave.joined.len());
+            wave.prompts.push(wave.read.len() - 1);
+            wave.joined.push(first);
+            if queue.next_of(prompt).is_none() {
+                continue;
+            }
+            self.pages.share(&held.pages);
+            self.admit_sharers(requests, queue, &held, running, &mut wave);
+            if queue.next_of(prompt).is_some() {
+                self.held = Some(held);
+                break;
+            }
+            self.pages.give_back(held.pages);
         }
-        joined
+        wave
     }
 
-    fn prefill(&mut self, requests: &[Request], joined: &[Active]) -> Result<Vec<(i32, f32)>> {
-        let prompts = joined.iter().map(|a| requests[a.request].prompt.as_slice());
-        let extent = write_prompts(self.dev, &self.acts, prompts);
-        let places: Vec<(&[u32], usize)> = joined.iter().map(|a| (a.pages.as_slice(), a.cached)).collect();
-        self.cache.set_prefill(self.dev, &places);
-        let settings = joined.iter().map(|a| self.sampling(requests, a)).collect::<Vec<_>>();
+    /// More requests with the prompt whose pages these are.
+    fn admit_sharers(&mut self, requests: &[Request], queue: &mut Queue, held: &Held, running: usize, wave: &mut Wave) {
+        while let Some(request) = queue.next_of(held.prompt) {
+            if running + wave.joined.len() == self.shape.sequences {
+                break;
+            }
+            let len = requests[request].prompt.len();
+            let whole = len / PAGE;
+            let Some(active) = self.start(requests, request, &held.pages[..whole]) else { break };
+            queue.pop();
+            wave.from.extend((whole * PAGE..len).map(|p| place(&held.pages, p)));
+            wave.to.extend((whole * PAGE..len).map(|p| place(&active.pages, p)));
+            wave.prompts.push(wave.read.len().saturating_sub(1));
+            wave.joined.push(active);
+        }
+    }
+
+    /// A sequence over these pages and as many of its own as its longest answer takes; `None` where there are too few.
+    fn start(&mut self, requests: &[Request], request: usize, shared: &[u32]) -> Option<Active> {
+        let Request { prompt, settings } = &requests[request];
+        let budget = settings.max_tokens.min(self.shape.context - prompt.len());
+        let own = self.pages.take(prompt.len() + budget - shared.len() * PAGE)?;
+        self.pages.share(shared);
+        let made =
+            Generation { tokens: Vec::new(), logprobs: Vec::new(), verdicts: Vec::new(), finish: Finish::Length };
+        Some(Active { request, pages: [shared, &own].concat(), cached: prompt.len(), budget, made })
+    }
+
+    /// Reads the wave's prompts, gives every sequence its own copy of a shared page that it will write to, and draws the first tokens.
+    fn join(&mut self, requests: &[Request], wave: &Wave) -> Result<Vec<Drawn>> {
         let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
+        let prompt = |i: &usize| requests[wave.joined[*i].request].prompt.as_slice();
+        let asked = wave.joined.iter().map(|a| a.cached);
+        self.counts.asked += asked.sum::<usize>();
+        self.counts.computed += wave.read.iter().map(|i| prompt(i).len()).sum::<usize>();
+        let rows = acts.at(&acts.inputs.rows).cols_in(0..wave.joined.len());
+        let (extent, ends) = if wave.read.is_empty() {
+            (Extent { tokens: 1, sequences: 1 }, vec![0])
+        } else {
+            let extent = write_prompts(dev, acts, wave.read.iter().map(prompt));
+            let places: Vec<(&[u32], usize)> =
+                wave.read.iter().map(|i| (wave.joined[*i].pages.as_slice(), prompt(i).len())).collect();
+            cache.set_prefill(dev, &places);
+            let ends = wave.read.iter().scan(-1, |end, i| {
+                *end += prompt(i).len() as i32;
+                Some(*end)
+            });
+            (extent, ends.collect())
+        };
+        dev.write(rows, &wave.prompts.iter().map(|p| ends[*p]).collect::<Vec<i32>>());
+        let (out, last) = (acts.at(&acts.out).top(extent.tokens), rows.len() - 1);
         dev.install(|| {
-            forward(dev, model, acts, extent, Attend::Prefill(cache));
-            Head::gather(dev, model, acts, extent, joined.len()).logits();
+            if wave.read.is_empty() {
+                embed_fwd(dev, out, cache.held(), rows.cols_in(0..1));
+            } else {
+                forward(dev, model, acts, extent, Attend::Prefill(cache));
+                if self.held.is_some() {
+                    embed_fwd(dev, cache.held(), out, rows.cols_in(last..last + 1));
+                }
+            }
+            Head::gather(dev, model, acts, extent, wave.joined.len()).logits();
         });
-        self.choose(&settings)
+        self.copy(wave);
+        self.choose(&wave.joined.iter().map(|a| self.sampling(requests, a)).collect::<Vec<_>>())
     }
 
-    fn decode(&mut self, requests: &[Request], active: &[Active]) -> Result<Vec<(usize, (i32, f32))>> {
+    /// Copies the wave's pool rows, by way of activations that nobody needs between passes.
+    fn copy(&self, wave: &Wave) {
+        let (dev, acts, cache) = (self.dev, &self.acts, &self.cache);
+        let heads = self.model.config.heads;
+        let (q, kv) = (heads.query * heads.size, heads.kv * heads.size);
+        let most = acts.capacity.tokens;
+        for (from, to) in wave.from.chunks(most).zip(wave.to.chunks(most)) {
+            let n = from.len();
+            let (ids, places) = (acts.at(&acts.inputs.ids).cols_in(0..n), cache.places(n));
+            dev.write(ids, from);
+            dev.write(places, to);
+            let scratch = acts.at(&acts.layers[0].qkv).top(n);
+            let scratch = [scratch.cols_in(q..q + kv), scratch.cols_in(q + kv..q + 2 * kv)];
+            dev.install(|| cache.copy(dev, ids, places, scratch));
+        }
+    }
+
+    fn decode(&mut self, requests: &[Request], active: &[Active]) -> Result<Vec<Drawn>> {
         let n = active.len();
         // Rows beyond the active ones compute something that nobody reads, and write nothing to the cache.
         let rows = self.dev.bucket(n, self.shape.sequences);
@@ -261,19 +345,42 @@ impl<'m> Generator<'m> {
             forward(dev, model, acts, extent, Attend::Decode(cache));
             Head::gather(dev, model, acts, extent, rows).logits();
         })?;
-        Ok(self.choose(&settings)?.into_iter().enumerate().collect())
+        self.choose(&settings)
     }
 
     /// Draws the next token of the first rows of logits.
-    fn choose(&self, settings: &[Sampling]) -> Result<Vec<(i32, f32)>> {
+    fn choose(&self, settings: &[Sampling]) -> Result<Vec<Drawn>> {
         let (dev, acts, n) = (self.dev, &self.acts, settings.len());
         let ids = acts.at(&acts.inputs.targets).cols_in(0..n);
         let logprobs = acts.at(&acts.head.nll).cols_in(0..n);
         let table = acts.at(&acts.inputs.sampling).top(n);
         dev.write(table, &settings.iter().flat_map(Sampling::row).collect::<Vec<_>>());
         dev.install(|| sample(dev, ids, logprobs, acts.at(&acts.head.logits).top(n), table));
-        let logprobs = super::scorer::read_f32(dev, logprobs)?;
-        Ok(dev.read::<i32>(ids)?.into_iter().zip(logprobs).collect())
+        let verdicts = match self.watched {
+            Some(labels) => self.verdicts(labels, n)?.into_iter().map(Some).collect(),
+            None => vec![None; n],
+        };
+        let logprobs = read_f32(dev, logprobs)?;
+        let drawn = dev.read::<i32>(ids)?.into_iter().zip(logprobs).zip(verdicts);
+        Ok(drawn.map(|((token, logprob), verdict)| Drawn { token, logprob, verdict }).collect())
+    }
+
+    /// The label columns and the log-sum-exp of the first `n` rows of logits.
+    fn verdicts(&self, labels: [i32; 2], n: usize) -> Result<Vec<Verdict>> {
+        let (dev, acts) = (self.dev, &self.acts);
+        let (logits, z) = (acts.at(&acts.head.logits).top(n), acts.at(&acts.head.verdict).top(n));
+        let (lse, all) = (acts.at(&acts.head.lse).cols_in(0..n), acts.at(&acts.inputs.others).cols_in(0..n));
+        dev.write(all, &(0..n as i32).collect::<Vec<i32>>());
+        dev.install(|| {
+            for (i, label) in labels.into_iter().enumerate() {
+                // Looking rows up in a table one column wide.
+                let column = logits.cols_in(label as usize..label as usize + 1);
+                embed_fwd(dev, z.cols_in(i..i + 1), column, all);
+            }
+            logits_lse(dev, lse, logits);
+        });
+        let (z, lse) = (read_f32(dev, z)?, read_f32(dev, lse)?);
+        Ok(z.chunks(2).zip(lse).map(|(z, lse)| Verdict { logits: [z[0], z[1]], lse }).collect())
     }
 
     fn sampling(&self, requests: &[Request], a: &Active) -> Sampling {
@@ -282,8 +389,8 @@ impl<'m> Generator<'m> {
     }
 
     /// Adds a sampled token; whether the sequence is finished.
-    fn take(&self, a: &mut Active, token: i32, logprob: f32) -> bool {
-        if self.stop.contains(&token) {
+    fn take(&self, a: &mut Active, drawn: Drawn) -> bool {
+        if self.stop.contains(&drawn.token) {
             a.made.finish = Finish::Stop;
             return true;
         }
@@ -291,8 +398,9 @@ impl<'m> Generator<'m> {
         if !a.made.tokens.is_empty() {
             a.cached += 1;
         }
-        a.made.tokens.push(token);
-        a.made.logprobs.push(logprob);
+        a.made.tokens.push(drawn.token);
+        a.made.logprobs.push(drawn.logprob);
+        a.made.verdicts.extend(drawn.verdict);
         a.made.tokens.len() == a.budget
     }
 

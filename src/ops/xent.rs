@@ -106,16 +106,28 @@ pub fn xent_step(
 /// Only `lse`: the normaliser that turns single logits into probabilities over the vocabulary.
 pub fn head_lse(dev: &Device, lse: View, h: View, w: View, logits: View) {
     check("head_lse", [lse, lse], h, w, logits);
-    by_chunk(dev, h, w, logits, |rows, logits| match dev {
-        Device::Cuda(gpu) => {
-            let (grid, v) = (Grid::rows(rows.len()), logits.cols() as i32);
-            launch::xent_fwd(gpu, grid, None, part(lse, &rows), logits, None, v);
-        }
-        Device::Cpu(pool) => by_stat!(logits.dtype(), A => pool.each(rows.len(), 1, |i| {
+    by_chunk(dev, h, w, logits, |rows, logits| logits_lse(dev, part(lse, &rows), logits));
+}
+
+/// `lse[r] = ln sum_v exp(logits[r,v])` of logits that are there already.
+pub fn logits_lse(dev: &Device, lse: View, logits: View) {
+    let [r, v] = logits.shape();
+    assert!(
+        lse.len() == r && lse.dtype() == logits.dtype() && logits.is_contiguous(),
+        "logits_lse: lse {:?} of {}, logits {:?} of {}",
+        lse.shape(),
+        lse.dtype(),
+        logits.shape(),
+        logits.dtype()
+    );
+    disjoint("logits_lse", lse, &[logits]);
+    match dev {
+        Device::Cuda(gpu) => launch::xent_fwd(gpu, Grid::rows(r), None, lse, logits, None, v as i32),
+        Device::Cpu(pool) => by_stat!(logits.dtype(), A => pool.each(r, 1, |i| {
             let row = logits.row::<A>(i);
-            *at::<A>(lse, rows.start + i) = vectorize(#[inline(always)] || log_sum_exp(row));
+            *at::<A>(lse, i) = vectorize(#[inline(always)] || log_sum_exp(row));
         })),
-    });
+    }
 }
 
 fn check(op: &str, stats: [View; 2], h: View, w: View, logits: View) {

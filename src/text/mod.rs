@@ -5,6 +5,7 @@
 //! [`encode`] says what is to be learned, [`corpus`] holds the examples of a run and [`pack`] lays them end to end.
 
 mod added;
+pub mod answer;
 pub mod bpe;
 pub mod chat;
 pub mod corpus;

@@ -59,10 +59,8 @@ pub fn run(args: Args) -> Result<()> {
     };
     settings.check()?;
     let tokenizer = &opened.tokenizer;
-    let mut stop = opened.model.config.eos.clone();
-    stop.extend(tokenizer.stop());
     let shape = Shape { sequences: args.batch, context: opened.context };
-    let mut generator = Generator::new(&dev, &opened.model, shape, &stop)?;
+    let mut generator = Generator::new(&dev, &opened.model, shape, &opened.stop())?;
     let chat = if args.raw { None } else { Some(opened.chat()?) };
     let context = generator.context();
     let parse = |row: &Row| {

@@ -1,7 +1,9 @@
 //! `gramophone judge`: which of two responses is better.
 
+use super::rationale::{self, RationaleFlags, Totals};
 use super::rows::{self, answer, number};
-use super::runtime::{Files, JudgeFlags, Runtime};
+use super::runtime::{Files, JudgeFlags, Opened, Runtime};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::infer::scorer::Scorer;
 use crate::model::config::HeadKind;
@@ -13,12 +15,16 @@ use serde_json::{Map, Value, json};
 /// {"id", "p_a", "margin_ab", "margin_ba", "label_mass", "verdict", "consistent"} for each. margin_* is logit A minus
 /// logit B with response a shown as A, and with response b shown as A; p_a averages both orders.
 /// Models with a scalar head give {"id", "reward_a", "reward_b", "verdict"}.
+/// With --rationale the model thinks first; the answers add {"rationale", "votes", "invalid", "tokens"} and more, and the verdict
+/// may be "invalid".
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     judge: JudgeFlags,
+    #[command(flatten)]
+    rationale: RationaleFlags,
     /// Demand a scalar reward model; without it the model's own architecture decides
-    #[arg(long)]
+    #[arg(long, conflicts_with = "rationale")]
     scalar: bool,
     #[command(flatten)]
     files: Files,
@@ -29,6 +35,9 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let dev = args.runtime.place.open()?;
     let opened = args.judge.model.open(&dev, &args.runtime)?;
+    if args.rationale.rationale {
+        return reason(&args, &dev, &opened);
+    }
     match opened.model.config.head {
         HeadKind::Scalar => {
             let mut scorer = Scorer::new(&dev, &opened.model, opened.scorer())?;
@@ -67,6 +76,27 @@ pub fn run(args: Args) -> Result<()> {
             })
         }
     }
+}
+
+/// Judges with rationales.
+fn reason(args: &Args, dev: &Device, opened: &Opened) -> Result<()> {
+    let mut judge = args.rationale.judge(dev, &args.judge, opened)?;
+    let (prompts, context, mut totals) = (judge.prompts.clone(), judge.context(), Totals::default());
+    let parse = |row: &Row| {
+        let encoded = prompts.pair(&pair(row)?)?;
+        // One token at least is to be written.
+        args.judge.fits(encoded.longest(), context - 1)?;
+        let tokens = encoded.ab.len() + encoded.ba.len();
+        Ok((encoded, tokens))
+    };
+    answer(&args.files, "pairs", parse, |batch| {
+        let pairs: Vec<EncodedPair> = batch.iter().map(|r| r.item.clone()).collect();
+        let found = judge.judge(&pairs).map_err(|e| opened.place(e))?;
+        found.iter().for_each(|r| totals.add(r));
+        Ok(found.iter().map(rationale::object).collect())
+    })?;
+    totals.report(&judge);
+    Ok(())
 }
 
 fn pair(row: &Row) -> Result<Pair> {

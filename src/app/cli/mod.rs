@@ -14,6 +14,7 @@ mod judge;
 mod plan;
 mod progress;
 mod rank;
+mod rationale;
 mod rows;
 mod runtime;
 mod train;

@@ -7,6 +7,8 @@ use crate::error::{Error, Kind, Result};
 use crate::infer::scorer;
 use crate::model::Model;
 use crate::reward::judge::Prompts;
+use crate::reward::rationale;
+use crate::text::answer::Grammar;
 use crate::text::chat::Chat;
 use crate::text::jinja::Date;
 use crate::text::template::JudgeTemplate;
@@ -190,6 +192,12 @@ impl Opened {
             _ => e,
         }
     }
+    /// The ids that end what the model writes.
+    pub fn stop(&self) -> Vec<i32> {
+        let mut stop = self.model.config.eos.clone();
+        stop.extend(self.tokenizer.stop());
+        stop
+    }
     /// The scorer that reads this model's prompts.
     pub fn scorer(&self) -> scorer::Shape {
         scorer::Shape { context: self.context, pass: PASS }
@@ -212,21 +220,31 @@ impl JudgeFlags {
     /// # Errors
     /// A template without a field; labels that are not one token each.
     pub fn prompts(&self, opened: &Opened) -> Result<Prompts> {
-        let template = match &self.template {
-            Some(path) => JudgeTemplate::open(path)?,
-            None => JudgeTemplate::verdict(),
-        };
+        let template = self.template_or(JudgeTemplate::verdict)?;
         if template.asks_for_rationale() {
             return Err(Error::usage(format!(
                 "the template {:?} asks for a rationale before the verdict; this judge reads the verdict at once. \
-                 Use a template that asks for the letter alone",
+                 Use a template that asks for the letter alone, or --rationale where there is such a flag",
                 template.name()
             )));
         }
-        if self.template.is_some() {
-            remark(format_args!("judge template {}, sha256 {}", template.name(), template.sha256()));
-        }
         Prompts::new(opened.chat()?, template)
+    }
+
+    /// The judge prompt that asks for a rationale, and the grammar of what is written.
+    ///
+    /// # Errors
+    /// As [`JudgeFlags::prompts`]; a template that asks for the letter alone.
+    pub fn reasoning(&self, opened: &Opened) -> Result<(Prompts, Grammar)> {
+        let template = self.template_or(JudgeTemplate::rationale)?;
+        rationale::prompts(opened.chat()?, template).map_err(|e| opened.place(e))
+    }
+
+    fn template_or(&self, ours: fn() -> JudgeTemplate) -> Result<JudgeTemplate> {
+        let Some(path) = &self.template else { return Ok(ours()) };
+        let template = JudgeTemplate::open(path)?;
+        remark(format_args!("judge template {}, sha256 {}", template.name(), template.sha256()));
+        Ok(template)
     }
 
     /// # Errors
