@@ -65,7 +65,7 @@ pub fn open_tensors(path: &Path, layout: &Layout) -> Result<Arena> {
 /// # Errors
 /// When the memory is not there.
 pub fn init(layout: &Layout, seed: u64) -> Result<Arena> {
-    let pool = Pool::new(0);
+    let pool = Pool::start(0)?;
     let arena = Arena::new(&Device::Cpu(pool.clone()), "the weights", layout)?;
     for slot in layout.slots() {
         draw(&pool, &arena, slot, seed);

@@ -55,7 +55,7 @@ pub fn run(args: Args) -> Result<()> {
     let dir = run.model.tokenizer.as_ref().or(run.model.path.as_ref());
     let dir = dir.ok_or_else(|| Error::usage("the run file names no model.path and no model.tokenizer"))?;
     let tokenizer = Arc::new(Tokenizer::open(dir)?);
-    let data = Device::cpu(0).install(|| Data::open(&run, tokenizer))?;
+    let data = Device::open("cpu", 0)?.install(|| Data::open(&run, tokenizer))?;
     let notes: String = data.notes.iter().map(|note| format!("{note}\n")).collect();
     print(format_args!("{notes}\n{}", inspect(&data.train, args.n)?))
 }

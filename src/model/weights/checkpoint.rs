@@ -127,7 +127,7 @@ impl Checkpoint {
     /// As [`Checkpoint::map`], and when the memory is not there.
     pub fn read(&self, layout: &Layout, missing: Missing) -> Result<(Arena, Vec<String>)> {
         let found = self.find(layout, &missing)?;
-        let pool = Pool::new(0);
+        let pool = Pool::start(0)?;
         let arena = Arena::new(&Device::Cpu(pool.clone()), "the weights", layout)?;
         for (slot, found) in layout.slots().iter().zip(&found.tensors) {
             match (found, &missing) {
