@@ -76,16 +76,19 @@ struct Shared {
     paths: Paths,
     limits: Limits,
     rows: usize,
+    /// The longest prompt that fits.
+    longest: usize,
 }
 
 /// Keys that a pass may attend to for each token of it, each piece's counted by itself. Enough for many short ends of a long beginning.
 const KEYS_A_TOKEN: usize = 64;
 
 impl Shared {
-    fn new(dev: &Device, model: &Model, shape: Shape, capacity: Capacity) -> Result<Shared> {
-        let (tokens, pieces) = (capacity.tokens.min(shape.pass.max(1)), capacity.sequences);
-        let limits = Limits { tokens, pieces, keys: shape.context.max(KEYS_A_TOKEN * tokens) };
-        let rows = Walk::rows(shape.context, limits);
+    /// For prompts of at most `longest` tokens.
+    fn new(dev: &Device, model: &Model, longest: usize, pass: usize, capacity: Capacity) -> Result<Shared> {
+        let (tokens, pieces) = (capacity.tokens.min(pass.max(1)), capacity.sequences);
+        let limits = Limits { tokens, pieces, keys: longest.max(KEYS_A_TOKEN * tokens) };
+        let rows = Walk::rows(longest, limits);
         let cache = CacheShape { pages: rows.div_ceil(PAGE), sequences: 1, tokens: PAGE, prefill: 1 };
         let paths = PathShape { tokens, sequences: pieces, keys: limits.keys };
         Ok(Shared {
@@ -93,6 +96,7 @@ impl Shared {
             paths: Paths::new(dev, paths)?,
             limits,
             rows,
+            longest,
         })
     }
 }
@@ -217,10 +221,15 @@ impl<'m> Scorer<'m> {
         prompts: usize,
         read: &(impl Fn(&Head, &Acts, usize) -> Result<Vec<R>> + Sync),
     ) -> Result<Vec<R>> {
-        if self.shared.is_none() {
-            self.shared = Some(Shared::new(self.dev, self.model, self.shape, self.acts.capacity)?);
-        }
-        let Some(shared) = &self.shared else { unreachable!("made above") };
+        let longest = trie.longest();
+        let shared = match self.shared.take() {
+            Some(shared) if shared.longest >= longest => shared,
+            _ => {
+                let room = longest.next_power_of_two().min(self.shape.context);
+                Shared::new(self.dev, self.model, room, self.shape.pass, self.acts.capacity)?
+            }
+        };
+        let shared = &*self.shared.insert(shared);
         let (dev, model, acts) = (self.dev, self.model, &self.acts);
         let mut results: Vec<Option<R>> = vec![None; prompts];
         for pass in Walk::new(trie, shared.limits, shared.rows) {

@@ -79,6 +79,11 @@ impl<'s> Trie<'s> {
         &self.order
     }
 
+    /// Tokens of the longest sequence.
+    pub fn longest(&self) -> usize {
+        self.runs.iter().map(|r| r.tokens.end).max().unwrap_or(0)
+    }
+
     pub fn tokens(&self) -> Tokens {
         Tokens {
             computed: self.runs.iter().map(|r| r.tokens.len()).sum(),
