@@ -4,6 +4,7 @@
 //! to come. All of it is of the prefill class: a continued sequence has the bits of a whole one, so an answer has the same bits as when
 //! its work is done alone. [`service`](super::service) puts a thread and a queue before it.
 
+use super::generator::Generation;
 use super::scheduler::{Counts, JobId, Limits, Micros, Piece, Refusal, Scheduler, Terms, Waiter, Work};
 use super::scorer::{Verdict, check_prompt, read_f32, write_inputs};
 use crate::device::Device;
@@ -51,6 +52,8 @@ pub enum Answer {
     Verdict(Verdict),
     Reward(f32),
     Logprobs(Vec<f32>),
+    /// What a [`service`](super::service) was asked to write.
+    Generation(Generation),
 }
 
 /// Why there is no answer.

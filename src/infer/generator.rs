@@ -26,7 +26,8 @@ use crate::model::head::Head;
 use crate::ops::embed::embed_fwd;
 use crate::ops::sample::{Sampling, sample};
 use crate::ops::xent::logits_lse;
-use queue::Queue;
+use queue::{Queue, Waiting};
+use std::sync::Arc;
 
 /// A model ready to write, with its cache.
 pub struct Generator<'m> {
@@ -37,6 +38,10 @@ pub struct Generator<'m> {
     acts: Acts,
     cache: Cache,
     pages: PageList,
+    queue: Queue,
+    active: Vec<Active>,
+    /// Requests taken so far.
+    taken: usize,
     held: Option<Held>,
     watched: Option<[i32; 2]>,
     counts: Counts,
@@ -73,7 +78,8 @@ struct Drawn {
 
 /// A sequence in the batch.
 struct Active {
-    request: usize,
+    number: usize,
+    asked: Arc<Request>,
     pages: Vec<u32>,
     /// Tokens whose keys and values are in the cache.
     cached: usize,
@@ -127,6 +133,9 @@ impl<'m> Generator<'m> {
             acts: Acts::new(dev, &model.config, model.dtype, capacity)?,
             cache: Cache::new(dev, &model.config, model.dtype, cache_shape)?,
             pages: PageList::new(pages),
+            queue: Queue::default(),
+            active: Vec::new(),
+            taken: 0,
             held: None,
             watched: None,
             counts: Counts::default(),
@@ -167,41 +176,114 @@ impl<'m> Generator<'m> {
         for (i, request) in requests.iter().enumerate() {
             self.check(request).map_err(|e| e.at(format!("prompt {i}")))?;
         }
-        // A call that failed left its sequences where they were.
-        (self.held, self.pages) = (None, self.pages.emptied());
+        // Also what a call that failed left behind.
+        self.clear();
+        let order = queue::together(requests);
+        let first = self.taken;
+        for i in &order {
+            self.line(Arc::new(requests[*i].clone()));
+        }
         let mut results: Vec<Option<Generation>> = vec![None; requests.len()];
-        let mut queue = Queue::new(requests);
-        let mut active: Vec<Active> = Vec::new();
-        while queue.next().is_some() || !active.is_empty() {
-            let mut wave = self.admit(requests, &mut queue, active.len());
-            let (first, drawn) = if wave.joined.is_empty() {
-                (0, self.decode(requests, &active)?)
-            } else {
-                let drawn = self.join(requests, &wave)?;
-                let first = active.len();
-                active.append(&mut wave.joined);
-                (first, drawn)
-            };
-            self.counts.generated += drawn.len();
-            for (i, drawn) in drawn.into_iter().enumerate().rev() {
-                if self.take(&mut active[first + i], drawn) {
-                    let ended = active.remove(first + i);
-                    self.pages.give_back(ended.pages);
-                    done(ended.request, &ended.made);
-                    results[ended.request] = Some(ended.made);
-                }
+        while !self.is_idle() {
+            for (number, made) in self.step()? {
+                let request = order[number - first];
+                done(request, &made);
+                results[request] = Some(made);
             }
         }
         Ok(results.into_iter().map(|r| r.expect("every request finishes")).collect())
     }
 
+    /// Takes a request, to be continued by [`Generator::step`] behind those that wait; the number that it is called by. Requests with
+    /// equal prompts share them when they are taken one after the other.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`].
+    pub fn push(&mut self, request: Request) -> Result<usize> {
+        self.check(&request)?;
+        Ok(self.line(Arc::new(request)))
+    }
+
+    fn line(&mut self, request: Arc<Request>) -> usize {
+        let number = self.taken;
+        self.taken += 1;
+        self.queue.push(number, request);
+        number
+    }
+
+    /// Drops a request, whether it waits or writes; its pages are free at once.
+    pub fn cancel(&mut self, number: usize) {
+        self.queue.remove(number);
+        if let Some(i) = self.active.iter().position(|a| a.number == number) {
+            self.pages.give_back(self.active.remove(i).pages);
+        }
+        if let Some(held) = self.held.take_if(|held| self.queue.next_of(held.prompt).is_none()) {
+            self.pages.give_back(held.pages);
+        }
+    }
+
+    /// Drops every request.
+    pub fn clear(&mut self) {
+        self.queue = Queue::default();
+        self.active.clear();
+        (self.held, self.pages) = (None, self.pages.emptied());
+    }
+
+    /// Whether no request waits or writes.
+    pub fn is_idle(&self) -> bool {
+        self.queue.next().is_none() && self.active.is_empty()
+    }
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+    /// Requests that write.
+    pub fn writing(&self) -> usize {
+        self.active.len()
+    }
+    /// Pages that nobody uses.
+    pub fn free_pages(&self) -> usize {
+        self.pages.free()
+    }
+
+    /// Starts the requests that can start, which gives each its first token; or, if none can, gives one token to each that writes.
+    /// Who has finished, and with what.
+    ///
+    /// # Errors
+    /// When the device fails; then [`Generator::clear`].
+    pub fn step(&mut self) -> Result<Vec<(usize, Generation)>> {
+        if self.is_idle() {
+            return Ok(Vec::new());
+        }
+        let mut wave = self.admit();
+        let (first, drawn) = if wave.joined.is_empty() {
+            (0, self.decode()?)
+        } else {
+            let drawn = self.join(&wave)?;
+            let first = self.active.len();
+            self.active.append(&mut wave.joined);
+            (first, drawn)
+        };
+        self.counts.generated += drawn.len();
+        let mut finished = Vec::new();
+        for (i, drawn) in drawn.into_iter().enumerate().rev() {
+            if take(&self.stop, &mut self.active[first + i], drawn) {
+                let ended = self.active.remove(first + i);
+                self.pages.give_back(ended.pages);
+                finished.push((ended.number, ended.made));
+            }
+        }
+        Ok(finished)
+    }
+
     /// Requests that can start now: a place in the batch, pages for their longest answer, room in one pass for the prompts that are
     /// not held.
-    fn admit(&mut self, requests: &[Request], queue: &mut Queue, running: usize) -> Wave {
+    fn admit(&mut self) -> Wave {
+        let running = self.active.len();
         let mut wave = Wave::default();
         if let Some(held) = self.held.take() {
-            self.admit_sharers(requests, queue, &held, running, &mut wave);
-            let waits = queue.next_of(held.prompt).is_some();
+            self.admit_sharers(&held, running, &mut wave);
+            let waits = self.queue.next_of(held.prompt).is_some();
             if waits && running + wave.joined.len() > 0 {
                 self.held = Some(held);
                 return wave;
@@ -213,24 +295,24 @@ impl<'m> Generator<'m> {
             }
         }
         let mut tokens = 0;
-        while let Some((request, prompt)) = queue.next() {
-            let len = requests[request].prompt.len();
+        while let Some(Waiting { number, prompt, asked }) = self.queue.next().cloned() {
+            let len = asked.prompt.len();
             tokens += len;
             if running + wave.joined.len() == self.shape.sequences || tokens > self.acts.capacity.tokens {
                 break;
             }
-            let Some(first) = self.start(requests, request, &[]) else { break };
-            queue.pop();
+            let Some(first) = self.start(number, asked, &[]) else { break };
+            self.queue.pop();
             let held = Held { prompt, pages: first.pages[..len.div_ceil(PAGE)].to_vec() };
             wave.read.push(wave.joined.len());
             wave.prompts.push(wave.read.len() - 1);
             wave.joined.push(first);
-            if queue.next_of(prompt).is_none() {
+            if self.queue.next_of(prompt).is_none() {
                 continue;
             }
             self.pages.share(&held.pages);
-            self.admit_sharers(requests, queue, &held, running, &mut wave);
-            if queue.next_of(prompt).is_some() {
+            self.admit_sharers(&held, running, &mut wave);
+            if self.queue.next_of(prompt).is_some() {
                 self.held = Some(held);
                 break;
             }
@@ -240,15 +322,15 @@ impl<'m> Generator<'m> {
     }
 
     /// More requests with the prompt whose pages these are.
-    fn admit_sharers(&mut self, requests: &[Request], queue: &mut Queue, held: &Held, running: usize, wave: &mut Wave) {
-        while let Some(request) = queue.next_of(held.prompt) {
+    fn admit_sharers(&mut self, held: &Held, running: usize, wave: &mut Wave) {
+        while let Some(Waiting { number, asked, .. }) = self.queue.next_of(held.prompt).cloned() {
             if running + wave.joined.len() == self.shape.sequences {
                 break;
             }
-            let len = requests[request].prompt.len();
+            let len = asked.prompt.len();
             let whole = len / PAGE;
-            let Some(active) = self.start(requests, request, &held.pages[..whole]) else { break };
-            queue.pop();
+            let Some(active) = self.start(number, asked, &held.pages[..whole]) else { break };
+            self.queue.pop();
             wave.from.extend((whole * PAGE..len).map(|p| place(&held.pages, p)));
             wave.to.extend((whole * PAGE..len).map(|p| place(&active.pages, p)));
             wave.prompts.push(wave.read.len().saturating_sub(1));
@@ -257,20 +339,21 @@ impl<'m> Generator<'m> {
     }
 
     /// A sequence over these pages and as many of its own as its longest answer takes; `None` where there are too few.
-    fn start(&mut self, requests: &[Request], request: usize, shared: &[u32]) -> Option<Active> {
-        let Request { prompt, settings } = &requests[request];
+    fn start(&mut self, number: usize, asked: Arc<Request>, shared: &[u32]) -> Option<Active> {
+        let Request { prompt, settings } = &*asked;
         let budget = settings.max_tokens.min(self.shape.context - prompt.len());
         let own = self.pages.take(prompt.len() + budget - shared.len() * PAGE)?;
         self.pages.share(shared);
         let made =
             Generation { tokens: Vec::new(), logprobs: Vec::new(), verdicts: Vec::new(), finish: Finish::Length };
-        Some(Active { request, pages: [shared, &own].concat(), cached: prompt.len(), budget, made })
+        let (pages, cached) = ([shared, &own].concat(), prompt.len());
+        Some(Active { number, asked, pages, cached, budget, made })
     }
 
     /// Reads the wave's prompts, gives every sequence its own copy of a shared page that it will write to, and draws the first tokens.
-    fn join(&mut self, requests: &[Request], wave: &Wave) -> Result<Vec<Drawn>> {
+    fn join(&mut self, wave: &Wave) -> Result<Vec<Drawn>> {
         let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
-        let prompt = |i: &usize| requests[wave.joined[*i].request].prompt.as_slice();
+        let prompt = |i: &usize| wave.joined[*i].asked.prompt.as_slice();
         let asked = wave.joined.iter().map(|a| a.cached);
         self.counts.asked += asked.sum::<usize>();
         self.counts.computed += wave.read.iter().map(|i| prompt(i).len()).sum::<usize>();
@@ -302,7 +385,7 @@ impl<'m> Generator<'m> {
             Head::gather(dev, model, acts, extent, wave.joined.len()).logits();
         });
         self.copy(wave);
-        self.choose(&wave.joined.iter().map(|a| self.sampling(requests, a)).collect::<Vec<_>>())
+        self.choose(&wave.joined.iter().map(sampling).collect::<Vec<_>>())
     }
 
     /// Copies the wave's pool rows, by way of activations that nobody needs between passes.
@@ -322,7 +405,8 @@ impl<'m> Generator<'m> {
         }
     }
 
-    fn decode(&mut self, requests: &[Request], active: &[Active]) -> Result<Vec<Drawn>> {
+    fn decode(&mut self) -> Result<Vec<Drawn>> {
+        let active = &self.active;
         let n = active.len();
         // Rows beyond the active ones compute something that nobody reads, and write nothing to the cache.
         let rows = self.dev.bucket(n, self.shape.sequences);
@@ -338,7 +422,7 @@ impl<'m> Generator<'m> {
         }
         let places: Vec<(&[u32], usize)> = active.iter().map(|a| (a.pages.as_slice(), a.cached + 1)).collect();
         self.cache.set_decode(self.dev, &places, rows);
-        let settings = active.iter().map(|a| self.sampling(requests, a)).collect::<Vec<_>>();
+        let settings = active.iter().map(sampling).collect::<Vec<_>>();
         let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
         dev.replay(&mut self.replays, rows, || {
             let extent = Extent { tokens: rows, sequences: rows };
@@ -383,28 +467,9 @@ impl<'m> Generator<'m> {
         Ok(z.chunks(2).zip(lse).map(|(z, lse)| Verdict { logits: [z[0], z[1]], lse }).collect())
     }
 
-    fn sampling(&self, requests: &[Request], a: &Active) -> Sampling {
-        let Settings { temperature, top_k, top_p, min_p, seed, .. } = requests[a.request].settings;
-        Sampling { temperature, top_k, top_p, min_p, seed, step: a.made.tokens.len() as u64 }
-    }
-
-    /// Adds a sampled token; whether the sequence is finished.
-    fn take(&self, a: &mut Active, drawn: Drawn) -> bool {
-        if self.stop.contains(&drawn.token) {
-            a.made.finish = Finish::Stop;
-            return true;
-        }
-        // All but the first sampled token came from a decode step, which cached the token before it.
-        if !a.made.tokens.is_empty() {
-            a.cached += 1;
-        }
-        a.made.tokens.push(drawn.token);
-        a.made.logprobs.push(drawn.logprob);
-        a.made.verdicts.extend(drawn.verdict);
-        a.made.tokens.len() == a.budget
-    }
-
-    fn check(&self, request: &Request) -> Result<()> {
+    /// # Errors
+    /// As [`Generator::generate`].
+    pub(super) fn check(&self, request: &Request) -> Result<()> {
         request.settings.check()?;
         let (len, most) = (request.prompt.len(), self.shape.context);
         if len == 0 {
@@ -421,4 +486,25 @@ impl<'m> Generator<'m> {
             ))),
         }
     }
+}
+
+fn sampling(a: &Active) -> Sampling {
+    let Settings { temperature, top_k, top_p, min_p, seed, .. } = a.asked.settings;
+    Sampling { temperature, top_k, top_p, min_p, seed, step: a.made.tokens.len() as u64 }
+}
+
+/// Adds a sampled token; whether the sequence is finished.
+fn take(stop: &[i32], a: &mut Active, drawn: Drawn) -> bool {
+    if stop.contains(&drawn.token) {
+        a.made.finish = Finish::Stop;
+        return true;
+    }
+    // All but the first sampled token came from a decode step, which cached the token before it.
+    if !a.made.tokens.is_empty() {
+        a.cached += 1;
+    }
+    a.made.tokens.push(drawn.token);
+    a.made.logprobs.push(drawn.logprob);
+    a.made.verdicts.extend(drawn.verdict);
+    a.made.tokens.len() == a.budget
 }

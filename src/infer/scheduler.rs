@@ -54,6 +54,13 @@ pub struct Terms {
     pub deadline: Option<Micros>,
 }
 
+impl Terms {
+    /// The level of work that came at a moment.
+    pub(super) fn level(&self, arrived: Micros, now: Micros, patience: Micros) -> u64 {
+        u64::from(self.priority) + now.saturating_sub(arrived) / patience.max(1)
+    }
+}
+
 /// Why work was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -95,8 +102,7 @@ impl<W: Work> Job<W> {
         self.waiters.values().next().map_or(0, |t| t.client)
     }
     fn level(&self, now: Micros, patience: Micros) -> u64 {
-        let priority = self.waiters.values().map(|t| t.priority).max().unwrap_or(0);
-        u64::from(priority) + now.saturating_sub(self.arrived) / patience.max(1)
+        self.waiters.values().map(|t| t.level(self.arrived, now, patience)).max().unwrap_or(0)
     }
     fn deadline(&self) -> Micros {
         self.waiters.values().filter_map(|t| t.deadline).min().unwrap_or(Micros::MAX)

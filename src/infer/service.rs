@@ -1,10 +1,11 @@
-//! An [`Engine`] on a thread of its own, which any number of threads may ask.
+//! An [`Engine`], and a [`Writer`] where text is wanted, on a thread of their own, which any number of threads may ask. A pass of the one
+//! follows a step of the other while both have work.
 //!
 //! ```no_run
 //! # use gramophone::{device::Device, infer::{engine::{Shape, Task}, service::{Service, Wish}}, model::Model};
 //! # fn demo(model: Model) -> Result<(), Box<dyn std::error::Error>> {
 //! let shape = Shape { context: 4096, pass: 2048, kept: 65536, waiting: 1000, patience: 1_000_000 };
-//! let service = Service::start(Device::cpu(0), model.into(), shape)?;
+//! let service = Service::start(Device::cpu(0), model.into(), shape, None)?;
 //! let handle = service.handle();                       // cheap to clone, may go to other threads
 //! let pending = handle.ask(Task::Verdict { ids: vec![1, 2, 3], labels: [4, 5] }, Wish::default());
 //! let answer = pending.wait();                         // dropping `pending` instead cancels
@@ -12,7 +13,9 @@
 //! ```
 
 use super::engine::{Answer, Engine, Failure, Outcome, Shape, Task};
+use super::generator::{self, Generator, Request};
 use super::scheduler::{Counts, Micros, Terms, Waiter};
+use super::writer::{Pen, Writer};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -22,6 +25,39 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+/// What a service may be asked.
+#[derive(Clone, Debug)]
+pub enum Work {
+    Read(Task),
+    /// To continue a prompt: [`Answer::Generation`].
+    Write(Request),
+}
+
+impl From<Task> for Work {
+    fn from(task: Task) -> Work {
+        Work::Read(task)
+    }
+}
+
+impl From<Request> for Work {
+    fn from(request: Request) -> Work {
+        Work::Write(request)
+    }
+}
+
+/// How a service writes text.
+#[derive(Clone, Debug)]
+pub struct Writing {
+    /// Sequences that write together.
+    pub sequences: usize,
+    /// Pages of their cache, as [`Generator::with_pages`] takes them.
+    pub pages: usize,
+    /// Ids that end a sequence.
+    pub stop: Vec<i32>,
+    /// Labels whose logits are wanted at every token.
+    pub watch: Option<[i32; 2]>,
+}
 
 /// How somebody wants work done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,8 +74,9 @@ pub struct Wish {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     pub counts: Counts,
-    /// Those without an answer.
+    /// Those without an answer; of them, those who wait for text.
     pub waiting: usize,
+    pub writing: usize,
     /// Tokens for which memory is not in use by work.
     pub unused: usize,
     pub paused: bool,
@@ -50,7 +87,7 @@ type Reply = Box<dyn FnOnce(Outcome) + Send>;
 enum Message {
     Submit {
         number: u64,
-        task: Task,
+        work: Work,
         wish: Wish,
         since: Instant,
         reply: Reply,
@@ -76,26 +113,17 @@ impl Service {
     /// Starts the thread and allocates.
     ///
     /// # Errors
-    /// When the memory is not there.
-    pub fn start(dev: Device, model: Arc<Model>, shape: Shape) -> Result<Service> {
+    /// When the memory is not there; writing with a scalar model.
+    pub fn start(dev: Device, model: Arc<Model>, shape: Shape, writing: Option<Writing>) -> Result<Service> {
         let (to, from) = mpsc::channel();
         let (ready, started) = mpsc::channel();
         let status = Arc::new(Mutex::new(Status::default()));
         let shown = status.clone();
-        let run = move || match Engine::new(&dev, &model, shape) {
+        let run = move || match Desk::new(&dev, &model, shape, writing, shown) {
             Err(error) => drop(ready.send(Err(error))),
-            Ok(engine) => {
+            Ok(desk) => {
                 let _ = ready.send(Ok(()));
-                Desk {
-                    engine,
-                    start: Instant::now(),
-                    replies: BTreeMap::new(),
-                    names: BTreeMap::new(),
-                    paused: false,
-                    draining: false,
-                    shown,
-                }
-                .run(&from);
+                desk.run(&from);
             }
         };
         let thread = std::thread::Builder::new()
@@ -140,9 +168,10 @@ pub struct Handle {
 impl Handle {
     /// Hands work in. `reply` is called once, on the engine's thread, and must not block; it is dropped uncalled when the ticket is
     /// dropped first, or the engine's thread is gone.
-    pub fn submit(&self, task: Task, wish: Wish, reply: impl FnOnce(Outcome) + Send + 'static) -> Ticket {
+    pub fn submit(&self, work: impl Into<Work>, wish: Wish, reply: impl FnOnce(Outcome) + Send + 'static) -> Ticket {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let message = Message::Submit { number, task, wish, since: Instant::now(), reply: Box::new(reply) };
+        let message =
+            Message::Submit { number, work: work.into(), wish, since: Instant::now(), reply: Box::new(reply) };
         if let Err(mpsc::SendError(Message::Submit { reply, .. })) = self.to.send(message) {
             reply(Err(Failure::Stopped));
         }
@@ -150,9 +179,9 @@ impl Handle {
     }
 
     /// Hands work in, to wait for.
-    pub fn ask(&self, task: Task, wish: Wish) -> Pending {
+    pub fn ask(&self, work: impl Into<Work>, wish: Wish) -> Pending {
         let (to, from) = mpsc::channel();
-        let ticket = self.submit(task, wish, move |outcome| drop(to.send(outcome)));
+        let ticket = self.submit(work, wish, move |outcome| drop(to.send(outcome)));
         Pending { from, _ticket: ticket }
     }
 
@@ -203,44 +232,74 @@ impl Pending {
     }
 }
 
+/// What the engine or the writer calls one who waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Name {
+    Reader(Waiter),
+    Writer(Pen),
+}
+
 /// The thread's state.
 struct Desk<'m> {
     engine: Engine<'m>,
+    writer: Option<Writer<'m>>,
     start: Instant,
-    /// By the caller's number and by the engine's name.
-    names: BTreeMap<u64, Waiter>,
-    replies: BTreeMap<Waiter, (u64, Reply)>,
+    /// By the caller's number.
+    names: BTreeMap<u64, Name>,
+    replies: BTreeMap<Name, (u64, Reply)>,
     paused: bool,
     draining: bool,
     shown: Arc<Mutex<Status>>,
 }
 
-impl Desk<'_> {
+impl<'m> Desk<'m> {
+    fn new(
+        dev: &'m Device,
+        model: &'m Model,
+        shape: Shape,
+        writing: Option<Writing>,
+        shown: Arc<Mutex<Status>>,
+    ) -> Result<Desk<'m>> {
+        let engine = Engine::new(dev, model, shape)?;
+        let writer = match writing {
+            None => None,
+            Some(Writing { sequences, pages, stop, watch }) => {
+                let together = generator::Shape { sequences, context: shape.context };
+                let mut generator = Generator::with_pages(dev, model, together, &stop, pages)?;
+                generator.watch(watch);
+                Some(Writer::new(generator, sequences, shape.waiting, shape.patience))
+            }
+        };
+        let (names, replies) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Desk { engine, writer, start: Instant::now(), names, replies, paused: false, draining: false, shown })
+    }
+
     fn run(mut self, from: &Receiver<Message>) {
         loop {
-            if self.draining && self.engine.waiting() == 0 {
+            if self.draining && self.waiting() == 0 {
                 return;
             }
             match self.next(from) {
                 Ok(Some(Message::Stop)) | Err(()) => break,
                 Ok(Some(message)) => self.obey(message),
-                Ok(None) if self.paused && !self.draining => {
-                    for waiter in self.engine.expire(self.now(Instant::now())) {
-                        self.answer(waiter, Err(Failure::Expired));
-                    }
-                }
+                Ok(None) if self.paused && !self.draining => self.expire(),
                 Ok(None) => self.step(),
             }
             self.show();
         }
-        for waiter in self.engine.clear() {
-            self.answer(waiter, Err(Failure::Stopped));
-        }
+        self.end(&Failure::Stopped);
+    }
+
+    fn waiting(&self) -> usize {
+        self.engine.waiting() + self.writing()
+    }
+    fn writing(&self) -> usize {
+        self.writer.as_ref().map_or(0, Writer::waiting)
     }
 
     /// The next message; `None` when it is time to compute; an error when nobody can ask any more.
     fn next(&self, from: &Receiver<Message>) -> std::result::Result<Option<Message>, ()> {
-        if self.engine.waiting() == 0 {
+        if self.waiting() == 0 {
             return from.recv().map(Some).map_err(|_| ());
         }
         if self.paused && !self.draining {
@@ -260,21 +319,25 @@ impl Desk<'_> {
     fn obey(&mut self, message: Message) {
         match message {
             Message::Submit { reply, .. } if self.draining => reply(Err(Failure::Stopped)),
-            Message::Submit { number, task, wish, since, reply } => {
+            Message::Submit { number, work, wish, since, reply } => {
                 let deadline = wish.within.map(|w| self.now(since).saturating_add(micros(w)));
                 let terms = Terms { client: wish.client, priority: wish.priority, deadline };
-                match self.engine.submit(self.now(Instant::now()), terms, task) {
+                match self.submit(terms, work) {
                     Err(failure) => reply(Err(failure)),
-                    Ok(waiter) => {
-                        self.names.insert(number, waiter);
-                        self.replies.insert(waiter, (number, reply));
+                    Ok(name) => {
+                        self.names.insert(number, name);
+                        self.replies.insert(name, (number, reply));
                     }
                 }
             }
             Message::Cancel(number) => {
-                if let Some(waiter) = self.names.remove(&number) {
-                    self.replies.remove(&waiter);
-                    self.engine.cancel(waiter);
+                if let Some(name) = self.names.remove(&number) {
+                    self.replies.remove(&name);
+                    match (name, &mut self.writer) {
+                        (Name::Writer(pen), Some(writer)) => writer.cancel(pen),
+                        (Name::Writer(_), None) => {}
+                        (Name::Reader(waiter), _) => self.engine.cancel(waiter),
+                    }
                 }
             }
             Message::Pause(paused) => self.paused = paused,
@@ -283,30 +346,74 @@ impl Desk<'_> {
         }
     }
 
-    fn step(&mut self) {
-        match self.engine.step(self.now(Instant::now())) {
-            Ok(outcomes) => outcomes.into_iter().for_each(|(waiter, outcome)| self.answer(waiter, outcome)),
-            Err(error) => {
-                self.engine.clear();
-                self.names.clear();
-                for (_, reply) in std::mem::take(&mut self.replies).into_values() {
-                    reply(Err(Failure::Broken(error.clone())));
-                }
-            }
+    fn submit(&mut self, terms: Terms, work: Work) -> std::result::Result<Name, Failure> {
+        let now = self.now(Instant::now());
+        match (work, &mut self.writer) {
+            (Work::Read(task), _) => self.engine.submit(now, terms, task).map(Name::Reader),
+            (Work::Write(request), Some(writer)) => writer.submit(now, terms, request).map(Name::Writer),
+            (Work::Write(_), None) => Err(Failure::Refused(Error::usage("this service was not started to write text"))),
         }
     }
 
-    fn answer(&mut self, waiter: Waiter, outcome: Outcome) {
-        if let Some((number, reply)) = self.replies.remove(&waiter) {
+    fn expire(&mut self) {
+        let now = self.now(Instant::now());
+        for waiter in self.engine.expire(now) {
+            self.answer(Name::Reader(waiter), Err(Failure::Expired));
+        }
+        for pen in self.writer.as_mut().map_or(Vec::new(), |writer| writer.expire(now)) {
+            self.answer(Name::Writer(pen), Err(Failure::Expired));
+        }
+    }
+
+    /// A pass for those who read, and a token for each that writes.
+    fn step(&mut self) {
+        self.expire();
+        if let Err(error) = self.compute() {
+            self.end(&Failure::Broken(error));
+        }
+    }
+
+    fn compute(&mut self) -> Result<()> {
+        let now = self.now(Instant::now());
+        if self.engine.waiting() > 0 {
+            for (waiter, outcome) in self.engine.step(now)? {
+                self.answer(Name::Reader(waiter), outcome);
+            }
+        }
+        if self.writing() > 0
+            && let Some(writer) = &mut self.writer
+        {
+            for (pen, made) in writer.step(now)? {
+                self.answer(Name::Writer(pen), Ok(Answer::Generation(made)));
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, name: Name, outcome: Outcome) {
+        if let Some((number, reply)) = self.replies.remove(&name) {
             self.names.remove(&number);
             reply(outcome);
         }
     }
 
+    /// Drops all work and tells everybody why.
+    fn end(&mut self, failure: &Failure) {
+        self.engine.clear();
+        if let Some(writer) = &mut self.writer {
+            writer.clear();
+        }
+        self.names.clear();
+        for (_, reply) in std::mem::take(&mut self.replies).into_values() {
+            reply(Err(failure.clone()));
+        }
+    }
+
     fn show(&self) {
-        let (counts, waiting, unused) = (self.engine.counts(), self.engine.waiting(), self.engine.unused());
+        let (counts, unused) = (self.engine.counts(), self.engine.unused());
+        let (waiting, writing) = (self.waiting(), self.writing());
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) =
-            Status { counts, waiting, unused, paused: self.paused };
+            Status { counts, waiting, writing, unused, paused: self.paused };
     }
 
     fn now(&self, at: Instant) -> Micros {

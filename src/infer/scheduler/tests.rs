@@ -161,7 +161,9 @@ fn ranking_computes_each_token_of_the_trie_once() {
         assert_eq!(counts.computed as usize, Trie::new(&prompts).tokens().computed);
         assert_eq!(counts.tokens as usize, prompts.len() * 12);
         // Again, with everything in memory: the last token of each.
-        prompts.iter().for_each(|p| drop(play.submit(0, Terms::default(), &whole(p)).unwrap()));
+        for prompt in &prompts {
+            play.submit(0, Terms::default(), &whole(prompt)).unwrap();
+        }
         play.finish(0);
         assert_eq!(play.scheduler.counts().computed - counts.computed, prompts.len() as u64);
     }

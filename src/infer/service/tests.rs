@@ -8,7 +8,7 @@ const SHAPE: Shape = Shape { context: CONTEXT, pass: 64, kept: 1000, waiting: 10
 
 fn started(shape: Shape) -> (Arc<Model>, Service) {
     let model = Arc::new(model(Family::Llama, HeadKind::LanguageModel, Dtype::F32));
-    let service = Service::start(Device::cpu(1), model.clone(), shape).unwrap();
+    let service = Service::start(Device::cpu(1), model.clone(), shape, None).unwrap();
     (model, service)
 }
 
@@ -82,7 +82,44 @@ fn a_service_that_ends_tells_those_who_wait() {
     service.drain();
     assert!(waiting.wait().is_ok(), "draining finishes what waits");
     let bad = Model::random(model(Family::Llama, HeadKind::LanguageModel, Dtype::F32).config, Dtype::F32, 1).unwrap();
-    let service = Service::start(Device::cpu(1), Arc::new(bad), SHAPE).unwrap();
+    let service = Service::start(Device::cpu(1), Arc::new(bad), SHAPE, None).unwrap();
     let refused = service.handle().ask(Task::Reward { ids: vec![1] }, Wish::default());
     assert!(matches!(refused.wait(), Err(Failure::Refused(_))));
+}
+
+#[test]
+fn text_is_written_beside_scores() {
+    let model = Arc::new(model(Family::Qwen3, HeadKind::LanguageModel, Dtype::F32));
+    let dev = Device::cpu(1);
+    let request = |seed: u64| {
+        let settings = generator::Settings { temperature: 1.0, max_tokens: 12, seed, ..Default::default() };
+        Request { prompt: text(seed % 2, 70), settings }
+    };
+    let requests: Vec<Request> = (0..6).map(request).collect();
+    let shape = generator::Shape { sequences: 1, context: CONTEXT };
+    let mut alone = Generator::new(&dev, &model, shape, &[7]).unwrap();
+    alone.watch(Some(LABELS));
+    let want = alone.generate(&requests, |_, _| ()).unwrap();
+    let writing = Writing { sequences: 3, pages: usize::MAX, stop: vec![7], watch: Some(LABELS) };
+    let service = Service::start(dev.clone(), model.clone(), SHAPE, Some(writing)).unwrap();
+    let handle = service.handle();
+    let written: Vec<Pending> = requests.iter().map(|r| handle.ask(r.clone(), Wish::default())).collect();
+    let dropped = handle.ask(request(9), Wish::default());
+    let read: Vec<Pending> = (0..6).map(|seed| handle.ask(verdict(seed), Wish::default())).collect();
+    drop(dropped);
+    for (pending, made) in written.into_iter().zip(want) {
+        assert_eq!(pending.wait().unwrap(), Answer::Generation(made));
+    }
+    for (pending, seed) in read.into_iter().zip(0..) {
+        assert_eq!(pending.wait().unwrap(), alone_of(&model, seed));
+    }
+    service.drain();
+    assert_eq!((handle.status().waiting, handle.status().writing), (0, 0));
+    let (_, reader) = started(SHAPE);
+    let refused = reader.handle().ask(request(0), Wish::default()).wait();
+    assert!(matches!(refused, Err(Failure::Refused(e)) if e.to_string().contains("not started to write")));
+}
+
+fn alone_of(model: &Model, seed: u64) -> Answer {
+    alone(&Device::cpu(1), model, &verdict(seed))
 }
