@@ -7,7 +7,7 @@
 //!
 //! The order. A level is a priority plus one for each `patience` of waiting, so that nothing waits for ever; within a level the client
 //! whose work took the fewest tokens comes first; within a client the nearest deadline, then the longest wait. Work that does not fit
-//! holds up what comes after it, so that large work is not starved by small.
+//! keeps what comes after it from starting, so that small work does not starve large; what has started goes on.
 //!
 //! Rows. Started work can always be finished: it starts only when the rows that it and all other started work still need are free or
 //! idle. Cancelled or expired work gives its rows back at once.
@@ -264,7 +264,14 @@ impl<W: Work> Scheduler<W> {
                 line.last().map(|(level, job)| (u64::MAX - level, self.served[client], *client, *job))
             };
             let Some((.., client, job)) = lines.iter().filter_map(first).min() else { break };
-            let Some(piece) = self.take(job, tokens, keys) else { break };
+            let Some(piece) = self.take(job, tokens, keys) else {
+                if self.jobs[&job].started {
+                    break;
+                }
+                // Nothing starts before it does; what has started goes on, and makes room.
+                lines.values_mut().for_each(|line| line.retain(|(_, job)| self.jobs[job].started));
+                continue;
+            };
             lines.get_mut(&client).and_then(Vec::pop);
             *self.served.entry(client).or_default() += piece.tokens.len() as u64;
             (tokens, keys) = (tokens - piece.tokens.len(), keys - piece.rows.len());
