@@ -30,6 +30,7 @@ use crate::ops::sample::{Sampling, sample};
 use crate::ops::xent::logits_lse;
 use admission::{Held, Wave};
 use queue::Queue;
+use std::sync::Arc;
 
 /// A model ready to write, with its cache.
 pub struct Generator<'m> {
@@ -40,6 +41,10 @@ pub struct Generator<'m> {
     acts: Acts,
     cache: Cache,
     pages: PageList,
+    queue: Queue,
+    active: Vec<Active>,
+    /// Requests taken so far.
+    taken: usize,
     held: Option<Held>,
     watched: Option<[i32; 2]>,
     counts: Counts,
@@ -56,7 +61,8 @@ struct Drawn {
 
 /// A sequence in the batch.
 struct Active {
-    request: usize,
+    number: usize,
+    asked: Arc<Request>,
     pages: Vec<u32>,
     /// Tokens whose keys and values are in the cache.
     cached: usize,
@@ -121,6 +127,9 @@ impl<'m> Generator<'m> {
             acts: Acts::new(dev, &model.config, model.dtype, capacity)?,
             cache: Cache::new(dev, &model.config, model.dtype, cache_shape)?,
             pages: PageList::new(pages),
+            queue: Queue::default(),
+            active: Vec::new(),
+            taken: 0,
             held: None,
             watched: None,
             counts: Counts::default(),
@@ -131,9 +140,10 @@ impl<'m> Generator<'m> {
     /// From now on another of the models that it was made for.
     ///
     /// # Panics
-    /// A model of another base, or with a larger adapter.
+    /// A model of another base, or with a larger adapter; requests under way, which the other model has begun.
     pub fn switch(&mut self, model: &'m Model) {
         model.fits(self.model, self.acts.capacity.ranks);
+        assert!(self.is_idle(), "the model is switched while it writes");
         if !std::ptr::eq(self.model, model) {
             // Recorded steps read the weights of the model that they were recorded with.
             self.replays = Replays::default();
@@ -174,38 +184,110 @@ impl<'m> Generator<'m> {
         for (i, request) in requests.iter().enumerate() {
             self.check(request).map_err(|e| e.at(format!("prompt {i}")))?;
         }
-        // A call that failed left its sequences where they were.
-        (self.held, self.pages) = (None, self.pages.emptied());
+        // Also what a call that failed left behind.
+        self.clear();
+        let order = queue::together(requests);
+        let first = self.taken;
+        for i in &order {
+            self.line(Arc::new(requests[*i].clone()));
+        }
         let mut results: Vec<Option<Generation>> = vec![None; requests.len()];
-        let mut queue = Queue::new(requests);
-        let mut active: Vec<Active> = Vec::new();
-        while queue.next().is_some() || !active.is_empty() {
-            let mut wave = self.admit(requests, &mut queue, active.len());
-            let (first, drawn) = if wave.joined.is_empty() {
-                (0, self.decode(requests, &active)?)
-            } else {
-                let drawn = self.join(requests, &wave)?;
-                let first = active.len();
-                active.append(&mut wave.joined);
-                (first, drawn)
-            };
-            self.counts.generated += drawn.len();
-            for (i, drawn) in drawn.into_iter().enumerate().rev() {
-                if self.take(&mut active[first + i], drawn) {
-                    let ended = active.remove(first + i);
-                    self.pages.give_back(ended.pages);
-                    done(ended.request, &ended.made);
-                    results[ended.request] = Some(ended.made);
-                }
+        while !self.is_idle() {
+            for (number, made) in self.step()? {
+                let request = order[number - first];
+                done(request, &made);
+                results[request] = Some(made);
             }
         }
         Ok(results.into_iter().map(|r| r.expect("every request finishes")).collect())
     }
 
+    /// Takes a request, to be continued by [`Generator::step`] behind those that wait; the number that it is called by. Requests with
+    /// equal prompts share them when they are taken one after the other.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`].
+    pub fn push(&mut self, request: Request) -> Result<usize> {
+        self.check(&request)?;
+        Ok(self.line(Arc::new(request)))
+    }
+
+    fn line(&mut self, request: Arc<Request>) -> usize {
+        let number = self.taken;
+        self.taken += 1;
+        self.queue.push(number, request);
+        number
+    }
+
+    /// Drops a request, whether it waits or writes; its pages are free at once.
+    pub fn cancel(&mut self, number: usize) {
+        self.queue.remove(number);
+        if let Some(i) = self.active.iter().position(|a| a.number == number) {
+            self.pages.give_back(self.active.remove(i).pages);
+        }
+        if let Some(held) = self.held.take_if(|held| self.queue.next_of(held.prompt).is_none()) {
+            self.pages.give_back(held.pages);
+        }
+    }
+
+    /// Drops every request.
+    pub fn clear(&mut self) {
+        self.queue = Queue::default();
+        self.active.clear();
+        (self.held, self.pages) = (None, self.pages.emptied());
+    }
+
+    /// Whether no request waits or writes.
+    pub fn is_idle(&self) -> bool {
+        self.queue.next().is_none() && self.active.is_empty()
+    }
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+    /// Requests that write.
+    pub fn writing(&self) -> usize {
+        self.active.len()
+    }
+    /// Pages that nobody uses.
+    pub fn free_pages(&self) -> usize {
+        self.pages.free()
+    }
+
+    /// Starts the requests that can start, which gives each its first token; or, if none can, gives one token to each that writes.
+    /// Who has finished, and with what.
+    ///
+    /// # Errors
+    /// When the device fails; then [`Generator::clear`].
+    pub fn step(&mut self) -> Result<Vec<(usize, Generation)>> {
+        if self.is_idle() {
+            return Ok(Vec::new());
+        }
+        let mut wave = self.admit();
+        let (first, drawn) = if wave.joined.is_empty() {
+            (0, self.decode()?)
+        } else {
+            let drawn = self.join(&wave)?;
+            let first = self.active.len();
+            self.active.append(&mut wave.joined);
+            (first, drawn)
+        };
+        self.counts.generated += drawn.len();
+        let mut finished = Vec::new();
+        for (i, drawn) in drawn.into_iter().enumerate().rev() {
+            if take(&self.stop, &mut self.active[first + i], drawn) {
+                let ended = self.active.remove(first + i);
+                self.pages.give_back(ended.pages);
+                finished.push((ended.number, ended.made));
+            }
+        }
+        Ok(finished)
+    }
+
     /// Reads the wave's prompts, gives every sequence its own copy of a shared page that it will write to, and draws the first tokens.
-    fn join(&mut self, requests: &[Request], wave: &Wave) -> Result<Vec<Drawn>> {
+    fn join(&mut self, wave: &Wave) -> Result<Vec<Drawn>> {
         let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
-        let prompt = |i: &usize| requests[wave.joined[*i].request].prompt.as_slice();
+        let prompt = |i: &usize| wave.joined[*i].asked.prompt.as_slice();
         let asked = wave.joined.iter().map(|a| a.cached);
         self.counts.asked += asked.sum::<usize>();
         self.counts.computed += wave.read.iter().map(|i| prompt(i).len()).sum::<usize>();
@@ -237,7 +319,7 @@ impl<'m> Generator<'m> {
             Head::gather(dev, model, acts, extent, wave.joined.len()).logits();
         });
         self.copy(wave);
-        self.choose(&wave.joined.iter().map(|a| self.sampling(requests, a)).collect::<Vec<_>>())
+        self.choose(&wave.joined.iter().map(sampling).collect::<Vec<_>>())
     }
 
     /// Copies the wave's pool rows, by way of activations that nobody needs between passes.
@@ -257,7 +339,8 @@ impl<'m> Generator<'m> {
         }
     }
 
-    fn decode(&mut self, requests: &[Request], active: &[Active]) -> Result<Vec<Drawn>> {
+    fn decode(&mut self) -> Result<Vec<Drawn>> {
+        let active = &self.active;
         let n = active.len();
         // Rows beyond the active ones compute something that nobody reads, and write nothing to the cache.
         let rows = self.dev.bucket(n, self.shape.sequences);
@@ -273,7 +356,7 @@ impl<'m> Generator<'m> {
         }
         let places: Vec<(&[u32], usize)> = active.iter().map(|a| (a.pages.as_slice(), a.cached + 1)).collect();
         self.cache.set_decode(self.dev, &places, rows);
-        let settings = active.iter().map(|a| self.sampling(requests, a)).collect::<Vec<_>>();
+        let settings = active.iter().map(sampling).collect::<Vec<_>>();
         let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
         dev.replay(&mut self.replays, rows, || {
             let extent = Extent { tokens: rows, sequences: rows };
@@ -318,28 +401,9 @@ impl<'m> Generator<'m> {
         Ok(z.chunks(2).zip(lse).map(|(z, lse)| Verdict { logits: [z[0], z[1]], lse }).collect())
     }
 
-    fn sampling(&self, requests: &[Request], a: &Active) -> Sampling {
-        let Settings { temperature, top_k, top_p, min_p, seed, .. } = requests[a.request].settings;
-        Sampling { temperature, top_k, top_p, min_p, seed, step: a.made.tokens.len() as u64 }
-    }
-
-    /// Adds a sampled token; whether the sequence is finished.
-    fn take(&self, a: &mut Active, drawn: Drawn) -> bool {
-        if self.stop.contains(&drawn.token) {
-            a.made.finish = Finish::Stop;
-            return true;
-        }
-        // All but the first sampled token came from a decode step, which cached the token before it.
-        if !a.made.tokens.is_empty() {
-            a.cached += 1;
-        }
-        a.made.tokens.push(drawn.token);
-        a.made.logprobs.push(drawn.logprob);
-        a.made.verdicts.extend(drawn.verdict);
-        a.made.tokens.len() == a.budget
-    }
-
-    fn check(&self, request: &Request) -> Result<()> {
+    /// # Errors
+    /// As [`Generator::generate`].
+    pub(super) fn check(&self, request: &Request) -> Result<()> {
         request.settings.check()?;
         let (len, most) = (request.prompt.len(), self.shape.context);
         if len == 0 {
@@ -356,4 +420,25 @@ impl<'m> Generator<'m> {
             ))),
         }
     }
+}
+
+fn sampling(a: &Active) -> Sampling {
+    let Settings { temperature, top_k, top_p, min_p, seed, .. } = a.asked.settings;
+    Sampling { temperature, top_k, top_p, min_p, seed, step: a.made.tokens.len() as u64 }
+}
+
+/// Adds a sampled token; whether the sequence is finished.
+fn take(stop: &[i32], a: &mut Active, drawn: Drawn) -> bool {
+    if stop.contains(&drawn.token) {
+        a.made.finish = Finish::Stop;
+        return true;
+    }
+    // All but the first sampled token came from a decode step, which cached the token before it.
+    if !a.made.tokens.is_empty() {
+        a.cached += 1;
+    }
+    a.made.tokens.push(drawn.token);
+    a.made.logprobs.push(drawn.logprob);
+    a.made.verdicts.extend(drawn.verdict);
+    a.made.tokens.len() == a.budget
 }

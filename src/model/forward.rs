@@ -16,8 +16,9 @@ use super::acts::{Acts, LayerActs};
 use super::cache::Cache;
 use super::lora::{LowRank, Projection};
 use super::params::LayerParams;
+use super::paths::Attended;
 use crate::device::{Device, Slot, View};
-use crate::ops::attention::attention_fwd;
+use crate::ops::attention::{attention_fwd, attention_gather_fwd};
 use crate::ops::decode::decode_fwd;
 use crate::ops::embed::embed_fwd;
 use crate::ops::gemm::gemm_nt;
@@ -35,6 +36,9 @@ pub enum Attend<'a> {
     Prefill(&'a Cache),
     /// One new token for each sequence, attending to the cache.
     Decode(&'a Cache),
+    /// Packed sequences that go on from what the cache holds: their keys and values are written to it, and they attend to the rows
+    /// of it that are listed. Numerically a prefill.
+    Continue(&'a Cache, Attended<'a>),
 }
 
 /// How much of the capacity a pass uses.
@@ -177,6 +181,12 @@ impl<'a> Pass<'a> {
             pages_write(self.dev, k_pool, v_pool, k, v, cache.places(self.extent.tokens));
         }
         match attend {
+            Attend::Continue(cache, attended) => {
+                let [k_pool, v_pool] = cache.pools(i);
+                pages_write(self.dev, k_pool, v_pool, k, v, attended.writes);
+                let paths = attended.paths(self.starts());
+                attention_gather_fwd(self.dev, o, self.at(&a.lse), q, k_pool, v_pool, paths, heads, scale);
+            }
             Attend::Packed | Attend::Prefill(_) => {
                 attention_fwd(self.dev, o, self.at(&a.lse), q, k, v, self.starts(), heads, scale)
             }

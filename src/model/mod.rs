@@ -14,6 +14,7 @@ pub mod forward;
 pub mod head;
 pub mod lora;
 pub mod params;
+pub mod paths;
 pub mod weights;
 
 #[cfg(test)]

@@ -151,6 +151,7 @@ fn fingerprint(group: &Group) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::rng::Rng;
     use proptest::prelude::*;
 
     proptest! {

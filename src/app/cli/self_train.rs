@@ -143,7 +143,7 @@ fn histograms(title: &str, entries: &[Entry], of: fn(&Stats) -> &Histogram) -> C
         let total: usize = of(s).0.iter().sum();
         let point = |(i, n): (usize, &usize)| ((i as f64 + 0.5) / BINS as f64, *n as f64 / total.max(1) as f64);
         let points = if total == 0 { Vec::new() } else { of(s).0.iter().enumerate().map(point).collect() };
-        Series { name: e.name.clone(), points }
+        Series { name: e.name.clone(), points, band: Vec::new() }
     };
     let series = with_stats(entries).map(series).filter(|s| !s.points.is_empty()).collect();
     Chart { title: title.into(), x: "by tenths".into(), unit: Unit::Percent, axis: Axis::FromZero, series }

@@ -1,10 +1,11 @@
 //! Who starts next, with which pages.
 
-use super::queue::Queue;
+use super::queue::Waiting;
 use super::{Active, Finish, Generation, Generator, Request};
 #[cfg(doc)]
 use crate::model::cache::Cache;
 use crate::model::cache::{PAGE, place};
+use std::sync::Arc;
 
 /// A prompt that requests wait for which could not start with the first ones: its number and its pages, the last one of them
 /// perhaps in part. The residual stream at its end lies in [`Cache::held`].
@@ -29,11 +30,12 @@ pub(super) struct Wave {
 impl Generator<'_> {
     /// Requests that can start now: a place in the batch, pages for their longest answer, room in one pass for the prompts that are
     /// not held.
-    pub(super) fn admit(&mut self, requests: &[Request], queue: &mut Queue, running: usize) -> Wave {
+    pub(super) fn admit(&mut self) -> Wave {
+        let running = self.active.len();
         let mut wave = Wave::default();
         if let Some(held) = self.held.take() {
-            self.admit_sharers(requests, queue, &held, running, &mut wave);
-            let waits = queue.next_of(held.prompt).is_some();
+            self.admit_sharers(&held, running, &mut wave);
+            let waits = self.queue.next_of(held.prompt).is_some();
             if waits && running + wave.joined.len() > 0 {
                 self.held = Some(held);
                 return wave;
@@ -45,24 +47,24 @@ impl Generator<'_> {
             }
         }
         let mut tokens = 0;
-        while let Some((request, prompt)) = queue.next() {
-            let len = requests[request].prompt.len();
+        while let Some(Waiting { number, prompt, asked }) = self.queue.next().cloned() {
+            let len = asked.prompt.len();
             tokens += len;
             if running + wave.joined.len() == self.shape.sequences || tokens > self.acts.capacity.tokens {
                 break;
             }
-            let Some(first) = self.start(requests, request, &[]) else { break };
-            queue.pop();
+            let Some(first) = self.start(number, asked, &[]) else { break };
+            self.queue.pop();
             let held = Held { prompt, pages: first.pages[..len.div_ceil(PAGE)].to_vec() };
             wave.read.push(wave.joined.len());
             wave.prompts.push(wave.read.len() - 1);
             wave.joined.push(first);
-            if queue.next_of(prompt).is_none() {
+            if self.queue.next_of(prompt).is_none() {
                 continue;
             }
             self.pages.share(&held.pages);
-            self.admit_sharers(requests, queue, &held, running, &mut wave);
-            if queue.next_of(prompt).is_some() {
+            self.admit_sharers(&held, running, &mut wave);
+            if self.queue.next_of(prompt).is_some() {
                 self.held = Some(held);
                 break;
             }
@@ -72,15 +74,15 @@ impl Generator<'_> {
     }
 
     /// More requests with the prompt whose pages these are.
-    fn admit_sharers(&mut self, requests: &[Request], queue: &mut Queue, held: &Held, running: usize, wave: &mut Wave) {
-        while let Some(request) = queue.next_of(held.prompt) {
+    fn admit_sharers(&mut self, held: &Held, running: usize, wave: &mut Wave) {
+        while let Some(Waiting { number, asked, .. }) = self.queue.next_of(held.prompt).cloned() {
             if running + wave.joined.len() == self.shape.sequences {
                 break;
             }
-            let len = requests[request].prompt.len();
+            let len = asked.prompt.len();
             let whole = len / PAGE;
-            let Some(active) = self.start(requests, request, &held.pages[..whole]) else { break };
-            queue.pop();
+            let Some(active) = self.start(number, asked, &held.pages[..whole]) else { break };
+            self.queue.pop();
             wave.from.extend((whole * PAGE..len).map(|p| place(&held.pages, p)));
             wave.to.extend((whole * PAGE..len).map(|p| place(&active.pages, p)));
             wave.prompts.push(wave.read.len().saturating_sub(1));
@@ -89,13 +91,14 @@ impl Generator<'_> {
     }
 
     /// A sequence over these pages and as many of its own as its longest answer takes; `None` where there are too few.
-    fn start(&mut self, requests: &[Request], request: usize, shared: &[u32]) -> Option<Active> {
-        let Request { prompt, settings } = &requests[request];
+    fn start(&mut self, number: usize, asked: Arc<Request>, shared: &[u32]) -> Option<Active> {
+        let Request { prompt, settings } = &*asked;
         let budget = settings.max_tokens.min(self.shape.context - prompt.len());
         let own = self.pages.take(prompt.len() + budget - shared.len() * PAGE)?;
         self.pages.share(shared);
         let made =
             Generation { tokens: Vec::new(), logprobs: Vec::new(), verdicts: Vec::new(), finish: Finish::Length };
-        Some(Active { request, pages: [shared, &own].concat(), cached: prompt.len(), budget, made })
+        let (pages, cached) = ([shared, &own].concat(), prompt.len());
+        Some(Active { number, asked, pages, cached, budget, made })
     }
 }

@@ -19,11 +19,11 @@ pub(super) fn read(row: &Row, loader: &mut Loader) -> Result<()> {
     for outcome in format.read(&row.value)? {
         match outcome {
             Outcome::Keep(Example::Pair { chosen, rejected, .. }) if chosen == rejected => loader.dropped += 1,
-            Outcome::Compared { a, b, .. } if a == b => loader.dropped += 1,
+            Outcome::Compared { a, b, .. } | Outcome::Reasoned { a, b, .. } if a == b => loader.dropped += 1,
             Outcome::Keep(Example::Pair { prompt, chosen, rejected, .. }) => {
                 loader.push(item(row, prompt, [chosen, rejected], 0));
             }
-            Outcome::Compared { prompt, a, b, better } => {
+            Outcome::Compared { prompt, a, b, better } | Outcome::Reasoned { prompt, a, b, better, .. } => {
                 loader.push(item(row, prompt, [a, b], usize::from(better == Side::B)));
             }
             Outcome::Tied { .. } => loader.tied += 1,
