@@ -9,7 +9,7 @@
 //! | [`Method::Muon`] | f32, or bf16 rounded at random | f32 momentum of matrices: 4; f32 moments of all else: 8 |
 //!
 //! States are arenas of the layout of what is trained, so one slot indexes them all and a step of AdamW is one op over whole arenas;
-//! Muon ([`muon`]) goes from matrix to matrix. Weight decay applies to matrices and tables, not to norm weights and biases.
+//! Muon goes from matrix to matrix. Weight decay applies to matrices and tables, not to norm weights and biases.
 
 mod muon;
 
