@@ -229,7 +229,7 @@ impl Optimizer {
             Method::AdamW if model.dtype == Dtype::Bf16 => {
                 adamw_master(dev, &hp, p, self.arenas[THIRD].flat(), m, v, g, decays);
             }
-            _ => adamw(dev, &hp, p, m, v, g, decays, 0),
+            _ => adamw(dev, &hp, [p, m, v, g], decays, 0),
         }
     }
 
@@ -249,7 +249,7 @@ impl Optimizer {
                 let [m, v] = [FIRST, SECOND].map(|moment| self.arenas[moment].at(own));
                 let start = slot.first() / STRETCH;
                 let decays = decays.cols_in(start..start + slot.len().div_ceil(STRETCH));
-                adamw(dev, hp, p, m, v, g, decays, slot.first() as u64);
+                adamw(dev, hp, [p, m, v, g], decays, slot.first() as u64);
             }
         }
     }
@@ -313,7 +313,7 @@ impl Optimizer {
 }
 
 /// AdamW without master copies: bf16 weights are rounded at random.
-fn adamw(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View, decays: View, first: u64) {
+fn adamw(dev: &Device, hp: &AdamW, [p, m, v, g]: [View; 4], decays: View, first: u64) {
     match p.dtype() {
         Dtype::Bf16 => adamw_sr(dev, hp, p, m, v, g, decays, first),
         _ => adamw_f32(dev, hp, p, m, v, g, decays),
