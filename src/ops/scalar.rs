@@ -207,7 +207,9 @@ mod tests {
     fn on_gpus_an_index_that_is_no_response_gives_nan() {
         for (_, dev) in gpus() {
             let bed = Bed::new(dev);
-            let [nll, ds, s, _, _, margins, weights] = pairs(&bed, 3, 4, 1.0);
+            let [nll, ds, _, _, _, margins, weights] = pairs(&bed, 3, 4, 1.0);
+            // With numbers behind the last reward.
+            let s = bed.normals(Dtype::F32, 1, 5, 4, 1.0).cols_in(0..3);
             let (chosen, rejected) = (bed.ints(1, 4, &[0, 1, -1, 3]), bed.ints(1, 4, &[1, 3, 1, 2]));
             bradley_terry(&bed.dev, nll, ds, s, chosen, rejected, margins, weights);
             let nan = |x: View| bed.get(x).iter().map(|x| x.is_nan()).collect::<Vec<_>>();

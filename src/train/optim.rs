@@ -9,7 +9,7 @@
 //! | [`Method::Muon`] | f32, or bf16 rounded at random | f32 momentum of matrices: 4; f32 moments of all else: 8 |
 //!
 //! States are arenas of the layout of what is trained, so one slot indexes them all and a step of AdamW is one op over whole arenas;
-//! Muon ([`muon`]) goes from matrix to matrix. Weight decay applies to matrices and tables, not to norm weights and biases.
+//! Muon goes from matrix to matrix. Weight decay applies to matrices and tables, not to norm weights and biases.
 
 mod muon;
 
@@ -229,7 +229,7 @@ impl Optimizer {
             Method::AdamW if model.dtype == Dtype::Bf16 => {
                 adamw_master(dev, &hp, p, self.arenas[THIRD].flat(), m, v, g, decays);
             }
-            _ => adamw(dev, &hp, p, m, v, g, decays, 0),
+            _ => adamw(dev, &hp, [p, m, v, g], decays, 0),
         }
     }
 
@@ -249,7 +249,7 @@ impl Optimizer {
                 let [m, v] = [FIRST, SECOND].map(|moment| self.arenas[moment].at(own));
                 let start = slot.first() / STRETCH;
                 let decays = decays.cols_in(start..start + slot.len().div_ceil(STRETCH));
-                adamw(dev, hp, p, m, v, g, decays, slot.first() as u64);
+                adamw(dev, hp, [p, m, v, g], decays, slot.first() as u64);
             }
         }
     }
@@ -313,7 +313,7 @@ impl Optimizer {
 }
 
 /// AdamW without master copies: bf16 weights are rounded at random.
-fn adamw(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View, decays: View, first: u64) {
+fn adamw(dev: &Device, hp: &AdamW, [p, m, v, g]: [View; 4], decays: View, first: u64) {
     match p.dtype() {
         Dtype::Bf16 => adamw_sr(dev, hp, p, m, v, g, decays, first),
         _ => adamw_f32(dev, hp, p, m, v, g, decays),

@@ -41,8 +41,7 @@ impl Plan {
         dtype: Dtype,
         adapter: Option<&Shape>,
         settings: &optim::Settings,
-        keep: Keep,
-        micro_tokens: usize,
+        (keep, micro_tokens): (Keep, usize),
         capacity: impl Fn(usize) -> Capacity,
         available: Option<usize>,
     ) -> Plan {
@@ -181,7 +180,7 @@ mod tests {
             ranks: [0; 7],
         };
         let (config, settings) = (Config::tiny(Family::Qwen3), optim::Settings::ADAMW);
-        let plan = Plan::new(&config, Dtype::F32, None, &settings, Keep::Costly, 256, capacity, Some(1 << 30));
+        let plan = Plan::new(&config, Dtype::F32, None, &settings, (Keep::Costly, 256), capacity, Some(1 << 30));
         let [all, costly, doors] = plan.activations.map(|(_, bytes)| bytes);
         assert!(all > costly && costly > doors, "{all} {costly} {doors}");
         assert_eq!(plan.total(), plan.weights + plan.gradients + plan.optimizer + costly);
@@ -204,7 +203,7 @@ mod tests {
                     let (sequences, rows, positions) = (tokens, tokens, tokens);
                     Capacity { tokens, sequences, rows, positions, keep: Keep::All, ranks }
                 };
-                Plan::new(&c, dtype, adapter, &optim::Settings::ADAMW, Keep::All, 256, capacity, None)
+                Plan::new(&c, dtype, adapter, &optim::Settings::ADAMW, (Keep::All, 256), capacity, None)
             };
             let (full, lora) = (plan(None), plan(Some(&shape)));
             let sizes = crate::model::lora::Projection::ALL.map(|p| p.shape(&c).iter().sum::<usize>());

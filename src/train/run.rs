@@ -513,7 +513,7 @@ fn plan_of(
     let shape = step_shape(run, [0, 0], None);
     let ranks = adapter.map_or([0; 7], lora::Shape::ranks);
     let capacity = |tokens| Shape { micro_tokens: tokens, ..shape }.capacity(ranks);
-    Ok(Plan::new(config, dtype, adapter, &settings, keep(run), shape.micro_tokens, capacity, available))
+    Ok(Plan::new(config, dtype, adapter, &settings, (keep(run), shape.micro_tokens), capacity, available))
 }
 
 fn optimizer_settings(run: &Run) -> optim::Settings {

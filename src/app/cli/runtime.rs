@@ -161,12 +161,15 @@ impl std::str::FromStr for AdapterFlag {
     }
 }
 
+/// Models by the names of their adapters.
+type Named = Vec<(String, Model)>;
+
 /// A model that was opened, and its tokenizer.
 pub struct Opened {
     /// What answers rows that name no adapter.
     pub model: Model,
     /// The same base with other adapters, by name.
-    named: Vec<(String, Model)>,
+    named: Named,
     /// A row must name an adapter: the base has no reward row of its own.
     bare: bool,
     pub tokenizer: Arc<Tokenizer>,
@@ -209,7 +212,7 @@ impl ModelFlags {
     }
 
     /// The model that answers by default, those that rows may name, and whether there is a default.
-    fn models(&self, dev: &Device, runtime: &Runtime) -> Result<(Model, Vec<(String, Model)>, bool)> {
+    fn models(&self, dev: &Device, runtime: &Runtime) -> Result<(Model, Named, bool)> {
         let dtype = |stored| runtime.dtype.resolve(stored);
         if self.adapters.is_empty() {
             return Ok((Model::open(&self.model, dtype)?.on(dev)?, Vec::new(), true));

@@ -299,9 +299,12 @@ fn regex(pattern: &str) -> Result<Regex> {
         .map_err(|e| Error::model(format!("{pattern:?} is not a regular expression: {e}")))
 }
 
+/// Whether a module is meant, by its whole name.
+type Matcher<'a> = Box<dyn Fn(&str) -> bool + 'a>;
+
 impl Targets {
     /// Whether a module, by its whole name, is one of them.
-    fn matcher(&self) -> Result<Box<dyn Fn(&str) -> bool + '_>> {
+    fn matcher(&self) -> Result<Matcher<'_>> {
         Ok(match self {
             Targets::AllLinear => Box::new(|_| true),
             Targets::Names(names) => Box::new(move |module| {

@@ -277,7 +277,7 @@ fn directories_without_weights_say_what_they_hold() {
     refused(&dir.path().join("nowhere"), &l, &["nowhere", "model.safetensors is missing"]);
     refused(dir.path(), &l, &["model.safetensors is missing"]);
     fs::write(dir.path().join("adapter_model.safetensors"), "").unwrap();
-    refused(dir.path(), &l, &["merge"]);
+    refused(dir.path(), &l, &["only an adapter"]);
     fs::write(dir.path().join("pytorch_model.bin"), "").unwrap();
     refused(dir.path(), &l, &["convert"]);
     fs::create_dir(dir.path().join("model.safetensors")).unwrap();
