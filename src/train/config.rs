@@ -90,6 +90,9 @@ choices! {
 /// Sequences of a step and tokens of a micro-batch, at most: far more than fit anywhere.
 const MOST: f64 = (1 << 20) as f64;
 
+const MUON_MOMENTUM: f64 = 0.95;
+const MUON_RATE: f64 = 1.0;
+
 run_file! {
     /// A run file with its overrides: every value, checked, and where it came from.
     Run;
@@ -176,9 +179,9 @@ run_file! {
         /// Storage type of gradients; `bf16` goes with bf16 weights and rounds with each micro-batch that is added.
         gradients: Gradients = Gradients::F32;
         /// Decay rate of Muon's momentum.
-        muon_momentum: f64 = 0.95, Below(0.0, 1.0);
+        muon_momentum: f64 = MUON_MOMENTUM, Below(0.0, 1.0);
         /// Learning rate of Muon's matrices as a multiple of `lr`.
-        muon_rate: f64 = 1.0, AtLeast(0.0);
+        muon_rate: f64 = MUON_RATE, AtLeast(0.0);
         /// Decay rate of AdamW's first moment.
         beta1: f64 = 0.9, Below(0.0, 1.0);
         /// Decay rate of AdamW's second moment.

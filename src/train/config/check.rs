@@ -1,7 +1,7 @@
 //! What keys of the run file mean together: pairs that exclude each other, values that need others.
 
 use super::key::Origin;
-use super::{Head, Optimizer, Run, Stage, Verdict};
+use super::{Head, MUON_MOMENTUM, MUON_RATE, Optimizer, Run, Stage, Train, Verdict};
 use crate::error::{Error, Result};
 use crate::model::lora::Projection;
 
@@ -189,10 +189,12 @@ impl Run {
         }
     }
 
+    /// Its keys at their defaults say nothing, so that an explanation of any run is a run file.
     fn keys_of_muon(&self) -> Result<()> {
-        let optimizer = self.train.optimizer;
-        match ["train.muon_momentum", "train.muon_rate"].into_iter().find(|key| self.is_given(key)) {
-            Some(key) if optimizer != Optimizer::Muon => {
+        let Train { optimizer, muon_momentum, muon_rate, .. } = self.train;
+        let set = [("train.muon_momentum", muon_momentum != MUON_MOMENTUM), ("train.muon_rate", muon_rate != MUON_RATE)];
+        match set.into_iter().find(|(_, differs)| *differs) {
+            Some((key, _)) if optimizer != Optimizer::Muon => {
                 let other = optimizer.as_str();
                 Err(self.wrong(key, format!("{key} is Muon's, but train.optimizer = \"{other}\": set it to \"muon\"")))
             }

@@ -52,9 +52,9 @@ fn mistakes_are_told_with_their_place() {
         (
             "[reward.train]\nstepz = 1",
             &[],
-            "run.toml:9: unknown key `reward.train.stepz`: did you mean `reward.train.steps`?",
+            "run.toml:10: unknown key `reward.train.stepz`: did you mean `reward.train.steps`?",
         ),
-        ("[reward]\nvots = 4", &[], "run.toml:9: unknown key `reward.vots`: did you mean `reward.votes`?"),
+        ("[reward]\nvots = 4", &[], "run.toml:10: unknown key `reward.vots`: did you mean `reward.votes`?"),
         ("[rewrd]\nvotes = 4", &[], "unknown key `rewrd.votes`: did you mean `reward.votes`?"),
         ("[round.train]\nlr = 1", &[], "unknown key `round.train`"),
         ("[final]\ntrain = 1", &[], "`final.train` is a section"),
