@@ -35,7 +35,8 @@ DEVICE void load_tile(bf16* tile, const bf16* from, int stride, int rows, int si
     }
 }
 
-// The same for rows that a list names; zeros also where a name is no row of the tensor's `limit`.
+// The same for rows that a list names; zeros also where a name is no row of the tensor's `limit`. Two rows at a time: more names in
+// flight would spill where K = 128 already takes every register.
 template <int D, int ROWS, int THREADS>
 DEVICE void load_listed(bf16* tile, const bf16* from, int stride, const int* places, int limit, int rows, int size) {
     constexpr int ACROSS = D <= 64 ? 8 : 16, STEP = THREADS / ACROSS;
@@ -43,7 +44,7 @@ DEVICE void load_listed(bf16* tile, const bf16* from, int stride, const int* pla
     const int chunk = threadIdx.x % ACROSS, first = threadIdx.x / ACROSS;
     if (chunk >= D / 8) return;
     from += chunk * 8;
-#pragma unroll
+#pragma unroll 2
     for (int i = 0; i < ROWS / STEP; i++) {
         const int row = first + i * STEP, place = row < rows ? places[row] : -1;
         const bool there = place >= 0 && place < limit;

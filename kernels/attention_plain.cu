@@ -323,7 +323,7 @@ KERNEL(attention_gather_fwd_plain_128_f32, (128), float* o, float* lse, const fl
        float scale) {
     PLAIN_GATHER_FWD(128);
 }
-KERNEL(attention_gather_fwd_plain_128_bf16, (128), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan,
+KERNEL(attention_gather_fwd_plain_128_bf16, (128, 4), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan,
        const int* places, int limit, int heads, int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride,
        float scale) {
     PLAIN_GATHER_FWD(128);
