@@ -72,7 +72,7 @@ impl Default for Settings {
             labelled: 200,
             held_out: 1000,
             pretrain: Phase { steps: 1600, batch: 32, lr: 4e-3 },
-            finetune: Phase { steps: 200, batch: 32, lr: 1e-3 },
+            finetune: Phase { steps: 600, batch: 32, lr: 1e-3 },
         }
     }
 }
