@@ -89,7 +89,8 @@ fn teach() -> tempfile::TempDir {
     let encoder = Encoder { chat, template: template(), stage: Stage::Sft };
     let dev = Device::cpu(2);
     let model = Model::random(config, Dtype::F32, 4).unwrap();
-    let adamw = optim::Settings { beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.1, clip: 1.0, ..optim::Settings::ADAMW };
+    let adamw =
+        optim::Settings { beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.1, clip: 1.0, ..optim::Settings::ADAMW };
     let (over, reduction) = (Over::Candidates, Reduction::Mean);
     let objective = objective::Settings { labels: [0, 1], smoothing: 0.0, over, reduction, pad: None };
     let shape = trainer::Shape { micro_tokens: 2048, keep: Keep::All, objective };

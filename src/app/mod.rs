@@ -8,8 +8,8 @@ pub mod cli;
 pub mod demo;
 pub mod doctor;
 pub mod evaluation;
-mod markdown;
 pub mod learning_curve;
+mod markdown;
 pub mod report;
 #[cfg(feature = "cli")]
 pub mod signals;

@@ -14,8 +14,8 @@ use crate::model::acts::{Acts, Capacity, Keep};
 use crate::model::cache::{Cache, CacheShape, PAGE};
 use crate::model::config::HeadKind;
 use crate::model::forward::{Attend, Extent, forward};
-use crate::model::lora;
 use crate::model::head::Head;
+use crate::model::lora;
 use crate::model::paths::{PathShape, Paths};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -135,7 +135,8 @@ impl<'m> Engine<'m> {
         let (waiting, patience) = (shape.waiting, shape.patience);
         let limits = Limits { waiting, longest: context, tokens, pieces, keys, rows, patience };
         let ranks = lora::shared(&[model]);
-        let capacity = Capacity { tokens, sequences: pieces, rows: tokens, positions: context, keep: Keep::Nothing, ranks };
+        let capacity =
+            Capacity { tokens, sequences: pieces, rows: tokens, positions: context, keep: Keep::Nothing, ranks };
         let cache = CacheShape { pages: rows.div_ceil(PAGE), sequences: 1, tokens: PAGE, prefill: 1 };
         Ok(Engine {
             dev,

@@ -192,7 +192,8 @@ impl Run {
     /// Its keys at their defaults say nothing, so that an explanation of any run is a run file.
     fn keys_of_muon(&self) -> Result<()> {
         let Train { optimizer, muon_momentum, muon_rate, .. } = self.train;
-        let set = [("train.muon_momentum", muon_momentum != MUON_MOMENTUM), ("train.muon_rate", muon_rate != MUON_RATE)];
+        let set =
+            [("train.muon_momentum", muon_momentum != MUON_MOMENTUM), ("train.muon_rate", muon_rate != MUON_RATE)];
         match set.into_iter().find(|(_, differs)| *differs) {
             Some((key, _)) if optimizer != Optimizer::Muon => {
                 let other = optimizer.as_str();
