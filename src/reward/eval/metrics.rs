@@ -158,8 +158,8 @@ pub fn calibration(items: &[Item], answers: &[Answer]) -> Option<Calibration> {
     (n > 0).then(|| Calibration { ece, brier: brier / n as f64, n, bins })
 }
 
-/// Accuracy by how much longer the better response is: in groups of equal size, the mean difference in characters and
-/// the share of right verdicts.
+/// Accuracy by how much longer the better response is: in groups of about equal size, the mean difference in characters and
+/// the share of right verdicts. Equal differences are of one group, so that no order among them decides what is shown.
 pub fn by_length(items: &[Item], answers: &[Answer], groups: usize) -> Vec<(f64, f64)> {
     let mut all: Vec<(f64, f64)> = Vec::new();
     for (item, answer) in items.iter().zip(answers) {
@@ -171,14 +171,19 @@ pub fn by_length(items: &[Item], answers: &[Answer], groups: usize) -> Vec<(f64,
             all.push((if first { difference } else { -difference }, f64::from(u8::from(right))));
         }
     }
-    all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
-    let groups = groups.min(all.len());
-    let part = |g: usize| &all[g * all.len() / groups..(g + 1) * all.len() / groups];
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mean = |of: &[(f64, f64)]| {
         let n = of.len() as f64;
         (of.iter().map(|x| x.0).sum::<f64>() / n, of.iter().map(|x| x.1).sum::<f64>() / n)
     };
-    (0..groups).map(|g| mean(part(g))).collect()
+    let (mut parts, mut rest) = (Vec::new(), &all[..]);
+    while let Some(groups) = groups.checked_sub(parts.len()).filter(|_| !rest.is_empty()) {
+        let last = rest[rest.len().div_ceil(groups.max(1)) - 1].0;
+        let (part, later) = rest.split_at(rest.partition_point(|x| x.0 <= last));
+        parts.push(mean(part));
+        rest = later;
+    }
+    parts
 }
 
 /// By subset of samples, the area under the curve of rewards against truth: how often a right sample of any prompt has a higher
@@ -282,5 +287,9 @@ mod tests {
         let answers = [asked(Choice::First, Choice::First), asked(Choice::First, Choice::First)];
         assert_eq!(by_length(&items, &answers, 5), [(-3.0, 1.0), (3.0, 0.0)]);
         assert!(by_length(&[], &[], 5).is_empty());
+        // Four of one length, two right: one point, whatever the number of groups.
+        let items: Vec<Item> = (0..4).map(|_| fixture::pair("s", true)).collect();
+        let answers = [Choice::First, Choice::Second, Choice::First, Choice::Second].map(|c| asked(c, c));
+        assert_eq!(by_length(&items, &answers, 3), [(-3.0, 0.5)]);
     }
 }
