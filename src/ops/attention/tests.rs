@@ -430,8 +430,10 @@ fn a_continued_sequence_has_the_bits_of_a_whole_one() {
 
 #[test]
 fn gpus_give_a_continued_sequence_the_bits_of_a_whole_one() {
+    /// Type, query heads for one of keys, head size, lengths, where each is cut, page.
+    type Case = (Dtype, usize, usize, &'static [usize], &'static [usize], usize);
     for (called, dev) in gpus() {
-        let cases: [(Dtype, usize, usize, &[usize], &[usize], usize); 8] = [
+        let cases: [Case; 8] = [
             (Dtype::F32, 2, 20, &[70, 5, 0, 40], &[33, 1, 0, 39], 16),
             (Dtype::F32, 2, 20, &[70, 33], &[64, 0], 1),
             (Dtype::Bf16, 2, 64, &[200, 3, 0, 130], &[50, 2, 0, 129], 64),

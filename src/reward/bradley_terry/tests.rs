@@ -59,9 +59,9 @@ proptest! {
         let to: Vec<usize> = Rng::new(key, Stream::Test, 0).permutation(5).iter().map(|i| *i as usize).collect();
         let renamed: Vec<_> = asked.iter().rev().map(|(i, j, p)| (to[*j], to[*i], 1.0 - p)).collect();
         let (a, b) = (fit(5, &asked), fit(5, &renamed));
-        for i in 0..5 {
-            prop_assert!((a.strengths[i] - b.strengths[to[i]]).abs() < 1e-8);
-            prop_assert!((a.error(i) - b.error(to[i])).abs() < 1e-8 * a.error(i));
+        for (i, to) in to.into_iter().enumerate() {
+            prop_assert!((a.strengths[i] - b.strengths[to]).abs() < 1e-8);
+            prop_assert!((a.error(i) - b.error(to)).abs() < 1e-8 * a.error(i));
         }
     }
 }
