@@ -1,4 +1,4 @@
-//! Floor 6: what people touch: the command line, the demo, reports, signals.
+//! Floor 6: what people touch: the command line, the server, the demo, reports, signals.
 
 mod axis;
 pub mod bench;
@@ -7,6 +7,10 @@ mod chart;
 pub mod cli;
 pub mod demo;
 pub mod doctor;
+#[cfg(feature = "server")]
+pub mod load;
 pub mod report;
+#[cfg(feature = "server")]
+pub mod server;
 #[cfg(feature = "cli")]
 pub mod signals;

@@ -4,8 +4,8 @@
 //! for long ones. A sequence's tokens depend on its own prompt, settings and seed alone: the ops' rows are independent,
 //! and its random bits are keyed by its seed and its own token count.
 
-use super::scorer::write_prompts;
-use crate::device::{Device, Replays};
+use super::scorer::{read_f32, write_prompts};
+use crate::device::{Device, Replays, View};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::acts::{Acts, Capacity, Keep};
@@ -14,6 +14,9 @@ use crate::model::config::HeadKind;
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
 use crate::ops::sample::{Sampling, sample};
+use std::collections::VecDeque;
+use std::iter::Enumerate;
+use std::slice::Iter;
 
 /// How to choose tokens. Temperature 0 is greedy.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,6 +96,50 @@ pub struct Generation {
     pub finish: Finish,
 }
 
+/// What happens to a sequence after a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    GoOn,
+    /// Nobody wants it any more: its place and its pages are free at once.
+    Drop,
+}
+
+/// A token that was just written.
+pub struct Written<'a> {
+    /// What the sequence holds so far.
+    pub made: &'a Generation,
+    /// Nothing follows. Where the sequence ended with an end-of-sequence token, `made` did not grow.
+    pub ended: bool,
+    dev: &'a Device,
+    logits: View<'a>,
+}
+
+impl Written<'_> {
+    /// The logits of the whole vocabulary that the token was drawn from, f32.
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    pub fn logits(&self) -> Result<Vec<f32>> {
+        read_f32(self.dev, self.logits)
+    }
+}
+
+/// Who asks for sequences and watches them being written.
+pub trait Feed {
+    /// Requests to start, at most `room`, each with a number to know it by; asked between steps. The run ends when it
+    /// has nothing to write and none come.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    fn more(&mut self, room: usize) -> Result<Vec<(u64, Request)>>;
+
+    /// A sequence got a token.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    fn wrote(&mut self, number: u64, written: &Written) -> Result<Flow>;
+}
+
 /// Sizes of a generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -117,7 +164,8 @@ pub struct Generator<'m> {
 
 /// A sequence in the batch.
 struct Active {
-    request: usize,
+    number: u64,
+    request: Request,
     pages: Vec<u32>,
     /// Tokens whose keys and values are in the cache.
     cached: usize,
@@ -170,47 +218,65 @@ impl<'m> Generator<'m> {
     pub fn generate(
         &mut self,
         requests: &[Request],
-        mut done: impl FnMut(usize, &Generation),
+        done: impl FnMut(usize, &Generation),
     ) -> Result<Vec<Generation>> {
         for (i, request) in requests.iter().enumerate() {
             self.check(request).map_err(|e| e.at(format!("prompt {i}")))?;
         }
-        let mut results: Vec<Option<Generation>> = vec![None; requests.len()];
-        let mut waiting = (0..requests.len()).peekable();
-        let mut active: Vec<Active> = Vec::new();
-        while waiting.peek().is_some() || !active.is_empty() {
-            let joined = self.admit(requests, &mut waiting, active.len());
+        let mut list = List { left: requests.iter().enumerate(), done, results: vec![None; requests.len()] };
+        self.run(&mut list)?;
+        Ok(list.results.into_iter().map(|r| r.expect("every request finishes")).collect())
+    }
+
+    /// Writes what `feed` asks for until it asks for nothing more.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`]; whatever `feed` returns. What was being written is then lost.
+    pub fn run(&mut self, feed: &mut impl Feed) -> Result<()> {
+        let mut active = Vec::new();
+        let ran = self.steps(feed, &mut active);
+        active.drain(..).for_each(|a: Active| self.pages.give_back(a.pages));
+        ran
+    }
+
+    fn steps(&mut self, feed: &mut impl Feed, active: &mut Vec<Active>) -> Result<()> {
+        let mut waiting: VecDeque<(u64, Request)> = VecDeque::new();
+        loop {
+            let room = self.shape.sequences.saturating_sub(active.len() + waiting.len());
+            for (number, request) in feed.more(room)? {
+                self.check(&request)?;
+                waiting.push_back((number, request));
+            }
+            if waiting.is_empty() && active.is_empty() {
+                return Ok(());
+            }
+            let joined = self.admit(&mut waiting, active.len());
+            let first = if joined.is_empty() { 0 } else { active.len() };
             let stepped = if joined.is_empty() {
-                self.decode(requests, &active)?
+                self.decode(active)?
             } else {
-                let first = active.len();
-                let sampled = self.prefill(requests, &joined)?;
+                let sampled = self.prefill(&joined)?;
                 active.extend(joined);
-                sampled.into_iter().enumerate().map(|(i, s)| (first + i, s)).collect()
+                sampled
             };
-            for (i, (token, logprob)) in stepped.into_iter().rev() {
-                if self.take(&mut active[i], token, logprob) {
-                    let ended = active.remove(i);
+            for (row, (token, logprob)) in stepped.into_iter().enumerate().rev() {
+                let a = &mut active[first + row];
+                let ended = self.take(a, token, logprob);
+                let logits = self.acts.at(&self.acts.head.logits).rows_in(row..row + 1);
+                let flow = feed.wrote(a.number, &Written { made: &a.made, ended, dev: self.dev, logits })?;
+                if ended || flow == Flow::Drop {
+                    let ended = active.remove(first + row);
                     self.pages.give_back(ended.pages);
-                    done(ended.request, &ended.made);
-                    results[ended.request] = Some(ended.made);
                 }
             }
         }
-        Ok(results.into_iter().map(|r| r.expect("every request finishes")).collect())
     }
 
     /// Requests that can start now: a place in the batch, pages for their longest answer, room in one pass.
-    fn admit(
-        &mut self,
-        requests: &[Request],
-        waiting: &mut std::iter::Peekable<std::ops::Range<usize>>,
-        running: usize,
-    ) -> Vec<Active> {
+    fn admit(&mut self, waiting: &mut VecDeque<(u64, Request)>, running: usize) -> Vec<Active> {
         let mut joined: Vec<Active> = Vec::new();
         let mut tokens = 0;
-        while let Some(&request) = waiting.peek() {
-            let Request { prompt, settings } = &requests[request];
+        while let Some((_, Request { prompt, settings })) = waiting.front() {
             let budget = settings.max_tokens.min(self.shape.context - prompt.len());
             tokens += prompt.len();
             if running + joined.len() == self.shape.sequences || tokens > self.acts.capacity.tokens {
@@ -218,18 +284,18 @@ impl<'m> Generator<'m> {
             }
             let Some(pages) = self.pages.take(prompt.len() + budget) else { break };
             let made = Generation { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length };
-            joined.push(Active { request, pages, cached: prompt.len(), budget, made });
-            waiting.next();
+            let (number, request) = waiting.pop_front().expect("it was just looked at");
+            joined.push(Active { number, pages, cached: request.prompt.len(), budget, made, request });
         }
         joined
     }
 
-    fn prefill(&mut self, requests: &[Request], joined: &[Active]) -> Result<Vec<(i32, f32)>> {
-        let prompts = joined.iter().map(|a| requests[a.request].prompt.as_slice());
+    fn prefill(&mut self, joined: &[Active]) -> Result<Vec<(i32, f32)>> {
+        let prompts = joined.iter().map(|a| a.request.prompt.as_slice());
         let extent = write_prompts(self.dev, &self.acts, prompts);
         let places: Vec<(&[u32], usize)> = joined.iter().map(|a| (a.pages.as_slice(), a.cached)).collect();
         self.cache.set_prefill(self.dev, &places);
-        let settings = joined.iter().map(|a| self.sampling(requests, a)).collect::<Vec<_>>();
+        let settings = joined.iter().map(|a| self.sampling(a)).collect::<Vec<_>>();
         let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
         dev.install(|| {
             forward(dev, model, acts, extent, Attend::Prefill(cache));
@@ -238,7 +304,7 @@ impl<'m> Generator<'m> {
         self.choose(&settings)
     }
 
-    fn decode(&mut self, requests: &[Request], active: &[Active]) -> Result<Vec<(usize, (i32, f32))>> {
+    fn decode(&mut self, active: &[Active]) -> Result<Vec<(i32, f32)>> {
         let n = active.len();
         // Rows beyond the active ones compute something that nobody reads, and write nothing to the cache.
         let rows = self.dev.bucket(n, self.shape.sequences);
@@ -254,14 +320,14 @@ impl<'m> Generator<'m> {
         }
         let places: Vec<(&[u32], usize)> = active.iter().map(|a| (a.pages.as_slice(), a.cached + 1)).collect();
         self.cache.set_decode(self.dev, &places, rows);
-        let settings = active.iter().map(|a| self.sampling(requests, a)).collect::<Vec<_>>();
+        let settings = active.iter().map(|a| self.sampling(a)).collect::<Vec<_>>();
         let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
         dev.replay(&mut self.replays, rows, || {
             let extent = Extent { tokens: rows, sequences: rows };
             forward(dev, model, acts, extent, Attend::Decode(cache));
             Head::gather(dev, model, acts, extent, rows).logits();
         })?;
-        Ok(self.choose(&settings)?.into_iter().enumerate().collect())
+        self.choose(&settings)
     }
 
     /// Draws the next token of the first rows of logits.
@@ -272,12 +338,12 @@ impl<'m> Generator<'m> {
         let table = acts.at(&acts.inputs.sampling).top(n);
         dev.write(table, &settings.iter().flat_map(Sampling::row).collect::<Vec<_>>());
         dev.install(|| sample(dev, ids, logprobs, acts.at(&acts.head.logits).top(n), table));
-        let logprobs = super::scorer::read_f32(dev, logprobs)?;
+        let logprobs = read_f32(dev, logprobs)?;
         Ok(dev.read::<i32>(ids)?.into_iter().zip(logprobs).collect())
     }
 
-    fn sampling(&self, requests: &[Request], a: &Active) -> Sampling {
-        let Settings { temperature, top_k, top_p, min_p, seed, .. } = requests[a.request].settings;
+    fn sampling(&self, a: &Active) -> Sampling {
+        let Settings { temperature, top_k, top_p, min_p, seed, .. } = a.request.settings;
         Sampling { temperature, top_k, top_p, min_p, seed, step: a.made.tokens.len() as u64 }
     }
 
@@ -296,7 +362,11 @@ impl<'m> Generator<'m> {
         a.made.tokens.len() == a.budget
     }
 
-    fn check(&self, request: &Request) -> Result<()> {
+    /// Whether a request can be written at all.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`].
+    pub fn check(&self, request: &Request) -> Result<()> {
         request.settings.check()?;
         let (len, most) = (request.prompt.len(), self.shape.context);
         if len == 0 {
@@ -312,5 +382,26 @@ impl<'m> Generator<'m> {
                 self.model.config.vocab
             ))),
         }
+    }
+}
+
+/// A list of requests, all of which are wanted to their end.
+struct List<'r, D> {
+    left: Enumerate<Iter<'r, Request>>,
+    done: D,
+    results: Vec<Option<Generation>>,
+}
+
+impl<D: FnMut(usize, &Generation)> Feed for List<'_, D> {
+    fn more(&mut self, room: usize) -> Result<Vec<(u64, Request)>> {
+        Ok(self.left.by_ref().take(room).map(|(i, request)| (i as u64, request.clone())).collect())
+    }
+
+    fn wrote(&mut self, number: u64, written: &Written) -> Result<Flow> {
+        if written.ended {
+            (self.done)(number as usize, written.made);
+            self.results[number as usize] = Some(written.made.clone());
+        }
+        Ok(Flow::GoOn)
     }
 }

@@ -13,6 +13,8 @@ use crate::model::config::Config;
 use crate::model::config::HeadKind;
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The logits of the two candidate labels at the end of a prompt, f32, before any softmax.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,6 +33,14 @@ impl Verdict {
     pub fn label_mass(&self) -> f32 {
         self.logits.iter().map(|z| (z - self.lse).exp()).sum()
     }
+}
+
+/// The logits of some labels at the end of a prompt, f32, before any softmax.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelLogits {
+    pub logits: Vec<f32>,
+    /// Log-sum-exp over the whole vocabulary.
+    pub lse: f32,
 }
 
 /// Sizes of a scorer.
@@ -84,6 +94,42 @@ impl<'m> Scorer<'m> {
             let z = read_f32(dev, acts.at(&acts.head.verdict).top(n))?;
             let lse = read_f32(dev, acts.at(&acts.head.lse).cols_in(0..n))?;
             Ok(z.chunks(2).zip(lse).map(|(z, lse)| Verdict { logits: [z[0], z[1]], lse }).collect())
+        })
+    }
+
+    /// The logits of each prompt's own labels at its end, and the log-sum-exp of the whole vocabulary, in the prompts'
+    /// order. Prompts with different labels share passes; a label's logit has the bits that [`Scorer::verdicts`] gives it.
+    ///
+    /// # Errors
+    /// As [`Scorer::verdicts`].
+    ///
+    /// # Panics
+    /// Labels outside the vocabulary.
+    pub fn labels(&mut self, prompts: &[Vec<i32>], labels: &[Vec<i32>]) -> Result<Vec<LabelLogits>> {
+        if self.model.config.head != HeadKind::LanguageModel {
+            return Err(Error::model("this model has a scalar head and gives rewards, not label logits"));
+        }
+        let dev = self.dev;
+        let first = AtomicUsize::new(0);
+        self.passes(prompts, |head, acts, n| {
+            let start = first.fetch_add(n, Ordering::Relaxed);
+            let wanted = &labels[start..start + n];
+            head.vocab_lse();
+            let lse = read_f32(dev, acts.at(&acts.head.lse).cols_in(0..n))?;
+            let mut found: BTreeMap<i32, Vec<f32>> = BTreeMap::new();
+            let distinct: BTreeSet<i32> = wanted.iter().flatten().copied().collect();
+            let distinct: Vec<i32> = distinct.into_iter().collect();
+            for two in distinct.chunks(2) {
+                // The head reads two rows at a time; an odd one is read with itself.
+                let pair = [two[0], two[two.len() - 1]];
+                head.verdict(pair);
+                let z = read_f32(dev, acts.at(&acts.head.verdict).top(n))?;
+                found.insert(pair[0], z.iter().step_by(2).copied().collect());
+                found.insert(pair[1], z.iter().skip(1).step_by(2).copied().collect());
+            }
+            let of = |row: usize, label: &i32| found[label][row];
+            let rows = wanted.iter().zip(lse).enumerate();
+            Ok(rows.map(|(i, (l, lse))| LabelLogits { logits: l.iter().map(|l| of(i, l)).collect(), lse }).collect())
         })
     }
 

@@ -11,12 +11,21 @@ mod doctor;
 mod generate;
 mod init;
 mod judge;
+#[cfg(feature = "server")]
+mod load;
 mod plan;
 mod progress;
 mod rank;
 mod rows;
 mod runtime;
+#[cfg(feature = "server")]
+mod serve;
 mod train;
+#[cfg(feature = "server")]
+mod wait;
+
+#[cfg(feature = "server")]
+pub(super) use rows::number;
 
 use crate::app::signals::report_file_size_limit;
 use crate::error::Result;
@@ -47,6 +56,12 @@ enum Verb {
     Rank(rank::Args),
     /// Continue prompts
     Generate(generate::Args),
+    /// Serve a judge over HTTP, on the wires that trainers speak
+    #[cfg(feature = "server")]
+    Serve(Box<serve::Args>),
+    /// Wait until a server is ready
+    #[cfg(feature = "server")]
+    Wait(wait::Args),
     /// Look at data as a model will see it
     Data(data::Args),
     /// Measure this machine: ops and whole passes, beside what it could do at most
@@ -80,6 +95,10 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Judge(args) => judge::run(args),
         Verb::Rank(args) => rank::run(args),
         Verb::Generate(args) => generate::run(args),
+        #[cfg(feature = "server")]
+        Verb::Serve(args) => serve::run(*args),
+        #[cfg(feature = "server")]
+        Verb::Wait(args) => wait::run(args),
         Verb::Data(args) => data::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Doctor(args) => doctor::run(args),
