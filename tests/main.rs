@@ -11,4 +11,5 @@ mod gpu;
 mod invariance;
 mod ledger;
 mod misuse;
+mod server;
 mod tolerance;

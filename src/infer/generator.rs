@@ -215,11 +215,7 @@ impl<'m> Generator<'m> {
     ///
     /// # Errors
     /// A prompt that is empty, leaves no room for an answer, or holds an id outside the vocabulary; bad settings.
-    pub fn generate(
-        &mut self,
-        requests: &[Request],
-        done: impl FnMut(usize, &Generation),
-    ) -> Result<Vec<Generation>> {
+    pub fn generate(&mut self, requests: &[Request], done: impl FnMut(usize, &Generation)) -> Result<Vec<Generation>> {
         for (i, request) in requests.iter().enumerate() {
             self.check(request).map_err(|e| e.at(format!("prompt {i}")))?;
         }

@@ -284,7 +284,12 @@ impl Service {
         self.submit(Task::Reward { ask: Arc::new(Ask { ids, labels }), mail: mail.clone() }, mail, options)
     }
 
-    fn submit<T>(&self, mut task: Task, mail: Mail<Answered<T>>, options: Options) -> Result<Ticket<Answered<T>>, Failure> {
+    fn submit<T>(
+        &self,
+        mut task: Task,
+        mail: Mail<Answered<T>>,
+        options: Options,
+    ) -> Result<Ticket<Answered<T>>, Failure> {
         let counters = &self.shared.counters;
         let meta = Meta { version: self.version(), tokens: 0, queued: Duration::ZERO };
         let asks = task.start(meta, counters)?;
@@ -340,7 +345,9 @@ impl Service {
             None if ask.labels.is_empty() => {
                 Err(Failure::Invalid(Error::model("this model is a language model without a reward head")))
             }
-            None => Err(Failure::Invalid(Error::model("this model has a scalar head: it gives rewards, not label logits"))),
+            None => {
+                Err(Failure::Invalid(Error::model("this model has a scalar head: it gives rewards, not label logits")))
+            }
             Some(id) => Err(Failure::Invalid(Error::data(format!(
                 "token {id} is outside the model's vocabulary of {}",
                 self.core.vocab
@@ -424,7 +431,9 @@ impl Service {
         }
         if config.max_positions < self.core.sizes.context {
             let (has, needs) = (config.max_positions, self.core.sizes.context);
-            return Err(Error::model(format!("these weights read at most {has} tokens, but this service promises {needs}")));
+            return Err(Error::model(format!(
+                "these weights read at most {has} tokens, but this service promises {needs}"
+            )));
         }
         let model = Box::new(model);
         self.tell(|done| Command::Swap(model, version.into(), done))?;

@@ -126,7 +126,9 @@ pub fn run(args: Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|e| Error::new(Kind::Io, format!("cannot start the network's threads: {e}")))?;
     let listen = |addr: SocketAddr| {
-        runtime.block_on(TcpListener::bind(addr)).map_err(|e| Error::new(Kind::Io, format!("cannot listen on {addr}: {e}")))
+        runtime
+            .block_on(TcpListener::bind(addr))
+            .map_err(|e| Error::new(Kind::Io, format!("cannot listen on {addr}: {e}")))
     };
     let listeners = Listeners { public: listen(args.addr)?, admin: args.admin_addr.map(listen).transpose()? };
     let told = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".into(), |a| format!("http://{a}"));
@@ -144,7 +146,9 @@ pub fn run(args: Args) -> Result<()> {
     runtime.shutdown_background();
     match left {
         0 => Ok(()),
-        n => Err(Error::new(Kind::Interrupted, format!("{n} requests were cut off; --drain-timeout gives them longer"))),
+        n => {
+            Err(Error::new(Kind::Interrupted, format!("{n} requests were cut off; --drain-timeout gives them longer")))
+        }
     }
 }
 
@@ -171,13 +175,8 @@ fn service(args: &Args, dev: crate::device::Device, opened: Opened) -> Result<Se
     let mut stop = opened.model.config.eos.clone();
     stop.extend(opened.tokenizer.stop());
     let shape = opened.scorer();
-    let sizes = Sizes {
-        context: shape.context,
-        pass: shape.pass,
-        sequences: args.sequences,
-        queue: args.queue_tokens,
-        stop,
-    };
+    let sizes =
+        Sizes { context: shape.context, pass: shape.pass, sequences: args.sequences, queue: args.queue_tokens, stop };
     let loader = {
         let (dev, dtype, tokenizer) = (dev.clone(), args.runtime.dtype, opened.tokenizer.clone());
         Box::new(move |dir: &Path| load(dir, &dev, dtype, &tokenizer))
@@ -187,7 +186,12 @@ fn service(args: &Args, dev: crate::device::Device, opened: Opened) -> Result<Se
 }
 
 /// Other weights for the same tokenizer.
-fn load(dir: &Path, dev: &crate::device::Device, dtype: super::runtime::DtypeArg, tokenizer: &Arc<Tokenizer>) -> Result<Model> {
+fn load(
+    dir: &Path,
+    dev: &crate::device::Device,
+    dtype: super::runtime::DtypeArg,
+    tokenizer: &Arc<Tokenizer>,
+) -> Result<Model> {
     let theirs = Tokenizer::open(dir)?;
     if theirs.files().bytes("tokenizer.json")? != tokenizer.files().bytes("tokenizer.json")? {
         return Err(Error::model(format!(
@@ -221,12 +225,8 @@ fn config(args: &Args, keys: Keys) -> Result<Config> {
         openrlhf: Duration::from_secs(170),
         slime: Duration::from_secs(110),
     };
-    let limits = Limits {
-        body: args.max_body,
-        receive: Duration::from_secs(60),
-        items: args.max_items,
-        depth: args.max_depth,
-    };
+    let limits =
+        Limits { body: args.max_body, receive: Duration::from_secs(60), items: args.max_items, depth: args.max_depth };
     Ok(Config {
         names,
         keys,

@@ -52,8 +52,8 @@ pub struct Work {
 }
 
 const WORDS: [&str; 24] = [
-    "the", "answer", "is", "because", "we", "add", "both", "numbers", "and", "then", "check", "that", "it", "holds", "for",
-    "every", "case", "which", "follows", "from", "what", "was", "given", "above",
+    "the", "answer", "is", "because", "we", "add", "both", "numbers", "and", "then", "check", "that", "it", "holds",
+    "for", "every", "case", "which", "follows", "from", "what", "was", "given", "above",
 ];
 
 impl Work {
@@ -102,7 +102,8 @@ impl Work {
         if self.preset == Preset::Rationale {
             let judge = JudgeTemplate::rationale().fill(&prompt, &responses[0], &responses[1]);
             let messages = json!([{"role": "user", "content": judge}]);
-            let body = json!({"messages": messages, "max_tokens": 256, "temperature": 0.6, "seed": n, "logprobs": true});
+            let body =
+                json!({"messages": messages, "max_tokens": 256, "temperature": 0.6, "seed": n, "logprobs": true});
             shot = Shot { route: "/v1/chat/completions", body, judgments: 0.5 };
         }
         if let Some(model) = &self.model {

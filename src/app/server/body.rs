@@ -41,7 +41,8 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
             && let Some(seconds) = map.shift_remove("timeout_s")
         {
             let seconds = seconds.as_f64().and_then(timeout);
-            let seconds = seconds.ok_or_else(|| Refusal::field("timeout_s", "it must be a positive number of seconds"))?;
+            let seconds =
+                seconds.ok_or_else(|| Refusal::field("timeout_s", "it must be a positive number of seconds"))?;
             call.hurry(seconds);
         }
         decode(value).map(Body)

@@ -153,7 +153,8 @@ pub async fn completions(
 ) -> Result<Response<axum::body::Body>, Refusal> {
     app.known_model(&body.model)?;
     body.supported()?;
-    let (settings, n, top, stops) = (body.settings(app.config.max_tokens)?, body.choices()?, body.top()?, body.stops()?);
+    let (settings, n, top, stops) =
+        (body.settings(app.config.max_tokens)?, body.choices()?, body.top()?, body.stops()?);
     let (conversation, kwargs) = (messages("messages", &body.messages)?, body.chat_template_kwargs.clone());
     let render = move |app: &App| {
         let mut chat = app.service.texts().chat().clone();
@@ -196,7 +197,7 @@ pub async fn completions(
         "model": app.name(),
         "choices": choices,
         "usage": usage(tokens, written),
-        "weight_version": call.note(|n| n.version.clone()),
+        "weight_version": call.version(),
     }))
     .into_response())
 }

@@ -107,7 +107,12 @@ fn parts(order: &[usize], most: usize) -> Vec<Vec<usize>> {
 }
 
 /// The prompts of one order, with as many options at a time as fit.
-fn encode(app: &App, input: &str, question: &Question, order: &[usize]) -> Result<Vec<(Vec<usize>, Vec<i32>)>, Failure> {
+fn encode(
+    app: &App,
+    input: &str,
+    question: &Question,
+    order: &[usize],
+) -> Result<Vec<(Vec<usize>, Vec<i32>)>, Failure> {
     let (context, mut most) = (app.service.sizes().context, app.letters.len());
     loop {
         let render = |part: Vec<usize>| {
@@ -152,7 +157,7 @@ pub async fn decide(app: &App, call: &Call, input: String, questions: Vec<Questi
     };
     let mut decisions = Vec::new();
     for (orders, (field, n)) in app.apart(submit).await?.into_iter().zip(fields) {
-        let refuse = |failure| app.refuse(failure).at(&field);
+        let refuse = |failure: Failure| app.refuse(failure).at(&field);
         let (mut both, mut mass, mut reads, mut tokens) = (Vec::new(), 0.0, 0, 0);
         for order in orders.map_err(refuse)? {
             let mut odds = vec![0.0; n];
@@ -229,7 +234,8 @@ impl QuestionBody {
                         return Err(Refusal::field(format!("{field}.choices[{k}].value"), message));
                     }
                 }
-                let option = |c: &ChoiceBody| described(&plain(&c.value), c.description.clone().map(Value::from).as_ref());
+                let option =
+                    |c: &ChoiceBody| described(&plain(&c.value), c.description.clone().map(Value::from).as_ref());
                 (instructions, choices.iter().map(option).collect())
             }
             QuestionBody::Score { instructions, levels, .. } => {
@@ -261,7 +267,8 @@ impl QuestionBody {
                 })
             }
             QuestionBody::Score { name, levels, .. } => {
-                let of = |(i, (l, p)): (usize, (&LevelBody, &f64))| json!({"value": i, "label": l.label, "probability": p});
+                let of =
+                    |(i, (l, p)): (usize, (&LevelBody, &f64))| json!({"value": i, "label": l.label, "probability": p});
                 let probabilities: Vec<Value> = levels.iter().zip(p).enumerate().map(of).collect();
                 json!({
                     "type": "score", "name": name, "score": decision.level(),
@@ -286,7 +293,10 @@ pub fn extend(answer: &mut Value, decision: &Decision) {
 /// The text of an input: texts as they are, messages as their text parts.
 fn input(value: &Value) -> Result<String, Refusal> {
     let Value::Array(messages) = value else {
-        return value.as_str().map(String::from).ok_or_else(|| Refusal::field("input", "it must be a text or a list of messages"));
+        return value
+            .as_str()
+            .map(String::from)
+            .ok_or_else(|| Refusal::field("input", "it must be a text or a list of messages"));
     };
     let mut texts = Vec::new();
     for (i, message) in messages.iter().enumerate() {
@@ -333,7 +343,7 @@ pub async fn decisions(
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": tokens,
         },
-        "x_weight_version": call.note(|n| n.version.clone()),
+        "x_weight_version": call.version(),
     })))
 }
 
@@ -350,7 +360,8 @@ mod tests {
 
     #[test]
     fn confidence_and_levels() {
-        let decision = |p: &[f64]| Decision { probabilities: p.to_vec(), label_mass: 1.0, position_gap: 0.0, tokens: 0 };
+        let decision =
+            |p: &[f64]| Decision { probabilities: p.to_vec(), label_mass: 1.0, position_gap: 0.0, tokens: 0 };
         assert!((decision(&[0.9, 0.1]).confidence() - 0.8).abs() < 1e-12);
         assert_eq!(decision(&[0.25; 4]).confidence(), 0.0);
         assert_eq!(decision(&[0.4, 0.6]).level(), 0.6);

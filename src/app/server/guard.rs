@@ -45,6 +45,11 @@ impl Call {
         Call(Arc::new(Inner { id, start, notes: Mutex::new(notes) }))
     }
 
+    /// The weights that answered, once something was.
+    pub fn version(&self) -> Option<String> {
+        self.note(|n| n.version.as_deref().map(String::from))
+    }
+
     pub fn id(&self) -> &str {
         &self.0.id
     }

@@ -86,7 +86,7 @@ pub async fn judge(
     let version = judged.first().map_or_else(|| app.service.version(), |j| j.version.clone());
     let tokens: usize = judged.iter().map(|j| j.tokens).sum();
     let mut answers: Vec<Map<String, Value>> = judged.iter().map(|j| object(j, body.both_orders)).collect();
-    let rest = json!({"model": app.name(), "weight_version": version, "usage": usage(tokens, 0)});
+    let rest = json!({"model": app.name(), "weight_version": &*version, "usage": usage(tokens, 0)});
     let mut answer = match single {
         true => answers.remove(0),
         false => Map::from_iter([("judgments".to_string(), json!(answers))]),
@@ -112,9 +112,7 @@ fn pairs(
             Ok((pairs.into_iter().enumerate().map(one).collect::<Result<_, Refusal>>()?, false))
         }
         (Some(_), ..) => Err(Refusal::field("pairs", "give pairs, or prompt, a and b, not both")),
-        (None, Some(prompt), Some(a), Some(b)) => {
-            Ok((vec![Pair { prompt: messages("prompt", &prompt)?, a, b }], true))
-        }
+        (None, Some(prompt), Some(a), Some(b)) => Ok((vec![Pair { prompt: messages("prompt", &prompt)?, a, b }], true)),
         (None, None, ..) => Err(Refusal::field("prompt", "missing field `prompt`")),
         (None, _, None, _) => Err(Refusal::field("a", "missing field `a`")),
         (None, ..) => Err(Refusal::field("b", "missing field `b`")),

@@ -178,7 +178,11 @@ impl Metrics {
             ("refused_long_total", "Prompts that were too long; nothing is ever truncated.", &c.refused_long),
             ("failed_total", "Work that the model or the device failed.", &c.failed),
             ("passes_total", "Scoring passes.", &c.passes),
-            ("invalid_samples_total", "Samples that got a neutral reward because they could not be judged.", &self.invalid),
+            (
+                "invalid_samples_total",
+                "Samples that got a neutral reward because they could not be judged.",
+                &self.invalid,
+            ),
         ];
         for (name, help, counter) in counters {
             out.one(name, "counter", help, counter.load(Relaxed) as f64);
@@ -211,7 +215,11 @@ impl Metrics {
             out.one(name, "gauge", help, value);
         }
         out.head("weight_info", "gauge", "The present weights.");
-        out.line("weight_info", &format!("version=\"{}\",model=\"{}\"", label(&app.service.version()), label(app.name())), 1.0);
+        out.line(
+            "weight_info",
+            &format!("version=\"{}\",model=\"{}\"", label(&app.service.version()), label(app.name())),
+            1.0,
+        );
         out.0
     }
 }

@@ -31,7 +31,7 @@ pub use guard::{Call, Keys};
 pub use rank::method;
 pub use run::{Listeners, serve};
 
-use crate::error::Result;
+use crate::error::Error;
 use crate::reward::judge::Pair;
 use crate::reward::rank::Method;
 use crate::reward::service::{Answered, Failure, Judged, Options, Service, Texts, Ticket};
@@ -132,7 +132,7 @@ impl Deref for App {
 impl App {
     /// # Errors
     /// A tokenizer that cannot be used.
-    pub fn new(service: Service, config: Config) -> Result<App> {
+    pub fn new(service: Service, config: Config) -> Result<App, Error> {
         let letters = match service.texts() {
             Texts::Pairwise(prompts) => letters(&prompts.chat)?,
             Texts::Scalar(_) => Vec::new(),
@@ -223,9 +223,9 @@ impl App {
     /// Runs what keeps a thread busy (rendering and encoding texts) beside the network's threads.
     async fn apart<R: Send + 'static>(&self, f: impl FnOnce(&App) -> R + Send + 'static) -> Result<R, Refusal> {
         let app = self.clone();
-        tokio::task::spawn_blocking(move || f(&app)).await.map_err(|_| {
-            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "panic", "the server failed on this request")
-        })
+        tokio::task::spawn_blocking(move || f(&app))
+            .await
+            .map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "panic", "the server failed on this request"))
     }
 
     /// Awaits an answer until the call's deadline.
@@ -286,7 +286,7 @@ impl App {
 }
 
 /// The letters that are one token each where an answer starts, from A on; two of them at least, since judging needs them.
-fn letters(chat: &crate::text::chat::Chat) -> Result<Vec<i32>> {
+fn letters(chat: &crate::text::chat::Chat) -> Result<Vec<i32>, Error> {
     let rendered = chat.render(&[Message::user("Which?")], Ending::Open)?;
     let mut tokens: Vec<i32> = Vec::new();
     for letter in 'A'..='Z' {

@@ -13,6 +13,7 @@ use crate::app::cli::number;
 use crate::model::config::HeadKind;
 use crate::reward::judge::{Pair, conversation};
 use crate::reward::service::{Answered, Failure, Judged};
+use crate::text::message::Message;
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Deserialize;
@@ -106,18 +107,15 @@ async fn pairwise(app: &App, call: &Call, pairs: Vec<Pair>) -> Result<Json<Value
         logs.iter_mut().zip(row).for_each(|(log, x)| log.push(x));
     }
     let names = ["margin_ab", "margin_ba", "label_mass", "consistent", "invalid"];
-    let logs: serde_json::Map<String, Value> = names.map(String::from).into_iter().zip(logs.into_iter().map(Value::from)).collect();
+    let logs: serde_json::Map<String, Value> =
+        names.map(String::from).into_iter().zip(logs.into_iter().map(Value::from)).collect();
     Ok(Json(json!({"rewards": rewards, "scores": rewards, "extra_logs": logs})))
 }
 
-async fn scalar(
-    app: &App,
-    call: &Call,
-    samples: Vec<(Vec<crate::text::message::Message>, String)>,
-) -> Result<Json<Value>, Refusal> {
+async fn scalar(app: &App, call: &Call, samples: Vec<(Vec<Message>, String)>) -> Result<Json<Value>, Refusal> {
     let options = app.options(call, 0);
     let submit = move |app: &App| {
-        let one = |(prompt, response): &(_, String)| {
+        let one = |(prompt, response): &(Vec<Message>, String)| {
             let ids = conversation(app.service.texts().chat(), prompt, response).map_err(Failure::Invalid)?;
             app.service.reward(ids, options)
         };

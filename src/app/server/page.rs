@@ -33,7 +33,7 @@ pub async fn status(State(app): State<App>) -> Json<Value> {
     Json(json!({
         "model": app.name(),
         "version": env!("CARGO_PKG_VERSION"),
-        "weight_version": app.service.version(),
+        "weight_version": &*app.service.version(),
         "uptime": app.metrics.started.elapsed().as_secs(),
         "unready": probes::unready(&app),
         "queued_tokens": load.queued_tokens,

@@ -96,7 +96,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const CHATML: &str = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n";
+    const CHATML: &str =
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n";
     const LLAMA: &str = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n1 + 1?<|eot_id|>\
                          <|start_header_id|>assistant<|end_header_id|>\n\n";
 

@@ -69,7 +69,7 @@ pub async fn version(State(app): State<App>) -> Json<Value> {
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "model": app.name(),
-        "weight_version": app.service.version(),
+        "weight_version": &*app.service.version(),
         "context": app.service.sizes().context,
     }))
 }

@@ -53,10 +53,9 @@ impl Refusal {
                 lengths: Some((tokens, most)),
                 ..Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
             },
-            Failure::Full { retry_after } => Refusal {
-                retry_after: Some(retry_after.as_secs()),
-                ..Refusal::new(overload, "overloaded", message)
-            },
+            Failure::Full { retry_after } => {
+                Refusal { retry_after: Some(retry_after.as_secs()), ..Refusal::new(overload, "overloaded", message) }
+            }
             Failure::Late => Refusal::new(StatusCode::GATEWAY_TIMEOUT, "deadline", message),
             Failure::Stopped => {
                 Refusal { retry_after: Some(1), ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", message) }
@@ -79,8 +78,7 @@ impl Refusal {
     /// The body in OpenAI's shape.
     pub fn body(&self) -> Value {
         let param = if self.field.is_empty() { Value::Null } else { Value::from(self.field.as_str()) };
-        let mut error =
-            json!({"message": self.message, "type": self.kind(), "param": param, "code": self.code});
+        let mut error = json!({"message": self.message, "type": self.kind(), "param": param, "code": self.code});
         if let Some((tokens, most)) = self.lengths {
             error["tokens"] = tokens.into();
             error["max_tokens"] = most.into();

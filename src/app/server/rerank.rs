@@ -49,7 +49,9 @@ pub async fn rerank(
         return Err(Refusal::field("max_tokens_per_doc", "documents are never cut; leave it out and send what fits"));
     }
     let (field, texts) = match (&body.documents, &body.texts) {
-        (Some(documents), None) => ("documents", documents.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?),
+        (Some(documents), None) => {
+            ("documents", documents.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?)
+        }
         (None, Some(texts)) => ("texts", texts.clone()),
         (Some(_), Some(_)) => return Err(Refusal::field("texts", "give documents or texts, not both")),
         (None, None) => return Err(Refusal::field("documents", "missing field `documents` (or `texts`)")),
@@ -93,5 +95,6 @@ pub async fn rerank(
 
 fn text((i, document): (usize, &Value)) -> Result<String, Refusal> {
     let text = document.as_str().or_else(|| document.get("text")?.as_str());
-    text.map(String::from).ok_or_else(|| Refusal::field(format!("documents[{i}]"), "it must be a text, or an object with a text"))
+    text.map(String::from)
+        .ok_or_else(|| Refusal::field(format!("documents[{i}]"), "it must be a text, or an object with a text"))
 }

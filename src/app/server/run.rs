@@ -30,7 +30,8 @@ pub async fn serve(app: App, listeners: Listeners, drain: Duration) -> Result<us
     let mut term = signal(SignalKind::terminate()).map_err(refused)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
     let sampler = tokio::spawn(sample(app.clone()));
-    let admin = listeners.admin.map(|listener| tokio::spawn(listen(listener, app.admin_router(), std::future::pending())));
+    let admin =
+        listeners.admin.map(|listener| tokio::spawn(listen(listener, app.admin_router(), std::future::pending())));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let stopped = async {
         let _ = stopped.await;

@@ -62,7 +62,9 @@ fn piece(field: &str, value: &Value) -> Result<Piece, Refusal> {
 
 fn pieces(value: &Value) -> Result<Vec<Piece>, Refusal> {
     match value {
-        Value::Array(items) if items.iter().all(|i| i.is_number()) && !items.is_empty() => Ok(vec![piece("items", value)?]),
+        Value::Array(items) if items.iter().all(|i| i.is_number()) && !items.is_empty() => {
+            Ok(vec![piece("items", value)?])
+        }
         Value::Array(items) => items.iter().enumerate().map(|(i, v)| piece(&format!("items[{i}]"), v)).collect(),
         other => Ok(vec![piece("items", other)?]),
     }
@@ -146,9 +148,7 @@ pub async fn generative_scoring(
 ) -> Result<Json<Value>, Refusal> {
     let found = read(&app, &call, &body).await?;
     let softmax = body.apply_softmax.unwrap_or(true);
-    let score = |(i, read): (usize, &Answered<LabelLogits>)| {
-        json!({"index": i, "object": "score", "score": probabilities(&read.answer, softmax)[0]})
-    };
+    let score = |(i, read): (usize, &Answered<LabelLogits>)| json!({"index": i, "object": "score", "score": probabilities(&read.answer, softmax)[0]});
     let data: Vec<Value> = found.iter().enumerate().map(score).collect();
     let tokens = found.iter().map(|r| r.tokens).sum();
     let id = body.request_id.as_deref().unwrap_or(call.id());

@@ -71,7 +71,7 @@ pub async fn reward(
     Ok(Json(match shape.key {
         None => reward,
         Some(key) => {
-            let mut object = json!({"weight_version": call.note(|n| n.version.clone()), "tokens": tokens});
+            let mut object = json!({"weight_version": call.version(), "tokens": tokens});
             object[key] = reward;
             object
         }
@@ -89,7 +89,10 @@ pub async fn group(
     let Some(first) = samples.first() else { return Ok(Json(json!([]))) };
     count("", samples.len(), app.config.limits.items)?;
     if let Some(i) = samples.iter().position(|s| s.prompt != first.prompt) {
-        return Err(Refusal::field(format!("[{i}].prompt"), "a group has one prompt, but this one differs from the first"));
+        return Err(Refusal::field(
+            format!("[{i}].prompt"),
+            "a group has one prompt, but this one differs from the first",
+        ));
     }
     let prompt = prompt("[0].prompt", &first.prompt)?;
     let responses = samples.iter().map(|s| policy::response(&s.response).to_string()).collect();

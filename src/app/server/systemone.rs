@@ -130,6 +130,6 @@ pub async fn systemone(
         "model": model.as_deref().unwrap_or(app.name()),
         "answers": answers,
         "usage": {"input_tokens": tokens, "output_tokens": 0},
-        "x_weight_version": call.note(|n| n.version.clone()),
+        "x_weight_version": call.version(),
     })))
 }

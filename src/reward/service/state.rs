@@ -142,8 +142,7 @@ impl State {
     pub fn add_job(&mut self, id: u64, task: Task, options: Options) {
         let (asks, reads, flow) = (Vec::new(), Vec::new(), Flow::default());
         let arrived = Instant::now();
-        let job =
-            Job { task: Some(task), asks, reads, missing: 0, options, flow, arrived, queued: None, tokens: 0 };
+        let job = Job { task: Some(task), asks, reads, missing: 0, options, flow, arrived, queued: None, tokens: 0 };
         self.jobs.insert(id, job);
     }
 

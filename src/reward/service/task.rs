@@ -41,7 +41,10 @@ pub enum PairWork {
 pub enum Judged {
     Judgment(Judgment),
     /// The rewards of a scalar model.
-    Rewards { a: f32, b: f32 },
+    Rewards {
+        a: f32,
+        b: f32,
+    },
 }
 
 impl Judged {

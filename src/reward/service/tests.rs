@@ -26,7 +26,7 @@ fn texts(case: &str) -> Texts {
     }
 }
 
-const SIZES: scorer::Shape = scorer::Shape { context: 1024, pass: 1500 };
+const SIZES: scorer::Shape = scorer::Shape { context: 2048, pass: 3000 };
 
 fn service(case: &str, queue: usize) -> Service {
     let model = open(&dir(case)).unwrap();
@@ -150,8 +150,7 @@ fn labels_of_any_number_are_read_beside_each_other() {
     let prompts: Vec<Vec<i32>> = (1..9).map(|n| (1..=n * 3).collect()).collect();
     let labels = |i: usize| (0..i as i32 + 1).map(|k| 5 + 7 * k).collect::<Vec<i32>>();
     let all = prompts.iter().enumerate();
-    let tickets: Vec<_> =
-        all.map(|(i, p)| service.labels(p.clone(), labels(i), Options::default()).unwrap()).collect();
+    let tickets: Vec<_> = all.map(|(i, p)| service.labels(p.clone(), labels(i), Options::default()).unwrap()).collect();
     for (i, ticket) in tickets.into_iter().enumerate() {
         let read = ticket.wait().unwrap().answer;
         assert_eq!(read.logits.len(), i + 1);
@@ -204,7 +203,7 @@ fn what_does_not_fit_is_refused_with_its_lengths() {
     let service = service("qwen3", 400);
     let long = Pair { a: "long ".repeat(2000), ..pair(1) };
     let work = service.texts().pair(&long).unwrap();
-    assert!(matches!(service.judge(work, Options::default()), Err(Failure::TooLong { most: 1024, .. })));
+    assert!(matches!(service.judge(work, Options::default()), Err(Failure::TooLong { most: 2048, .. })));
     let ids = |n: usize| vec![3; n];
     let labels = |n| service.labels(ids(n), vec![1], Options::default());
     assert!(matches!(labels(401), Err(Failure::TooLarge { tokens: 401, most: 400 })));

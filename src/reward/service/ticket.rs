@@ -105,9 +105,7 @@ impl<T> Ticket<T> {
             inside = match self.deadline.map(|d| d.saturating_duration_since(Instant::now())) {
                 None => self.mail.0.arrived.wait(inside).unwrap_or_else(|e| e.into_inner()),
                 Some(Duration::ZERO) => return Some(Err(Failure::Late)),
-                Some(left) => {
-                    self.mail.0.arrived.wait_timeout(inside, left).unwrap_or_else(|e| e.into_inner()).0
-                }
+                Some(left) => self.mail.0.arrived.wait_timeout(inside, left).unwrap_or_else(|e| e.into_inner()).0,
             };
         }
     }

@@ -191,8 +191,7 @@ impl Feed for Engine<'_> {
             self.shared.counters.step_seconds.note(step.elapsed().as_secs_f64());
         }
         let mut state = lock(&self.shared.state);
-        let batch =
-            if state.load.paused { Vec::new() } else { state.batch(self.sizes.pass, &self.shared.counters) };
+        let batch = if state.load.paused { Vec::new() } else { state.batch(self.sizes.pass, &self.shared.counters) };
         let started = state.start_writing(room, &self.shared.counters);
         drop(state);
         if !batch.is_empty() {
