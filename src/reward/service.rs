@@ -180,7 +180,8 @@ impl Service {
     pub fn start(setup: Setup) -> Result<Service, Error> {
         let Setup { dev, model, texts, mut sizes, loader, dir, version } = setup;
         sizes.context = sizes.context.min(model.config.max_positions);
-        let state = State { version: version.into(), ..State::default() };
+        let mut state = State::default();
+        state.version = version.into();
         let counters = Counters::default();
         let shared = Arc::new(Shared { state: Mutex::new(state), came: Condvar::new(), counters });
         let (head, vocab) = (model.config.head, model.config.vocab);

@@ -193,8 +193,6 @@ pub struct DecisionsBody {
     #[schema(value_type = Object)]
     pub input: Value,
     pub questions: Vec<QuestionBody>,
-    /// Taken, and not used.
-    pub safety_identifier: Option<String>,
     /// A rationale before each answer. This judge refuses true.
     #[serde(default)]
     pub x_rationale: bool,

@@ -71,11 +71,6 @@ impl<T> Queue<T> {
         self.clock = self.clock.saturating_add((cost / flows.max(1)).max(1) as u64);
     }
 
-    /// Items, those that nobody waits for any more included.
-    pub fn len(&self) -> usize {
-        self.heap.len()
-    }
-
     pub fn is_empty(&self) -> bool {
         self.heap.is_empty()
     }
