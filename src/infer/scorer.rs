@@ -120,8 +120,8 @@ impl<'m> Scorer<'m> {
             let distinct: BTreeSet<i32> = wanted.iter().flatten().copied().collect();
             let distinct: Vec<i32> = distinct.into_iter().collect();
             for two in distinct.chunks(2) {
-                // The head reads two rows at a time; an odd one is read with itself.
-                let pair = [two[0], two[two.len() - 1]];
+                // The head reads two different rows at a time; an odd one is read beside any other.
+                let pair = [two[0], if let [_, second] = two { *second } else { (two[0] == 0) as i32 }];
                 head.verdict(pair);
                 let z = read_f32(dev, acts.at(&acts.head.verdict).top(n))?;
                 found.insert(pair[0], z.iter().step_by(2).copied().collect());

@@ -123,6 +123,13 @@ fn groups_rank_as_a_judge_ranks_them() {
     }
     let one = Group { prompt: prompt.clone(), responses: vec!["only".into()], method: Method::Linear };
     assert_eq!(service.rank(one, Options::default()).unwrap().wait().unwrap().answer.ranking.order, [0]);
+    // The scan meets the long one last; it fails alone.
+    let long = vec!["a".to_string(), "b".to_string(), "long ".repeat(2000)];
+    let group = Group { prompt: prompt.clone(), responses: long, method: Method::Linear };
+    let other = self::judge(&service, 1);
+    let failed = service.rank(group, Options::default()).unwrap().wait();
+    assert!(matches!(failed, Err(Failure::TooLong { most: 2048, .. })), "{failed:?}");
+    other.wait().unwrap();
     let none = Group { prompt, responses: Vec::new(), method: Method::Linear };
     assert!(matches!(service.rank(none, Options::default()), Err(Failure::Invalid(_))));
     assert_idle(&service);

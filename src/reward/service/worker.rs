@@ -62,7 +62,7 @@ fn serve(shared: &Shared, dev: &Device, model: Model, sizes: &Sizes) -> Result<(
                 }
                 let jobs = state.restart();
                 drop(state);
-                advance(shared, jobs, true);
+                advance(shared, sizes, jobs, true);
                 done
             }
         };
@@ -83,10 +83,15 @@ fn sleep(shared: &Shared) -> Command {
 }
 
 /// Lets jobs take what was read, or start again, and queues what they ask next.
-fn advance(shared: &Shared, ready: Vec<Ready>, again: bool) {
+fn advance(shared: &Shared, sizes: &Sizes, ready: Vec<Ready>, again: bool) {
     for Ready { job, mut task, reads, meta } in ready {
         let counters = &shared.counters;
         let next = if again { task.start(meta, counters) } else { task.learn(reads, meta, counters) };
+        // What a method asks later was not seen when the work came in.
+        let next = next.and_then(|asks| match asks.iter().map(|ask| ask.ids.len()).max() {
+            Some(tokens) if tokens > sizes.context => Err(Failure::TooLong { tokens, most: sizes.context }),
+            _ => Ok(asks),
+        });
         lock(&shared.state).advanced(job, task, next, counters);
     }
 }
@@ -161,7 +166,7 @@ impl<'m> Engine<'m> {
         state.pace(batch.iter().map(|a| a.ids.len()).sum(), took);
         let ready = state.found(batch, reads);
         drop(state);
-        advance(self.shared, ready, false);
+        advance(self.shared, self.sizes, ready, false);
     }
 
     fn read(&mut self, batch: &[Arc<Ask>]) -> Result<Vec<Read>> {
