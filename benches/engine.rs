@@ -51,7 +51,14 @@ fn step(c: &mut Criterion) {
     group.sample_size(10);
     for threads in [1, 2] {
         let dev = Device::cpu(threads);
-        let optimizer = optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+        let optimizer = optim::Settings {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: 1.0,
+            ..optim::Settings::ADAMW
+        };
         let objective =
             Settings { labels: [0, 1], smoothing: 0.0, over: Over::Candidates, reduction: Reduction::Mean, pad: None };
         let shape = Shape { micro_tokens: 1024, keep: Keep::All, objective };

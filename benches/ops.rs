@@ -151,7 +151,7 @@ fn norms(c: &mut Criterion) {
             });
             group.throughput(Throughput::Bytes(4 * tensor));
             group.bench_function(id("bwd"), |bench| {
-                dev.install(|| bench.iter(|| rmsnorm_bwd(&dev, dx, dw, y, x, rstd, w)))
+                dev.install(|| bench.iter(|| rmsnorm_bwd(&dev, dx, Some(dw), y, x, rstd, w)))
             });
         }
     }

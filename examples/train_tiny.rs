@@ -13,7 +13,8 @@ use gramophone::train::trainer::{Shape, Trainer};
 fn main() -> gramophone::Result<()> {
     let dev = Device::cpu(0);
     let model = Model::random(Config::tiny(Family::Qwen3), Dtype::F32, 1)?;
-    let optimizer = optim::Settings { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0, clip: 1.0 };
+    let optimizer =
+        optim::Settings { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0, clip: 1.0, ..optim::Settings::ADAMW };
     let objective =
         Settings { labels: [0, 1], smoothing: 0.0, over: Over::Candidates, reduction: Reduction::Mean, pad: None };
     let shape = Shape { micro_tokens: 256, keep: Keep::All, objective };

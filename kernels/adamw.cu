@@ -139,7 +139,8 @@ DEVICE void step_f32(bf16* copy, float* p, float* m, float* v, const G* g, const
 }
 
 template <class G>
-DEVICE void step_sr(bf16* p, float* m, float* v, const G* g, const uint8_t* decays, uint64_t n, const Rates& rates, const Draws& draws) {
+DEVICE void step_sr(bf16* p, float* m, float* v, const G* g, const uint8_t* decays, uint64_t n, uint64_t first, const Rates& rates,
+                    const Draws& draws) {
     const Stretch s = stretch(n, aligned(p, m, v, g));
     if (s.index * STRETCH >= n) return;
     const float shrink = decays[s.index] ? rates.shrink : 1.f;
@@ -149,7 +150,7 @@ DEVICE void step_sr(bf16* p, float* m, float* v, const G* g, const uint8_t* deca
 #pragma unroll
     for (int k = 0; k < RUNS; k++) {
         // Four neighbours share a counter.
-        const Words words = random_words(draws.key0, draws.key1, draws.stream, draws.step, s.at(k) / RUN);
+        const Words words = random_words(draws.key0, draws.key1, draws.stream, draws.step, (first + s.at(k)) / RUN);
 #pragma unroll
         for (int i = 0; i < RUN; i++)
             rounded[k][i] = put_random<bf16>(update(rates, shrink, ps[k][i], ms[k][i], vs[k][i], gs[k][i]), words.w[i]);
@@ -248,15 +249,15 @@ KERNEL(adamw_master_step_bf16, (256), bf16* p, float* master, float* m, float* v
        float clip, float shrink, float new_m, float keep_v, float new_v, float step, float unbias, float eps) {
     step_f32(p, master, m, v, g, decays, n, {clip, shrink, new_m, keep_v, new_v, step, unbias, eps});
 }
-KERNEL(adamw_sr_step_f32, (256), bf16* p, float* m, float* v, const float* g, const uint8_t* decays, uint64_t n, float clip,
-       float shrink, float new_m, float keep_v, float new_v, float step, float unbias, float eps, uint32_t key0, uint32_t key1,
+KERNEL(adamw_sr_step_f32, (256), bf16* p, float* m, float* v, const float* g, const uint8_t* decays, uint64_t n, uint64_t first,
+       float clip, float shrink, float new_m, float keep_v, float new_v, float step, float unbias, float eps, uint32_t key0, uint32_t key1,
        uint32_t stream, uint32_t number) {
-    step_sr(p, m, v, g, decays, n, {clip, shrink, new_m, keep_v, new_v, step, unbias, eps}, {key0, key1, stream, number});
+    step_sr(p, m, v, g, decays, n, first, {clip, shrink, new_m, keep_v, new_v, step, unbias, eps}, {key0, key1, stream, number});
 }
-KERNEL(adamw_sr_step_bf16, (256), bf16* p, float* m, float* v, const bf16* g, const uint8_t* decays, uint64_t n, float clip,
-       float shrink, float new_m, float keep_v, float new_v, float step, float unbias, float eps, uint32_t key0, uint32_t key1,
+KERNEL(adamw_sr_step_bf16, (256), bf16* p, float* m, float* v, const bf16* g, const uint8_t* decays, uint64_t n, uint64_t first,
+       float clip, float shrink, float new_m, float keep_v, float new_v, float step, float unbias, float eps, uint32_t key0, uint32_t key1,
        uint32_t stream, uint32_t number) {
-    step_sr(p, m, v, g, decays, n, {clip, shrink, new_m, keep_v, new_v, step, unbias, eps}, {key0, key1, stream, number});
+    step_sr(p, m, v, g, decays, n, first, {clip, shrink, new_m, keep_v, new_v, step, unbias, eps}, {key0, key1, stream, number});
 }
 KERNEL(adamw_8bit_step_f32, (256), float* p, uint8_t* m_code, uint8_t* v_code, float* m_scale, float* v_scale, const float* g,
        const uint8_t* decays, uint64_t n, float clip, float shrink, float new_m, float keep_v, float new_v, float step, float unbias,

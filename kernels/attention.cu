@@ -11,6 +11,10 @@
 // load while the values' product runs, and the other way round. Only blocks on the diagonal are masked. A row's bits depend on
 // its own sequence up to it: blocks of keys lie at multiples of 64 of the sequence, and a masked key adds exact zeros.
 //
+// Keys and values lie where their queries do, or (attention_gather) in rows of other tensors that a list names for each sequence, whose
+// queries are then its last positions; `begin` is the row of q that position 0 has or would have. A block of queries may then start
+// anywhere: a block of keys that is all later than a query adds exact zeros to its sums, times exactly one.
+//
 // Blocks start in the order of falling cost (`attention_plan`), heads fastest, so that the heads of a group share keys in L2.
 //
 // Cost: 4 T' K flops per query and head (T' = keys seen, half a sequence on average); bytes q + o + (k + v) once a query block, mostly from L2.
@@ -21,20 +25,25 @@
 
 constexpr int THREADS = 128, QUERIES = 128, KEYS = 64;
 
-template <int D>
-DEVICE void attention_fwd(bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan, int heads, int group,
-                          int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
+template <int D, bool LISTED>
+DEVICE void attention_fwd(bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan, const int* places, int limit,
+                          int heads, int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
     SHARED_DYNAMIC(bf16, shared, 128);
     bf16 *const queries = shared, *const keys = queries + QUERIES * D, *const values = keys + KEYS * D;
     Work work;
     if (!work_at(work, plan, blockIdx.x / heads)) return;
     const int head = blockIdx.x % heads, first = work.queries;
     q += int64_t(work.begin + first) * q_stride + head * size;
-    k += int64_t(work.begin) * k_stride + head / group * size;
-    v += int64_t(work.begin) * v_stride + head / group * size;
+    k += int64_t(LISTED ? 0 : work.begin) * k_stride + head / group * size;
+    v += int64_t(LISTED ? 0 : work.begin) * v_stride + head / group * size;
+    if constexpr (LISTED) places += work.keys;
+    auto load = [&](bf16* tile, const bf16* from, int stride, int key) {
+        if constexpr (LISTED) load_listed<D, KEYS, THREADS>(tile, from, stride, places + key, limit, work.length - key, size);
+        else load_tile<D, KEYS, THREADS>(tile, from + int64_t(key) * stride, stride, work.length - key, size);
+    };
 
     load_tile<D, QUERIES, THREADS>(queries, q, q_stride, work.length - first, size);
-    load_tile<D, KEYS, THREADS>(keys, k, k_stride, work.length, size);
+    load(keys, k, k_stride, 0);
     cp_async_commit();
 
     const int lane = threadIdx.x % WARP, mine = threadIdx.x / WARP * 32;
@@ -50,7 +59,7 @@ DEVICE void attention_fwd(bf16* o, float* lse, const bf16* q, const bf16* k, con
         const bool seen = key < row + 32 && row < work.length;  // by any query of this warp
         cp_async_wait<0>();
         __syncthreads();  // These keys are there, and the values before them have been used.
-        load_tile<D, KEYS, THREADS>(values, v + int64_t(key) * v_stride, v_stride, work.length - key, size);
+        load(values, v, v_stride, key);
         cp_async_commit();
 
         float score[2][KEYS / 8][4] = {};
@@ -74,7 +83,7 @@ DEVICE void attention_fwd(bf16* o, float* lse, const bf16* q, const bf16* k, con
         }
         cp_async_wait<0>();
         __syncthreads();  // The values are there, and the keys have been used.
-        if (key + KEYS < end) load_tile<D, KEYS, THREADS>(keys, k + int64_t(key + KEYS) * k_stride, k_stride, work.length - key - KEYS, size);
+        if (key + KEYS < end) load(keys, k, k_stride, key + KEYS);
         cp_async_commit();
         if (!seen) continue;
 
@@ -153,26 +162,22 @@ DEVICE void attention_fwd(bf16* o, float* lse, const bf16* q, const bf16* k, con
     }
 }
 
-// The blocks of `rows` positions of all sequences in the order of falling cost: `slots` entries of (first row, length, first query,
-// first key), length 0 where there are no more. A warp finds one entry: the number of tiles with index x or more falls with x, so
-// x is found by bisection; of the sequences that have a tile x, the entry is the one of its rank.
-// Offsets that do not ascend from 0 to `tokens` leave rows out; they never lead outside the tensors.
-KERNEL(attention_plan, (128), int* plan, const int* starts, int sequences, int tokens, int rows, int slots) {
-    const int lane = threadIdx.x % WARP, entry = (blockIdx.x * 128 + threadIdx.x) / WARP;
-    if (entry >= slots) return;
-    auto begin_of = [&](int b) { return min(max(starts[b], 0), tokens); };
-    auto tiles_of = [&](int b) { return b < sequences ? (max(begin_of(b + 1) - begin_of(b), 0) + rows - 1) / rows : 0; };
-    auto from = [&](int x) {  // tiles with this index or a larger one
+// The blocks of `rows` positions of all sequences in the order of falling index. A warp finds one: the number of blocks with index x or
+// more falls with x, so x is found by bisection; of the sequences that have a block x, it is the one of its rank. One lane calls
+// `found` with the sequence and the block; lane 0 with sequence -1 where there are no more blocks.
+template <class Blocks, class Found> DEVICE void find_block(int entry, int sequences, int most, Blocks blocks_of, Found found) {
+    const int lane = threadIdx.x % WARP;
+    auto count_at = [&](int b) { return b < sequences ? blocks_of(b) : 0; };
+    auto from = [&](int x) {  // blocks with this index or a larger one
         int count = 0;
-        for (int b = lane; b < sequences; b += WARP) count += max(tiles_of(b) - x, 0);
+        for (int b = lane; b < sequences; b += WARP) count += max(count_at(b) - x, 0);
         return __reduce_add_sync(FULL, count);
     };
-    plan += int64_t(entry) * 4;
     if (entry >= from(0)) {
-        if (lane == 0) plan[0] = 0, plan[1] = 0, plan[2] = 0, plan[3] = 0;
+        if (lane == 0) found(-1, 0);
         return;
     }
-    int low = 0, high = (tokens + rows - 1) / rows;  // from(low) > entry >= from(high)
+    int low = 0, high = most;  // from(low) > entry >= from(high)
     while (high - low > 1) {
         const int middle = (low + high) / 2;
         if (from(middle) > entry) low = middle;
@@ -180,21 +185,51 @@ KERNEL(attention_plan, (128), int* plan, const int* starts, int sequences, int t
     }
     int rank = entry - from(high);
     for (int first = 0; first < sequences; first += WARP) {
-        const bool has = tiles_of(first + lane) > low;
+        const bool has = count_at(first + lane) > low;
         const uint32_t all = __ballot_sync(FULL, has);
-        const int before = __popc(all & ((1u << lane) - 1));
-        if (has && before == rank) {
-            const int b = first + lane, begin = begin_of(b);
-            plan[0] = begin, plan[1] = begin_of(b + 1) - begin;
-            plan[2] = low * rows, plan[3] = (tiles_of(b) - 1 - low) * rows;
-        }
+        if (has && __popc(all & ((1u << lane) - 1)) == rank) found(first + lane, low);
         rank -= __popc(all);
         if (rank < 0) return;
     }
 }
 
+// `slots` entries of (first row, length, first query, first key), length 0 where there are no more.
+// Offsets that do not ascend from 0 to `tokens` leave rows out; they never lead outside the tensors.
+KERNEL(attention_plan, (128), int* plan, const int* starts, int sequences, int tokens, int rows, int slots) {
+    const int entry = (blockIdx.x * 128 + threadIdx.x) / WARP;
+    if (entry >= slots) return;
+    auto begin_of = [&](int b) { return min(max(starts[b], 0), tokens); };
+    auto blocks_of = [&](int b) { return (max(begin_of(b + 1) - begin_of(b), 0) + rows - 1) / rows; };
+    plan += int64_t(entry) * 4;
+    find_block(entry, sequences, (tokens + rows - 1) / rows, blocks_of, [&](int b, int block) {
+        const int begin = b < 0 ? 0 : begin_of(b);
+        plan[0] = begin, plan[1] = b < 0 ? 0 : begin_of(b + 1) - begin;
+        plan[2] = block * rows, plan[3] = b < 0 ? 0 : (blocks_of(b) - 1 - block) * rows;
+    });
+}
+
+// The same where keys are listed: (row of q of position 0, keys, first query, first place). `listed` places there are; a sequence with
+// fewer keys than queries has length 0.
+KERNEL(attention_gather_plan, (128), int* plan, const int* starts, const int* key_starts, int sequences, int tokens, int listed, int rows,
+       int slots) {
+    const int entry = (blockIdx.x * 128 + threadIdx.x) / WARP;
+    if (entry >= slots) return;
+    auto begin_of = [&](int b) { return min(max(starts[b], 0), tokens); };
+    auto keys_from = [&](int b) { return min(max(key_starts[b], 0), listed); };
+    auto blocks_of = [&](int b) { return (max(begin_of(b + 1) - begin_of(b), 0) + rows - 1) / rows; };
+    plan += int64_t(entry) * 4;
+    find_block(entry, sequences, (tokens + rows - 1) / rows, blocks_of, [&](int b, int block) {
+        const int begin = b < 0 ? 0 : begin_of(b), queries = b < 0 ? 0 : begin_of(b + 1) - begin;
+        const int from = b < 0 ? 0 : keys_from(b), length = b < 0 ? 0 : keys_from(b + 1) - from, before = length - queries;
+        plan[0] = begin - before, plan[1] = before < 0 ? 0 : length;
+        plan[2] = before + block * rows, plan[3] = from;
+    });
+}
+
 #define ATTENTION_FWD(D)                                                                                                             \
-    attention_fwd<D>(o, lse, q, k, v, plan, heads, group, size, o_stride, lse_stride, q_stride, k_stride, v_stride, scale)
+    attention_fwd<D, false>(o, lse, q, k, v, plan, nullptr, 0, heads, group, size, o_stride, lse_stride, q_stride, k_stride, v_stride, scale)
+#define ATTENTION_GATHER_FWD(D)                                                                                                       \
+    attention_fwd<D, true>(o, lse, q, k, v, plan, places, limit, heads, group, size, o_stride, lse_stride, q_stride, k_stride, v_stride, scale)
 
 KERNEL(attention_fwd_64_bf16, (128, 2), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan, int heads,
        int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
@@ -207,4 +242,19 @@ KERNEL(attention_fwd_96_bf16, (128, 2), bf16* o, float* lse, const bf16* q, cons
 KERNEL(attention_fwd_128_bf16, (128, 2), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan, int heads,
        int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
     ATTENTION_FWD(128);
+}
+KERNEL(attention_gather_fwd_64_bf16, (128, 2), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan,
+       const int* places, int limit, int heads, int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride,
+       float scale) {
+    ATTENTION_GATHER_FWD(64);
+}
+KERNEL(attention_gather_fwd_96_bf16, (128, 2), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan,
+       const int* places, int limit, int heads, int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride,
+       float scale) {
+    ATTENTION_GATHER_FWD(96);
+}
+KERNEL(attention_gather_fwd_128_bf16, (128, 2), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan,
+       const int* places, int limit, int heads, int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride,
+       float scale) {
+    ATTENTION_GATHER_FWD(128);
 }

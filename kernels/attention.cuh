@@ -35,6 +35,22 @@ DEVICE void load_tile(bf16* tile, const bf16* from, int stride, int rows, int si
     }
 }
 
+// The same for rows that a list names; zeros also where a name is no row of the tensor's `limit`.
+template <int D, int ROWS, int THREADS>
+DEVICE void load_listed(bf16* tile, const bf16* from, int stride, const int* places, int limit, int rows, int size) {
+    constexpr int ACROSS = D <= 64 ? 8 : 16, STEP = THREADS / ACROSS;
+    static_assert(ROWS % STEP == 0 && D / 8 <= ACROSS);
+    const int chunk = threadIdx.x % ACROSS, first = threadIdx.x / ACROSS;
+    if (chunk >= D / 8) return;
+    from += chunk * 8;
+#pragma unroll
+    for (int i = 0; i < ROWS / STEP; i++) {
+        const int row = first + i * STEP, place = row < rows ? places[row] : -1;
+        const bool there = place >= 0 && place < limit;
+        cp_async16(chunk_at<D>(tile, row, chunk), from + int64_t(there ? place : 0) * stride, there && chunk * 8 < size);
+    }
+}
+
 // Where this lane points ldmatrix within 16 rows and 16 columns of a tile, starting at row `row` (a multiple of 8) and column
 // 16 `step`. The four matrices that come back are: the upper rows' left columns, the lower rows' left columns, the upper rows'
 // right columns, the lower rows' right columns. That is a left operand as it is (16 rows by 16 summed columns). Of a right
@@ -133,7 +149,9 @@ struct Work {
     int begin;    // the sequence's first row
     int length;   // of the sequence
     int queries;  // first position of the entry's block of queries
-    int keys;     // first position of its block of keys, which as many blocks of queries see as the queries see blocks of keys
+    // First position of its block of keys, which as many blocks of queries see as the queries see blocks of keys. Where keys are
+    // listed: the first of the sequence's places in the list.
+    int keys;
 };
 // Whether there is such an entry; the list has room for more than there may be.
 DEVICE bool work_at(Work& work, const int* plan, int entry) {

@@ -38,6 +38,21 @@ template <class T> DEVICE void load_floats(float* tile, const T* from, int strid
     }
 }
 
+// The same for rows that a list names; zeros also where a name is no row of the tensor's `limit`.
+template <class T> DEVICE void load_listed_floats(float* tile, const T* from, int stride, const int* places, int limit, int rows, int size) {
+    constexpr int N = Vec<T>::N;
+    const bool vector = aligned16(from, stride);
+    const int pitch = pitch_of(size), across = (size + N - 1) / N;
+    for (int i = threadIdx.x; i < TILE * across; i += THREADS) {
+        const int row = i / across, c = i % across * N, place = row < rows ? places[row] : -1;
+        const bool there = place >= 0 && place < limit;
+        float x[N];
+        load_part<T>(x, from + int64_t(there ? place : 0) * stride + c, there ? size - c : 0, vector);
+#pragma unroll
+        for (int e = 0; e < N; e += 4) *reinterpret_cast<float4*>(tile + row * pitch + c + e) = make_float4(x[e], x[e + 1], x[e + 2], x[e + 3]);
+    }
+}
+
 // d[i][j] = a[2 down + i, :] . b[across + 8 j, :], in ascending order.
 DEVICE void cross(float (&d)[2][4], const float* a, const float* b, int size) {
     const auto [down, across] = place();
@@ -107,9 +122,9 @@ DEVICE float row8_sum(float v) {
     return v + __shfl_xor_sync(FULL, v, 4);
 }
 
-template <int D, class T>
-DEVICE void plain_attention_fwd(T* o, float* lse, const T* q, const T* k, const T* v, const int* plan, int heads, int group, int size,
-                                int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
+template <int D, bool LISTED, class T>
+DEVICE void plain_attention_fwd(T* o, float* lse, const T* q, const T* k, const T* v, const int* plan, const int* places, int limit, int heads,
+                                int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
     SHARED_DYNAMIC(float, shared, 128);
     const int floats = TILE * pitch_of(size);
     float *const queries = shared, *const keys = queries + floats, *const values = keys + floats, *const weights = values + floats;
@@ -117,16 +132,22 @@ DEVICE void plain_attention_fwd(T* o, float* lse, const T* q, const T* k, const 
     if (!work_at(work, plan, blockIdx.x / heads)) return;
     const int head = blockIdx.x % heads, first = work.queries;
     const auto [down, across] = place();
-    const int64_t from = work.begin + first;
-    k += int64_t(work.begin) * k_stride + head / group * size;
-    v += int64_t(work.begin) * v_stride + head / group * size;
+    const int64_t from = int64_t(work.begin) + first;
+    k += int64_t(LISTED ? 0 : work.begin) * k_stride + head / group * size;
+    v += int64_t(LISTED ? 0 : work.begin) * v_stride + head / group * size;
+    auto load = [&](float* tile, const T* rows, int stride, int key) {
+        if constexpr (LISTED) load_listed_floats(tile, rows, stride, places + work.keys + key, limit, work.length - key, size);
+        else load_floats(tile, rows + int64_t(key) * stride, stride, work.length - key, size, 1.f);
+    };
     load_floats(queries, q + from * q_stride + head * size, q_stride, work.length - first, size, scale);
 
     float sum[2][D / 32][4] = {}, top[2] = {-INFINITY, -INFINITY}, total[2] = {};
-    for (int key = 0; key <= first; key += TILE) {
+    // Blocks of queries lie at multiples of TILE too, but where keys are listed.
+    const int last = LISTED ? min(work.length, first + TILE) - 1 : first;
+    for (int key = 0; key <= last; key += TILE) {
         __syncthreads();  // The tiles before have been used.
-        load_floats(keys, k + int64_t(key) * k_stride, k_stride, work.length - key, size, 1.f);
-        load_floats(values, v + int64_t(key) * v_stride, v_stride, work.length - key, size, 1.f);
+        load(keys, k, k_stride, key);
+        load(values, v, v_stride, key);
         __syncthreads();
         float score[2][4];
         cross(score, queries, keys, size);
@@ -269,7 +290,11 @@ DEVICE void plain_attention_dkdv(T* dk, T* dv, const T* d_o, const float* lse, c
 }
 
 #define PLAIN_FWD(D)                                                                                                                      \
-    plain_attention_fwd<D>(o, lse, q, k, v, plan, heads, group, size, o_stride, lse_stride, q_stride, k_stride, v_stride, scale)
+    plain_attention_fwd<D, false>(o, lse, q, k, v, plan, nullptr, 0, heads, group, size, o_stride, lse_stride, q_stride, k_stride, v_stride, \
+                                  scale)
+#define PLAIN_GATHER_FWD(D)                                                                                                               \
+    plain_attention_fwd<D, true>(o, lse, q, k, v, plan, places, limit, heads, group, size, o_stride, lse_stride, q_stride, k_stride, v_stride, \
+                                 scale)
 #define PLAIN_DQ(D)                                                                                                                       \
     plain_attention_dq<D>(dq, d_o, lse, delta, q, k, v, plan, heads, group, size, dq_stride, do_stride, lse_stride, delta_stride, q_stride, \
                           k_stride, v_stride, scale)
@@ -292,6 +317,26 @@ KERNEL(attention_fwd_plain_256_f32, (128, 2), float* o, float* lse, const float*
 KERNEL(attention_fwd_plain_256_bf16, (128, 2), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan, int heads,
        int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride, float scale) {
     PLAIN_FWD(256);
+}
+KERNEL(attention_gather_fwd_plain_128_f32, (128), float* o, float* lse, const float* q, const float* k, const float* v, const int* plan,
+       const int* places, int limit, int heads, int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride,
+       float scale) {
+    PLAIN_GATHER_FWD(128);
+}
+KERNEL(attention_gather_fwd_plain_128_bf16, (128), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan,
+       const int* places, int limit, int heads, int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride,
+       float scale) {
+    PLAIN_GATHER_FWD(128);
+}
+KERNEL(attention_gather_fwd_plain_256_f32, (128, 2), float* o, float* lse, const float* q, const float* k, const float* v, const int* plan,
+       const int* places, int limit, int heads, int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride,
+       float scale) {
+    PLAIN_GATHER_FWD(256);
+}
+KERNEL(attention_gather_fwd_plain_256_bf16, (128, 2), bf16* o, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* plan,
+       const int* places, int limit, int heads, int group, int size, int o_stride, int lse_stride, int q_stride, int k_stride, int v_stride,
+       float scale) {
+    PLAIN_GATHER_FWD(256);
 }
 KERNEL(attention_dq_plain_128_f32, (128), float* dq, const float* d_o, const float* lse, const float* delta, const float* q, const float* k,
        const float* v, const int* plan, int heads, int group, int size, int dq_stride, int do_stride, int lse_stride, int delta_stride,

@@ -13,7 +13,7 @@
 //                  comparisons of integers, so the host gives it a stretch of some thousand tokens at a time.
 //   embed_bwd      goes over the sorted tokens; the first of each id owns the id's row: it reads the row, adds dy of the id's
 //                  tokens, RUN of them under way at once, and writes the row.
-// Every sum is rounded to dtable's type, as the oracle does, so bits are equal to the oracle's. Bytes: dy once, rows of dtable that
+// Sums are float and rounded to dtable's type when the row is written, as the oracle does, so bits are equal to the oracle's. Bytes: dy once, rows of dtable that
 // occur read and written once a stretch. Limiter: memory; one id that fills a stretch is a chain in 128 threads for every 2 KB
 // of the row. Oracle: src/ops/embed.rs.
 #include "packed.cuh"
@@ -67,7 +67,7 @@ DEVICE void embed_bwd(G* to, Rows<const E> dy, const int* order, const uint32_t*
         for (int k = 0; k < RUN; k++)
             if (k < run)
 #pragma unroll
-                for (int i = 0; i < N; i++) sum[i] = get(put<G>(sum[i] + x[k][i]));
+                for (int i = 0; i < N; i++) sum[i] += x[k][i];
         p += run;
     }
     store_floats<WHOLE>(to, sum, d - col);

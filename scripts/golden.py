@@ -407,7 +407,8 @@ def gradient_norm(model, loss):
 
 def gradients(record, group, model, loss):
     norm = gradient_norm(model, loss)
-    named = [(n, torch.zeros_like(p) if p.grad is None else p.grad) for n, p in model.named_parameters()]
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    named = [(n, torch.zeros_like(p) if p.grad is None else p.grad) for n, p in trained]
     return norm | {"gradients": record.digest(f"grad.{group}", named)}
 
 
@@ -448,7 +449,7 @@ def adamw_run(model, loss_of, batches, total, warmup):
     return steps
 
 
-def training(record, group, case, root, loss_of, batches, total, warmup):
+def training(record, group, case, root, loss_of, batches, total, warmup, load=load):
     """The run in f32, and how far its losses are from the same run in f64 (the norms and the softmax stay f32)."""
     model = load(case, root)
     steps = adamw_run(model, loss_of, batches, total, warmup)

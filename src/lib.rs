@@ -5,7 +5,7 @@
 //! | floor | module | what it is |
 //! |---|---|---|
 //! | 6 | [`app`] | the command line, the demo, reports |
-//! | 5 | [`reward`] | judging pairs in both orders, ranking lists |
+//! | 5 | [`reward`] | judging pairs in both orders, ranking lists, rewards for reinforcement learning |
 //! | 4 | [`train`], [`infer`] | objectives, trainer, runs and checkpoints; prompt scoring, batched generation |
 //! | 3 | [`model`], [`text`] | one forward, one hand-derived backward, weights on disk; tokenizers, templates, datasets |
 //! | 2 | [`ops`] | one file per operation: formula, contract, oracle, fast path, tests |

@@ -82,7 +82,8 @@ fn measure() {
 
 fn training(dtype: Dtype, threads: usize) {
     let dev = Device::cpu(threads);
-    let settings = optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+    let settings =
+        optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, clip: 1.0, ..optim::Settings::ADAMW };
     for over in [Over::Candidates, Over::Vocabulary] {
         let objective =
             objective::Settings { labels: [5, 6], smoothing: 0.05, over, reduction: Reduction::Mean, pad: None };

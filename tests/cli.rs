@@ -35,7 +35,7 @@ impl Bench {
         command.current_dir(self.dir.path()).args(args).stdin(Stdio::null());
         command
     }
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
     /// Runs what must succeed; its standard output.
@@ -58,7 +58,7 @@ impl Bench {
         }
     }
     /// Six preference pairs of different lengths.
-    fn pairs(&self) -> PathBuf {
+    pub fn pairs(&self) -> PathBuf {
         let row = |i: usize| {
             let (good, bad) = (format!("Yes, {i}."), format!("No, {}.", "never ".repeat(i)));
             format!("{{\"prompt\": \"Is {i} a number?\", \"chosen\": \"{good}\", \"rejected\": \"{bad}\"}}\n")

@@ -15,6 +15,15 @@ pub fn gpus() -> Vec<(String, Device)> {
     devices().into_iter().filter(|(_, dev)| matches!(dev, Device::Cuda(_))).collect()
 }
 
+/// Whether this run covers the emulated GPU: some tests need a driver that fails when told to, which no real one does.
+pub fn covers_emulated() -> bool {
+    let covered = devices().iter().any(|(name, _)| name == "emulated");
+    if !covered {
+        println!("not on a real GPU: this test is about the emulated driver");
+    }
+    covered
+}
+
 fn open(name: &str) -> Device {
     match name {
         "cpu" => Device::cpu(2),

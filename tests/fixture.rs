@@ -2,7 +2,10 @@
 
 use crate::architecture::root;
 use gramophone::base::dtype::Dtype;
+use gramophone::device::Device;
 use gramophone::model::Model;
+use gramophone::model::adapter::Start;
+use gramophone::model::adapter::peft::Peft;
 use gramophone::text::chat::Chat;
 use gramophone::text::jinja::Date;
 use gramophone::text::message::Message;
@@ -75,6 +78,17 @@ pub struct Sequence {
 pub struct LogitRows {
     pub sequence: usize,
     pub positions: Vec<usize>,
+}
+
+/// What is expected of an adapter, by the kind of its base.
+#[derive(Deserialize)]
+pub struct Adapted {
+    pub gram: Option<Gradients>,
+    pub lm: Option<LanguageLoss>,
+    pub bradley_terry: Option<LanguageLoss>,
+    #[serde(default)]
+    pub rewards: Vec<f64>,
+    pub adamw: Run,
 }
 
 /// The norm of a tensor and the stride at which its elements were kept, by parameter.
@@ -233,14 +247,28 @@ impl<E> Case<E> {
         self.arrays.get(name).unwrap_or_else(|| panic!("{}/expected.safetensors has no {name}", self.name))
     }
 
-    /// The model in f32, mapped where it is stored so.
+    /// The model in f32, mapped where it is stored so; of an adapter, the adapter beside its base.
     pub fn model(&self) -> Model {
-        Model::open(&self.dir, |_| Dtype::F32).unwrap()
+        if !self.dir.join("adapter_config.json").exists() {
+            return Model::open(&self.dir, |_| Dtype::F32).unwrap();
+        }
+        let (base, peft) = (self.base(), Peft::open(&self.dir).unwrap());
+        let (base, _) = Model::open_base(&base, |_| Dtype::F32, peft.head, 0).unwrap();
+        base.adapted(&Device::cpu(1), peft, Start::From(&self.dir)).unwrap()
+    }
+
+    /// The base of the adapter `lora/NAME`: the case `NAME`.
+    pub fn base(&self) -> PathBuf {
+        root().join("tests/golden").join(self.dir.file_name().unwrap())
     }
 
     /// The model in f32 as a trainer owns it.
     pub fn model_to_train(&self) -> Model {
-        let head = self.model().config.head;
+        let model = self.model();
+        if model.adapter.is_some() {
+            return model;
+        }
+        let head = model.config.head;
         let (model, drawn) = Model::open_to_train(&self.dir, |_| Dtype::F32, head, 0).unwrap();
         assert!(drawn.is_empty(), "{}: {drawn:?} were drawn", self.name);
         model

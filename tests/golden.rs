@@ -22,7 +22,7 @@ use gramophone::train::trainer::{Shape, Trainer};
 
 /// Longer than any sequence of the golden files.
 const CONTEXT: usize = 512;
-const SCORER: scorer::Shape = scorer::Shape { context: CONTEXT, pass: 1024 };
+pub const SCORER: scorer::Shape = scorer::Shape { context: CONTEXT, pass: 1024 };
 
 #[test]
 fn logits_and_log_probabilities() {
@@ -38,6 +38,31 @@ fn logits_and_log_probabilities() {
                     let theirs = case.array(&format!("logprobs.{i}"));
                     check.values(VALUE, format_args!("{name} logprobs.{i}"), &of.logprobs, theirs);
                 }
+            }
+        }
+    });
+}
+
+/// What proofs are scored by: the sums over the ends of texts, from several places on.
+#[test]
+fn log_probabilities_of_continuations() {
+    on_devices("sums of log-probabilities", |check, dev| {
+        for case in language() {
+            let (name, model, sequences) = (case.name, case.model().on(dev).unwrap(), &case.expected.sequences);
+            let mut scorer = Scorer::new(dev, &model, SCORER).unwrap();
+            let long = case.expected.logits.iter().map(|entry| entry.sequence).filter(|i| sequences[*i].ids.len() > 1);
+            let asked: Vec<(usize, usize)> = long
+                .flat_map(|i| {
+                    [1, sequences[i].ids.len() / 2, sequences[i].ids.len() - 1].map(|start| (i, start.max(1)))
+                })
+                .collect();
+            let items: Vec<(Vec<i32>, usize)> =
+                asked.iter().map(|(i, start)| (sequences[*i].ids.clone(), *start)).collect();
+            for ((i, start), ours) in asked.iter().zip(scorer.logprobs(&items).unwrap()) {
+                let theirs = &case.array(&format!("logprobs.{i}"))[start - 1..];
+                let sum: f64 = theirs.iter().map(|x| f64::from(*x)).sum();
+                assert_eq!(ours.tokens, theirs.len());
+                check.relative(VALUE, format_args!("{name} sequence {i} from {start}"), ours.sum, sum);
             }
         }
     });
@@ -212,7 +237,9 @@ fn bradley_terry_loss_and_gradients() {
 fn adamw_on_the_language_model_loss() {
     on_devices("AdamW, language model", |check, dev| {
         for case in language() {
-            adamw(dev, check, &case, &case.expected.adamw, case.objective(), |batch| case.continuations(batch));
+            adamw(dev, check, TRAINED, &case, &case.expected.adamw, case.objective(), |batch| {
+                case.continuations(batch)
+            });
         }
     });
 }
@@ -221,7 +248,7 @@ fn adamw_on_the_language_model_loss() {
 fn adamw_on_the_bradley_terry_loss() {
     on_devices("AdamW, Bradley-Terry", |check, dev| {
         for case in scalar() {
-            adamw(dev, check, &case, &case.expected.adamw, case.objective(), |batch| case.preferences(batch));
+            adamw(dev, check, TRAINED, &case, &case.expected.adamw, case.objective(), |batch| case.preferences(batch));
         }
     });
 }
@@ -252,22 +279,22 @@ fn saved_models_open_with_the_same_bits() {
 }
 
 /// Makes the comparisons on every device that the run covers.
-fn on_devices(claim: &str, compare: impl Fn(&mut Check, &Device)) {
+pub fn on_devices(claim: &str, compare: impl Fn(&mut Check, &Device)) {
     for (name, dev) in devices() {
         agree(&format!("{claim}, {name}"), |check| compare(check, &dev));
     }
 }
 
 /// What one pass over packed sequences says of one of them.
-struct Read {
+pub struct Read {
     /// One row for each token.
-    logits: Vec<Vec<f32>>,
+    pub logits: Vec<Vec<f32>>,
     /// Of each token but the first, given those before it.
     logprobs: Vec<f32>,
 }
 
 /// Runs sequences through the model together, without padding, and reads every row.
-fn read(dev: &Device, model: &Model, sequences: &[&[i32]]) -> Vec<Read> {
+pub fn read(dev: &Device, model: &Model, sequences: &[&[i32]]) -> Vec<Read> {
     let ids = sequences.concat();
     let (tokens, count) = (ids.len(), sequences.len());
     let positions: Vec<i32> = sequences.iter().flat_map(|s| 0..s.len() as i32).collect();
@@ -279,7 +306,8 @@ fn read(dev: &Device, model: &Model, sequences: &[&[i32]]) -> Vec<Read> {
     let rows: Vec<i32> = (0..tokens as i32).collect();
     // The last token of a sequence predicts what nobody asks for.
     let next: Vec<i32> = ids[1..].iter().copied().chain([0]).collect();
-    let capacity = Capacity { tokens, sequences: count, rows: tokens, positions: tokens, keep: Keep::Nothing };
+    let keep = Keep::Nothing;
+    let capacity = Capacity { tokens, sequences: count, rows: tokens, positions: tokens, keep, ranks: model.ranks() };
     let acts = Acts::new(dev, &model.config, model.dtype, capacity).unwrap();
     let i = &acts.inputs;
     for (slot, data) in
@@ -314,12 +342,12 @@ impl Case<Language> {
         Prompts::new(self.chat(&self.expected.date), JudgeTemplate::parse("golden", &text).unwrap()).unwrap()
     }
 
-    fn objective(&self) -> objective::Settings {
+    pub fn objective(&self) -> objective::Settings {
         objective::Settings { labels: self.labels(), smoothing: self.expected.gram.epsilon, ..OBJECTIVE }
     }
 
     /// The items of GRAM's fine-tuning.
-    fn judgments(&self) -> Vec<Item> {
+    pub fn judgments(&self) -> Vec<Item> {
         let item = |row: &fixture::GramRow| {
             let label = if row.label == "A" { Side::A } else { Side::B };
             Item::Verdict { ids: self.prompt(row.verdict, &row.order).ids.clone(), label }
@@ -329,7 +357,7 @@ impl Case<Language> {
 
     /// The language-model items of a batch. A span of targets is predicted from what comes before it, and what comes
     /// after it changes nothing.
-    fn continuations(&self, batch: &[usize]) -> Vec<Item> {
+    pub fn continuations(&self, batch: &[usize]) -> Vec<Item> {
         let sequences = batch.iter().map(|i| &self.expected.sequences[*i]);
         let spans = sequences.flat_map(|s| s.spans.iter().map(|[start, end]| (&s.ids[..*end], *start)));
         spans.map(|(ids, start)| Item::Tokens { ids: ids.to_vec(), start }).collect()
@@ -337,12 +365,12 @@ impl Case<Language> {
 }
 
 impl Case<Scalar> {
-    fn objective(&self) -> objective::Settings {
+    pub fn objective(&self) -> objective::Settings {
         objective::Settings { pad: Some(self.expected.pad_token_id), ..OBJECTIVE }
     }
 
     /// The pairs of a batch.
-    fn preferences(&self, batch: &[usize]) -> Vec<Item> {
+    pub fn preferences(&self, batch: &[usize]) -> Vec<Item> {
         let ids = |i: usize| self.expected.rewards[i].ids.clone();
         let pairs = batch.iter().map(|p| self.expected.bradley_terry.pairs[*p]);
         pairs.map(|[c, r]| Item::Scalar { chosen: ids(c), rejected: ids(r), margin: 0.0 }).collect()
@@ -358,8 +386,7 @@ const OBJECTIVE: objective::Settings = objective::Settings {
 };
 
 /// An optimizer that changes nothing at rate 0.
-const STILL: optim::Settings =
-    optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: f64::INFINITY };
+const STILL: optim::Settings = optim::Settings::ADAMW;
 
 fn shape(objective: objective::Settings) -> Shape {
     // Small enough for some steps to take more than one micro-batch.
@@ -367,7 +394,7 @@ fn shape(objective: objective::Settings) -> Shape {
 }
 
 /// One step at rate 0: its loss, its gradient norm and every gradient tensor.
-fn gradients<E>(
+pub fn gradients<E>(
     dev: &Device,
     check: &mut Check,
     case: &Case<E>,
@@ -384,9 +411,10 @@ fn gradients<E>(
 }
 
 /// A run of AdamW: rates, losses and gradient norms of every step, and the parameters it ends with.
-fn adamw<E>(
+pub fn adamw<E>(
     dev: &Device,
     check: &mut Check,
+    class: Class,
     case: &Case<E>,
     run: &Run,
     objective: objective::Settings,
@@ -395,7 +423,7 @@ fn adamw<E>(
     let name = case.name;
     let Run { lr, betas: [beta1, beta2], eps, weight_decay, clip, total, warmup, .. } = *run;
     let schedule = Schedule::new(schedule::Shape::Cosine, lr, 0.0, warmup, total).unwrap();
-    let settings = optim::Settings { beta1, beta2, eps, weight_decay, clip };
+    let settings = optim::Settings { beta1, beta2, eps, weight_decay, clip, ..optim::Settings::ADAMW };
     let mut trainer = Trainer::new(dev, case.model_to_train().on(dev).unwrap(), settings, shape(objective)).unwrap();
     assert_eq!(run.steps.len() as u64, total);
     for (k, theirs) in run.steps.iter().enumerate() {
@@ -405,7 +433,7 @@ fn adamw<E>(
         check.value(VALUE, format_args!("{name} loss of step {k}"), report.tally.loss, theirs.loss);
         check.relative(GRADIENT, format_args!("{name} norm of step {k}"), report.norm, theirs.grad_norm);
     }
-    tensors(check, TRAINED, case, "final.adamw", &trainer.model, &trainer.model.weights, &run.parameters);
+    tensors(check, class, case, "final.adamw", &trainer.model, trainer.model.trained().1, &run.parameters);
 }
 
 /// The norm of every tensor of an arena and the elements that were kept of it.
@@ -418,7 +446,7 @@ fn tensors<E>(
     arena: &Arena,
     theirs: &Digests,
 ) {
-    let slots = model.layout.slots();
+    let slots = model.trained().0.slots();
     let names: Vec<&String> = slots.iter().map(|s| &s.name).collect();
     assert!(theirs.len() == names.len() && names.iter().all(|n| theirs.contains_key(*n)), "{}: {names:?}", case.name);
     for slot in slots {

@@ -4,7 +4,7 @@
 //! The golden models of `tests/golden.rs` also run on every GPU that the run covers; here are larger random ones.
 
 use crate::cli::{Bench, golden, utf8};
-use crate::devices::{emulated, gpus};
+use crate::devices::{covers_emulated, emulated, gpus};
 use crate::invariance::{CONTEXT, Stage, model, requests, texts, train_on};
 use crate::tolerance::{GPU, GPU_TRAINED, agree};
 use gramophone::base::dtype::Dtype;
@@ -15,7 +15,7 @@ use gramophone::model::Model;
 use gramophone::model::acts::Keep;
 use gramophone::model::config::{Family, HeadKind};
 use gramophone_emu::Settings;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 const LABELS: [i32; 2] = [32, 33];
 
@@ -59,7 +59,7 @@ fn training_gives_the_same_bits_whatever_is_kept_and_again() {
 /// The same step under the checker finds no race and gives the same bits.
 #[test]
 fn a_checked_step_is_clean() {
-    if gpus().iter().any(|(name, _)| name == "emulated") {
+    if covers_emulated() {
         let fast = train_on(Stage::Verdict, &emulated(Settings::fast()), 500, Keep::Costly, 1);
         for seed in [0, 5] {
             let checked = train_on(Stage::Verdict, &emulated(Settings::checked(seed)), 500, Keep::Costly, 1);
@@ -154,24 +154,60 @@ fn ends(out: &Output, code: i32, words: &[&str]) {
 }
 
 #[test]
-fn the_program_judges_on_a_gpu_as_on_the_cpu() {
+fn the_program_judges_on_every_gpu_as_on_the_cpu() {
     let b = Bench::new();
     let (model, rows) = (golden("qwen3"), b.rows());
     let args = ["judge", "--model", utf8(&model), "--input", utf8(&rows), "--device"];
     let cpu: Vec<serde_json::Value> = crate::cli::json_lines(&b.ok(&[&args[..], &["cpu"]].concat()));
-    let out = under(&b, "fast", &[&args[..], &["cuda"]].concat());
-    ends(&out, 0, &[]);
-    let gpu = crate::cli::json_lines(&String::from_utf8(out.stdout).unwrap());
-    assert_eq!(cpu.len(), gpu.len());
-    for (cpu, gpu) in cpu.iter().zip(&gpu) {
-        assert_eq!((&cpu["id"], &cpu["verdict"]), (&gpu["id"], &gpu["verdict"]));
-        let margin = |row: &serde_json::Value| row["margin_ab"].as_f64().unwrap();
-        assert!((margin(cpu) - margin(gpu)).abs() < 1e-4, "{cpu} {gpu}");
+    for (name, _) in gpus() {
+        let out = match name.as_str() {
+            "emulated" => under(&b, "fast", &[&args[..], &["cuda"]].concat()),
+            name => b.command(&[&args[..], &[name]].concat()).output().unwrap(),
+        };
+        ends(&out, 0, &[]);
+        let gpu = crate::cli::json_lines(&String::from_utf8(out.stdout).unwrap());
+        assert_eq!(cpu.len(), gpu.len());
+        for (cpu, gpu) in cpu.iter().zip(&gpu) {
+            assert_eq!((&cpu["id"], &cpu["verdict"]), (&gpu["id"], &gpu["verdict"]));
+            let margin = |row: &serde_json::Value| row["margin_ab"].as_f64().unwrap();
+            assert!((margin(cpu) - margin(gpu)).abs() < 1e-4, "{cpu} {gpu} on {name}");
+        }
+    }
+}
+
+/// Two programs at one time, each with its own half of the work.
+#[test]
+fn two_processes_use_a_gpu_at_the_same_time() {
+    let b = Bench::new();
+    let (model, rows) = (golden("qwen3"), b.rows());
+    let args = ["judge", "--model", utf8(&model), "--input", utf8(&rows), "--device"];
+    b.run_file();
+    let train = ["train", "run.toml", "train.steps=4", "--device"];
+    for (name, _) in gpus() {
+        let start = |args: &[&str]| {
+            let device = if name == "emulated" { "cuda" } else { &name };
+            let mut command = b.command(&[args, &[device]].concat());
+            if name == "emulated" {
+                command.env("LD_PRELOAD", gramophone_emu::library());
+            }
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let alone = start(&args).wait_with_output().unwrap();
+        let together = [start(&args), start(&train), start(&args)].map(|child| child.wait_with_output().unwrap());
+        for out in &together {
+            ends(out, 0, &[]);
+        }
+        assert!(alone.stdout == together[0].stdout && alone.stdout == together[2].stdout, "on {name}");
+        assert!(b.path("run/checkpoint-000004").exists(), "on {name}");
+        std::fs::remove_dir_all(b.path("run")).unwrap();
     }
 }
 
 #[test]
 fn what_is_wrong_with_the_driver_or_the_gpu_is_said() {
+    if !covers_emulated() {
+        return;
+    }
     let b = Bench::new();
     let (model, rows) = (golden("qwen3"), b.rows());
     let args = ["judge", "--model", utf8(&model), "--input", utf8(&rows), "--device", "cuda"];
@@ -192,6 +228,9 @@ fn what_is_wrong_with_the_driver_or_the_gpu_is_said() {
 /// A kernel that faults in mid-run names itself; the last checkpoint stays and the run goes on from it.
 #[test]
 fn a_fault_in_mid_run_keeps_the_last_checkpoint() {
+    if !covers_emulated() {
+        return;
+    }
     let b = Bench::new();
     b.run_file();
     ends(&under(&b, "fast", &["train", "run.toml", "train.steps=4", "--device", "cuda"]), 0, &[]);
@@ -208,10 +247,33 @@ fn a_fault_in_mid_run_keeps_the_last_checkpoint() {
 
 #[test]
 fn a_run_that_does_not_fit_prints_its_plan() {
+    if !covers_emulated() {
+        return;
+    }
     let b = Bench::new();
     b.run_file();
     let args = ["train", "run.toml", "train.micro_tokens=100000", "--device", "cuda"];
     let out = under(&b, "fast,memory=90000000", &args);
     ends(&out, 1, &["memory", "train.micro_tokens to at most"]);
     assert!(String::from_utf8_lossy(&out.stdout).contains("largest micro-batch that fits"));
+}
+
+/// What others hold is not free: the plan says so before anything is allocated, and again when it was taken a moment too late.
+#[test]
+fn memory_that_another_process_holds_is_said_with_the_plan() {
+    if !covers_emulated() {
+        return;
+    }
+    let b = Bench::new();
+    b.run_file();
+    let args = ["train", "run.toml", "train.micro_tokens=100000", "train.steps=1", "--device", "cuda"];
+    let refused = |settings: &str, words: &[&str]| {
+        let out = under(&b, settings, &args);
+        ends(&out, 1, words);
+        assert!(String::from_utf8_lossy(&out.stdout).contains("largest micro-batch that fits"), "{settings}");
+        assert!(!b.path("run/checkpoint-000001").exists(), "{settings}");
+    };
+    refused("fast,memory=4000000000,taken=3910000000", &["the run needs", "are free", "train.micro_tokens to at most"]);
+    refused("fast,memory=4000000000,fail=cuMemAlloc:4:2", &["not enough memory for"]);
+    ends(&under(&b, "fast,memory=4000000000", &args), 0, &[]);
 }

@@ -78,6 +78,33 @@ fn rewards_depend_on_the_conversation_alone() {
 }
 
 #[test]
+fn log_probabilities_depend_on_the_text_alone() {
+    let texts: Vec<(Vec<i32>, usize)> =
+        texts(64, 3).into_iter().enumerate().map(|(i, t)| (t.clone(), 1 + i % t.len().max(2).div_euclid(2))).collect();
+    let model = model(Family::Qwen3, HeadKind::LanguageModel);
+    let sums = |threads: usize, pass: usize, batch: usize| -> Vec<(u64, usize)> {
+        let dev = Device::cpu(threads);
+        let mut scorer = Scorer::new(&dev, &model, scorer::Shape { context: CONTEXT, pass }).unwrap();
+        let read = texts.chunks(batch).flat_map(|t| scorer.logprobs(t).unwrap());
+        read.map(|l| (l.sum.to_bits(), l.tokens)).collect()
+    };
+    let reference = sums(1, 4096, 64);
+    for ((ids, start), (sum, tokens)) in texts.iter().zip(&reference) {
+        assert_eq!(ids.len() - start, *tokens);
+        assert!(*tokens == 0 || f64::from_bits(*sum) < 0.0);
+    }
+    // A pass of 60 tokens has room for 8 rows of the head at a time.
+    for (threads, pass, batch) in [(1, 4096, 1), (2, 4096, 3), (2, 60, 64), (2, 100_000, 64)] {
+        assert_eq!(reference, sums(threads, pass, batch), "{threads} threads, passes of {pass}, batches of {batch}");
+    }
+    let dev = Device::cpu(1);
+    let mut scorer = Scorer::new(&dev, &model, scorer::Shape { context: CONTEXT, pass: 60 }).unwrap();
+    for (ids, start) in [(vec![1, 2], 0), (vec![1, 2], 3), (vec![], 1)] {
+        assert!(scorer.logprobs(&[(ids, start)]).is_err());
+    }
+}
+
+#[test]
 fn generation_depends_on_the_request_alone() {
     let model = model(Family::Qwen3, HeadKind::LanguageModel);
     let requests = requests();
@@ -241,7 +268,7 @@ impl Stage {
     pub const ALL: [Stage; 3] = [Stage::Tokens, Stage::Verdict, Stage::Scalar];
 
     /// A step's items; steps go round three batches.
-    fn items(self, step: usize) -> Vec<Item> {
+    pub fn items(self, step: usize) -> Vec<Item> {
         let texts = texts(14, 10 + step as u64 % 3).into_iter().filter(|t| t.len() > 1);
         let sides = [Side::A, Side::B].into_iter().cycle();
         match self {
@@ -256,7 +283,7 @@ impl Stage {
     }
 }
 
-fn shape(micro_tokens: usize, keep: Keep) -> Shape {
+pub fn shape(micro_tokens: usize, keep: Keep) -> Shape {
     let (over, reduction) = (Over::Candidates, Reduction::Mean);
     let objective = objective::Settings { labels: [32, 33], smoothing: 0.05, over, reduction, pad: None };
     Shape { micro_tokens, keep, objective }
@@ -293,7 +320,18 @@ impl Trained {
 }
 
 fn run(model: Model, dev: &Device, shape: Shape, steps: usize, items: impl Fn(usize) -> Vec<Item>) -> Trained {
-    let settings = optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+    let settings = optim::Settings { weight_decay: 0.1, clip: 1.0, ..optim::Settings::ADAMW };
+    run_with(settings, model, dev, shape, steps, items)
+}
+
+pub fn run_with(
+    settings: optim::Settings,
+    model: Model,
+    dev: &Device,
+    shape: Shape,
+    steps: usize,
+    items: impl Fn(usize) -> Vec<Item>,
+) -> Trained {
     let mut trainer = Trainer::new(dev, model.on(dev).unwrap(), settings, shape).unwrap();
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
     for step in 0..steps {

@@ -98,6 +98,20 @@ fn a_signal_leaves_nothing_half_made() {
 }
 
 #[test]
+fn threads_that_the_system_refuses_are_an_error() {
+    let b = Bench::new();
+    let (model, rows) = (golden("qwen3"), b.rows());
+    // A thousand stacks do not fit into two gigabytes of addresses.
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg("ulimit -v 2000000; exec \"$@\"").arg("sh");
+    let asked = b.command(&["judge", "--model", utf8(&model), "--input", utf8(&rows), "--threads", "1000"]);
+    let out = shell.arg(asked.get_program()).args(asked.get_args()).output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{}", said(&out));
+    assert!(said(&out).contains("did not start 1000 threads") && said(&out).contains("--threads"), "{}", said(&out));
+    assert_eq!(said(&out).lines().count(), 1, "{}", said(&out));
+}
+
+#[test]
 fn numbers_have_bounds() {
     let b = Bench::new();
     b.run_file();

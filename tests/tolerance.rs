@@ -5,10 +5,12 @@
 //! | [`VALUE`] | transformers | logits, margins, log-probabilities, rewards, losses: difference over max(1, their size) |
 //! | [`GRADIENT`] | transformers | gradient tensors and their norms: relative L2 distance |
 //! | [`TRAINED`] | transformers | parameters after a run of AdamW: relative L2 distance |
+//! | [`ADAPTED`] | PEFT | pairs of an adapter after a run of AdamW: relative L2 distance |
 //! | [`RATE`] | transformers | learning rates, both f64: relative |
 //! | [`REGROUPED`] | ourselves | the same sum in another order: losses when a step is cut differently |
 //! | [`GPU`] | the CPU | values of f32 models on a GPU: as `VALUE` |
 //! | [`GPU_TRAINED`] | the CPU | parameters after some steps of AdamW on a GPU: relative L2 distance |
+//! | [`GPU_ROUNDED`] | the CPU | losses where weights or moments are rounded at random on a GPU: as `VALUE` |
 //! | [`BF16`] | ourselves in f32 | values of a tiny model that stores everything in bf16 (8 bits): as `VALUE` |
 
 use std::collections::BTreeMap;
@@ -28,10 +30,12 @@ const fn class(name: &'static str, most: f64) -> Class {
 pub const VALUE: Class = class("value", 1e-4);
 pub const GRADIENT: Class = class("gradient", 1e-3);
 pub const TRAINED: Class = class("trained", 1e-3);
+pub const ADAPTED: Class = class("adapted", 1e-4);
 pub const RATE: Class = class("rate", 1e-15);
 pub const REGROUPED: Class = class("regrouped", 1e-5);
 pub const GPU: Class = class("gpu", 1e-4);
 pub const GPU_TRAINED: Class = class("gpu trained", 1e-2);
+pub const GPU_ROUNDED: Class = class("gpu rounded", 1e-2);
 pub const BF16: Class = class("bf16", 1e-1);
 
 /// The comparisons of one claim and the worst of each class.

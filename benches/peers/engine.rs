@@ -40,7 +40,8 @@ fn main() -> Fallible<()> {
 fn train(dev: &Device, work: &Path, steps: usize, batch: usize) -> Fallible<Value> {
     const WARMUP: usize = 2;
     let (model, _) = Model::open_to_train(&work.join("model"), |_| Dtype::F32, HeadKind::LanguageModel, 0)?;
-    let settings = optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+    let settings =
+        optim::Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, clip: 1.0, ..optim::Settings::ADAMW };
     let rows: Vec<Vec<i32>> = lines(&work.join("train.jsonl"))?.iter().map(|row| ids(&row["ids"])).collect();
     let objective =
         Settings { labels: [0, 1], smoothing: 0.0, over: Over::Candidates, reduction: Reduction::Mean, pad: None };

@@ -36,6 +36,8 @@ pub struct Series {
     pub name: String,
     /// (x, y) by ascending x. Values that are not finite are left out.
     pub points: Vec<(f64, f64)>,
+    /// (x, low, high) by ascending x: how far off the points may be, drawn as a shade. Empty for none.
+    pub band: Vec<(f64, f64, f64)>,
 }
 
 /// A line chart.
@@ -84,6 +86,7 @@ struct Line {
     name: String,
     colour: usize,
     points: Vec<(f64, f64)>,
+    band: Vec<(f64, f64, f64)>,
     noisy: bool,
     /// What is drawn strongly: the points, or a smooth line through noise.
     strong: Vec<(f64, f64)>,
@@ -94,7 +97,9 @@ impl Line {
         let points: Vec<_> = series.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
         let noisy = points.len() >= SMOOTHED && is_noisy(&points);
         let strong = if noisy { smoothed(&points) } else { thinned(&points) };
-        (!points.is_empty()).then(|| Line { name: series.name.clone(), colour, points, noisy, strong })
+        let finite = |b: &&(f64, f64, f64)| b.0.is_finite() && b.1.is_finite() && b.2.is_finite();
+        let band = series.band.iter().filter(finite).copied().collect();
+        (!points.is_empty()).then(|| Line { name: series.name.clone(), colour, points, band, noisy, strong })
     }
 
     fn last(&self) -> (f64, f64) {
@@ -121,7 +126,9 @@ struct Plot {
 impl Plot {
     fn new(chart: &Chart, lines: Vec<Line>, span: Span) -> Plot {
         let width = if span == Span::Full { FULL } else { HALF };
-        let all = || lines.iter().flat_map(|l| &l.points);
+        let bounds =
+            |l: &'_ Line| l.band.iter().flat_map(|(x, low, high)| [(*x, *low), (*x, *high)]).collect::<Vec<_>>();
+        let all = || lines.iter().flat_map(|l| l.points.iter().copied().chain(bounds(l)));
         let x = Scale::whole(all().map(|p| p.0), LEFT, width - RIGHT);
         let y = match chart.axis {
             Axis::Fit => Scale::fit(all().map(|p| p.1), HEIGHT - BOTTOM, TOP, chart.unit),
@@ -164,6 +171,11 @@ impl Plot {
 
     fn curves(&self) -> String {
         let mut svg = String::new();
+        for line in self.lines.iter().filter(|line| line.band.len() > 1) {
+            let up = line.band.iter().map(|(x, _, high)| (*x, *high));
+            let down = line.band.iter().rev().map(|(x, low, _)| (*x, *low));
+            svg += &self.path(&up.chain(down).collect::<Vec<_>>(), line.colour, "band");
+        }
         for line in &self.lines {
             if line.noisy {
                 svg += &self.path(&thinned(&line.points), line.colour, "thin");
@@ -322,12 +334,16 @@ mod tests {
 
     #[test]
     fn every_coordinate_is_inside_the_drawing() {
-        let series = |name: &str, points| Series { name: name.into(), points };
+        let series = |name: &str, points| Series { name: name.into(), points, band: Vec::new() };
         let cases = [
             vec![series("one", vec![(5.0, 0.7)])],
             vec![series("flat", vec![(1.0, 0.0), (2.0, 0.0)])],
             vec![series("gap", vec![(1.0, f64::NAN), (2.0, 1e-30), (3.0, 1e30)])],
             vec![series("a", noise(5000)), series("b", vec![(0.0, 5.0), (4999.0, -5.0)])],
+            vec![Series {
+                band: vec![(0.0, -9.0, 9.0), (3.0, 1.0, 40.0)],
+                ..series("banded", vec![(0.0, 1.0), (3.0, 2.0)])
+            }],
         ];
         for case in cases {
             let html = chart(case).to_html(Span::Full);
@@ -341,9 +357,24 @@ mod tests {
     }
 
     #[test]
+    fn a_band_is_drawn_under_its_line_and_widens_the_axis() {
+        let of = |band: Vec<(f64, f64, f64)>| {
+            chart(vec![Series { name: "a".into(), points: vec![(0.0, 1.0), (10.0, 2.0)], band }]).to_html(Span::Half)
+        };
+        let html = of(vec![(0.0, 0.5, 1.5), (10.0, 1.0, 7.0)]);
+        assert!(html.find("class=\"band s0").unwrap() < html.find("class=\"line s0").unwrap());
+        let heights = |html: &str| {
+            coordinates(html).iter().map(|p| p.1).fold((f64::MAX, f64::MIN), |(l, h), y| (l.min(y), h.max(y)))
+        };
+        let ((top, bottom), line) = (heights(&html), coordinates(&html[html.find("class=\"line").unwrap()..]));
+        assert!(line.iter().all(|p| p.1 > top + 1.0 && p.1 < bottom), "{line:?} {top} {bottom}");
+        assert!(!of(vec![(0.0, 0.5, 1.5)]).contains("class=\"band"), "one bound is no band");
+    }
+
+    #[test]
     fn noise_is_drawn_thin_under_a_smooth_line() {
         for (n, thin) in [(SMOOTHED - 1, 0), (SMOOTHED, 1), (2 * DRAWN, 1)] {
-            let html = chart(vec![Series { name: "a".into(), points: noise(n) }]).to_html(Span::Half);
+            let html = chart(vec![Series { name: "a".into(), points: noise(n), band: Vec::new() }]).to_html(Span::Half);
             assert_eq!((html.matches("class=\"thin").count(), html.matches("class=\"line").count()), (thin, 1), "{n}");
         }
     }
@@ -357,8 +388,8 @@ mod tests {
 
     #[test]
     fn hovering_tells_the_nearest_value_of_every_series() {
-        let a = Series { name: "loss".into(), points: vec![(10.0, 0.5), (20.0, 0.25)] };
-        let b = Series { name: "eval".into(), points: vec![(20.0, 0.75)] };
+        let a = Series { name: "loss".into(), points: vec![(10.0, 0.5), (20.0, 0.25)], band: Vec::new() };
+        let b = Series { name: "eval".into(), points: vec![(20.0, 0.75)], band: Vec::new() };
         let html = chart(vec![a, b]).to_html(Span::Half);
         assert!(html.contains("<title>step 10, loss 0.5000, eval 0.7500 at 20</title>"), "{html}");
         assert!(html.contains("<title>step 20, loss 0.2500, eval 0.7500</title>"), "{html}");

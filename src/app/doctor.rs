@@ -1,8 +1,8 @@
 //! What this machine and this binary can run, and what is in the way.
 
-use crate::base::simd;
+use crate::base::{par, simd};
+use crate::device::Gpu;
 use crate::device::cuda::{LEDGER, driver, images, images_present};
-use crate::device::{Device, Gpu};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -74,10 +74,7 @@ impl Findings {
         };
         let devices: Vec<GpuFound> = (0..driver::count().unwrap_or(0)).filter_map(gpu).collect();
         let images = carried();
-        let threads = match Device::cpu(0) {
-            Device::Cpu(pool) => pool.threads(),
-            Device::Cuda(_) => 0,
-        };
+        let threads = par::available();
         let usable: Vec<&str> = devices.iter().filter(|d| d.fault.is_none()).map(|d| d.device.as_str()).collect();
         let verdict = match (usable.as_slice(), &driver, devices.iter().find_map(|d| d.fault.as_ref())) {
             ([], Finding::Missing(why), _) | ([], _, Some(why)) => format!("runs on --device cpu; no GPU: {why}"),

@@ -7,8 +7,11 @@ mod chart;
 pub mod cli;
 pub mod demo;
 pub mod doctor;
+pub mod evaluation;
+pub mod learning_curve;
 #[cfg(feature = "server")]
 pub mod load;
+mod markdown;
 pub mod report;
 #[cfg(feature = "server")]
 pub mod server;

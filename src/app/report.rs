@@ -238,6 +238,7 @@ pub fn curves(records: &[Record]) -> Vec<Chart> {
     let series = |name: &str, value: fn(&Record) -> Option<f64>| Series {
         name: name.into(),
         points: records.iter().filter_map(|r| Some((r.step as f64, value(r)?))).collect(),
+        band: Vec::new(),
     };
     let chart = |title: &str, unit, axis, series| Chart { title: title.into(), x: "step".into(), unit, axis, series };
     vec![

@@ -61,13 +61,13 @@ pub fn remove_when_ended(temporary: &Path) -> Result<()> {
     let heeded = [SIGINT, SIGTERM].into_iter().filter(|signal| !ignored(*signal));
     let mut signals = signal_hook::iterator::Signals::new(heeded).map_err(refused)?;
     let temporary = temporary.to_path_buf();
-    std::thread::spawn(move || {
+    let watch = move || {
         for signal in signals.forever() {
             let _ = std::fs::remove_file(&temporary);
             let _ = signal_hook::low_level::emulate_default_handler(signal);
         }
-    });
-    Ok(())
+    };
+    std::thread::Builder::new().spawn(watch).map(drop).map_err(refused)
 }
 
 fn ignored(signal: i32) -> bool {

@@ -1,6 +1,7 @@
 //! Threads of the CPU device. Work is split into items that do not depend on the number of threads, and each item is
 //! computed by one thread in a fixed order, so results are the same bits with any number of them.
 
+use crate::error::{Error, Kind, Result};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,15 +13,26 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// `threads = 0` means one for each core this process may use.
-    pub fn new(threads: usize) -> Pool {
+    /// Starts the threads; `threads = 0` means one for each core this process may use.
+    ///
+    /// # Errors
+    /// The operating system starts no more threads.
+    pub fn start(threads: usize) -> Result<Pool> {
         let threads = if threads == 0 { available() } else { threads };
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("gramophone-{i}"))
             .build()
-            .expect("the operating system starts threads");
-        Pool { pool: Arc::new(pool), threads }
+            .map_err(|e| refused(threads, e))?;
+        Ok(Pool { pool: Arc::new(pool), threads })
+    }
+
+    /// [`Pool::start`] where threads can be counted on.
+    ///
+    /// # Panics
+    /// The operating system starts no more threads.
+    pub fn new(threads: usize) -> Pool {
+        Pool::start(threads).unwrap_or_else(|e| panic!("{e}"))
     }
 
     pub fn threads(&self) -> usize {
@@ -54,7 +66,19 @@ impl Pool {
     }
 }
 
-fn available() -> usize {
+fn refused(threads: usize, error: rayon::ThreadPoolBuildError) -> Error {
+    let plural = if threads == 1 { "" } else { "s" };
+    Error::new(
+        Kind::Io,
+        format!(
+            "the operating system did not start {threads} thread{plural} ({error}); use fewer with --threads, or raise the limits \
+             on processes and memory (ulimit -u, ulimit -v)"
+        ),
+    )
+}
+
+/// Cores that this process may use.
+pub fn available() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 

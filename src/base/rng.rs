@@ -23,6 +23,18 @@ pub enum Stream {
     World = 6,
     /// Tests.
     Test = 7,
+    /// Who is compared with whom in a group.
+    Rivals = 11,
+    /// Which rows a bootstrap sample holds; the step is the sample's number.
+    Bootstrap = 20,
+    /// Seeds of a judge's votes; the step is the prompt's key, the element the vote's number.
+    Vote = 8,
+    /// Which rows of a dataset are used, where not all are.
+    Subset = 12,
+    /// Seeds of a prover's proofs; the step is the claim's key, the element the proof's number.
+    Proof = 9,
+    /// Which proofs are learned without their context, too; the element is the example's number.
+    Context = 10,
 }
 
 /// One keyed source of bits: `Rng::new(seed, stream, step)` then [`Rng::bits`] at any element.

@@ -2,7 +2,7 @@
 
 use super::cuda::Memory as GpuMemory;
 use super::view::Place as Where;
-use super::{Device, Layout, Mapped, Slot, View};
+use super::{Device, Layout, Mapped, Part, Slot, View};
 use crate::base::dtype::Dtype;
 use crate::error::{Error, Result};
 use memmap2::MmapMut;
@@ -16,6 +16,7 @@ use std::sync::Arc;
 pub struct Arena {
     places: Vec<Place>,
     bytes: usize,
+    part: Part,
     place: Where,
     memory: Memory,
 }
@@ -66,7 +67,7 @@ impl Arena {
             writable: true,
         };
         let places = layout.slots().iter().map(of).collect();
-        Arena { places, bytes: layout.bytes(), place, memory }
+        Arena { places, bytes: layout.bytes(), part: layout.part(), place, memory }
     }
 
     /// A read-only arena whose slots lie in mapped files: `(file, byte offset)` for each slot of the layout, in order.
@@ -83,15 +84,23 @@ impl Arena {
             places.push(Place { address, elements: slot.len(), dtype: slot.dtype, writable: false });
         }
         let files = files.iter().map(|(file, _)| file.clone()).collect();
-        Some(Arena { places, bytes: layout.bytes(), place: Where::Host, memory: Memory::Mapped(files) })
+        let (bytes, part, memory) = (layout.bytes(), layout.part(), Memory::Mapped(files));
+        Some(Arena { places, bytes, part, place: Where::Host, memory })
     }
 
     /// This arena's tensor for a slot of its layout or of a twin of it.
     pub fn at(&self, slot: &Slot) -> View<'_> {
+        assert!(self.part == slot.part, "{} lies in another arena ({:?}, not {:?})", slot.name, slot.part, self.part);
         let place = &self.places[slot.index];
         assert_eq!(place.elements, slot.len(), "{} is not a slot of this arena", slot.name);
         // SAFETY: the place lies inside memory that lives as long as `self` and is aligned for its type.
         unsafe { View::new(place.address as *mut u8, slot.rows, slot.cols, place.dtype, place.writable, self.place) }
+    }
+
+    /// As [`Arena::at`]; `None` where the slot is of another part of the model. So an arena of gradients says what is
+    /// trained: what it has no place for is frozen.
+    pub fn find(&self, slot: &Slot) -> Option<View<'_>> {
+        (self.part == slot.part).then(|| self.at(slot))
     }
 
     /// Everything as one row, gaps between tensors included: for ops that pass over all parameters at once.
@@ -129,12 +138,25 @@ impl Arena {
     /// # Errors
     /// When the device has not enough memory; the message names `what`.
     pub fn on(self, dev: &Device, what: &str, layout: &Layout) -> Result<Arena> {
-        let Device::Cuda(gpu) = dev else { return Ok(self) };
+        match dev {
+            Device::Cpu(_) => Ok(self),
+            Device::Cuda(_) => self.copied(dev, what, layout),
+        }
+    }
+
+    /// A copy of a host arena on a device.
+    ///
+    /// # Errors
+    /// As [`Arena::on`].
+    pub fn copied(&self, dev: &Device, what: &str, layout: &Layout) -> Result<Arena> {
         let there = Arena::new(dev, what, layout)?;
         for slot in layout.slots() {
-            gpu.write(there.at(slot), self.at(slot).bytes());
+            match dev {
+                Device::Cpu(_) => there.at(slot).bytes_mut().copy_from_slice(self.at(slot).bytes()),
+                Device::Cuda(gpu) => gpu.write(there.at(slot), self.at(slot).bytes()),
+            }
         }
-        gpu.sync()?;
+        dev.sync()?;
         Ok(there)
     }
 

@@ -25,6 +25,18 @@ pub enum Init {
     Normal(f32),
 }
 
+/// Which of a model's arenas a slot lies in. All else (activations, inputs, optimizer scratch) is of the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Part {
+    /// The model itself.
+    #[default]
+    Base,
+    /// What an adapter adds to it, and trains in its place.
+    Adapter,
+    /// Numbers that an adapter multiplies by and nobody trains.
+    Constant,
+}
+
 /// One tensor of a layout.
 #[derive(Clone, Debug)]
 pub struct Slot {
@@ -36,6 +48,7 @@ pub struct Slot {
     pub dtype: Dtype,
     pub class: Class,
     pub init: Init,
+    pub part: Part,
     /// Position in the layout.
     pub index: usize,
     /// Bytes from the start of the arena; a multiple of [`STRETCH`] elements where all slots have one type.
@@ -52,6 +65,10 @@ impl Slot {
     pub fn bytes(&self) -> usize {
         self.len() * self.dtype.size()
     }
+    /// Elements of its arena before it, gaps included; a multiple of [`STRETCH`] where all slots have one type.
+    pub fn first(&self) -> usize {
+        self.offset / self.dtype.size()
+    }
     /// `[rows, cols]`, or `[len]` for a vector.
     pub fn shape(&self) -> Vec<usize> {
         if self.vector { vec![self.cols] } else { vec![self.rows, self.cols] }
@@ -63,6 +80,7 @@ impl Slot {
 pub struct Layout {
     slots: Vec<Slot>,
     bytes: usize,
+    part: Part,
 }
 
 /// Slots start at multiples of so many elements of their own type, so that a tensor starts at the same element of every twin
@@ -72,6 +90,13 @@ pub const STRETCH: usize = 256;
 impl Layout {
     pub fn new() -> Layout {
         Layout::default()
+    }
+    /// An empty layout of another part than the base.
+    pub fn of(part: Part) -> Layout {
+        Layout { part, ..Layout::default() }
+    }
+    pub fn part(&self) -> Part {
+        self.part
     }
     pub fn slots(&self) -> &[Slot] {
         &self.slots
@@ -108,14 +133,24 @@ impl Layout {
     }
     /// The same slots at the same indices, stored as another type: gradients, moments, master copies.
     pub fn with_dtype(&self, dtype: Dtype) -> Layout {
-        let mut layout = Layout::new();
+        let mut layout = Layout::of(self.part);
         for slot in &self.slots {
             layout.push(Slot { dtype, ..slot.clone() });
         }
         layout
     }
 
+    /// Some of the slots, in the same order at indices of their own.
+    pub fn only(&self, which: impl Fn(&Slot) -> bool) -> Layout {
+        let mut layout = Layout::new();
+        for slot in self.slots.iter().filter(|slot| which(slot)) {
+            layout.push(slot.clone());
+        }
+        layout
+    }
+
     fn push(&mut self, mut slot: Slot) -> Slot {
+        slot.part = self.part;
         slot.index = self.slots.len();
         slot.offset = self.bytes;
         self.bytes += slot.len().next_multiple_of(STRETCH) * slot.dtype.size();
@@ -133,6 +168,7 @@ fn buffer(name: impl Into<String>, dtype: Dtype, rows: usize, cols: usize) -> Sl
         dtype,
         class: Class::Buffer,
         init: Init::Zeros,
+        part: Part::Base,
         index: 0,
         offset: 0,
     }

@@ -13,7 +13,7 @@ mod view;
 
 pub use arena::Arena;
 pub use cuda::Gpu;
-pub use layout::{Class, Init, Layout, STRETCH, Slot};
+pub use layout::{Class, Init, Layout, Part, STRETCH, Slot};
 pub use mapped::Mapped;
 pub use replay::Replays;
 pub use view::{View, disjoint};
@@ -33,6 +33,9 @@ pub enum Device {
 
 impl Device {
     /// The CPU with this many threads; 0 means one for each core this process may use.
+    ///
+    /// # Panics
+    /// The operating system starts no more threads; [`Device::open`] says so with an error.
     pub fn cpu(threads: usize) -> Device {
         Device::Cpu(Pool::new(threads))
     }
@@ -44,7 +47,7 @@ impl Device {
     pub fn open(name: &str, threads: usize) -> Result<Device> {
         let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
         match (kind, number.parse::<i32>()) {
-            ("cpu", _) if name == "cpu" => Ok(Device::cpu(threads)),
+            ("cpu", _) if name == "cpu" => Pool::start(threads).map(Device::Cpu),
             ("cuda", Ok(ordinal)) if ordinal >= 0 => {
                 Gpu::open(ordinal).map(Device::Cuda).map_err(|e| e.at(format!("--device {name}")))
             }

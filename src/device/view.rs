@@ -164,6 +164,10 @@ impl<'a> View<'a> {
         // SAFETY: as `row`; any bytes are valid u8.
         unsafe { std::slice::from_raw_parts(self.start, self.len() * self.dtype.size()) }
     }
+    /// Takes over the bytes of as many elements of the same type; contiguous views of host memory only.
+    pub fn copy_bytes(&self, bytes: &[u8]) {
+        self.bytes_mut().copy_from_slice(bytes);
+    }
     #[allow(clippy::mut_from_ref)]
     pub(super) fn bytes_mut(&self) -> &'a mut [u8] {
         assert!(self.is_contiguous() && self.writable && self.place == Place::Host);

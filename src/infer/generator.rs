@@ -3,9 +3,22 @@
 //! Sequences join the batch as pages and places come free and leave it when they finish, so short answers do not wait
 //! for long ones. A sequence's tokens depend on its own prompt, settings and seed alone: the ops' rows are independent,
 //! and its random bits are keyed by its seed and its own token count.
+//!
+//! Requests with equal prompts share it. It is read once; its whole pages serve all of them, counted, and the page that it fills
+//! in part is copied for each. A first token is drawn from the same row of logits as if its request were alone, and from then on
+//! each decodes by itself over keys and values with the same bits at the same positions: sharing changes no bit. Where not all can
+//! start at once the prompt is held for the others, or, in a pool too small for that, read again.
 
-use super::scorer::{read_f32, write_prompts};
-use crate::device::{Device, Replays, View};
+mod admission;
+mod feed;
+mod queue;
+mod request;
+
+pub use feed::{Feed, Flow, Written};
+pub use request::{Counts, Finish, Generation, Request, Settings, Shape};
+
+use super::scorer::{Verdict, read_f32, write_prompts};
+use crate::device::{Device, Replays};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::acts::{Acts, Capacity, Keep};
@@ -13,141 +26,13 @@ use crate::model::cache::{Cache, CacheShape, PAGE, PageList};
 use crate::model::config::HeadKind;
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
+use crate::model::lora;
+use crate::ops::embed::embed_fwd;
 use crate::ops::sample::{Sampling, sample};
-use std::collections::VecDeque;
-use std::iter::Enumerate;
-use std::slice::Iter;
-
-/// How to choose tokens. Temperature 0 is greedy.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
-    pub temperature: f32,
-    /// Keep the k likeliest; 0 for all.
-    pub top_k: u32,
-    /// Keep the smallest set whose probability reaches this; 1 for all.
-    pub top_p: f32,
-    /// Keep tokens at least this likely relative to the likeliest; 0 for all.
-    pub min_p: f32,
-    pub max_tokens: usize,
-    pub seed: u64,
-}
-
-impl Default for Settings {
-    /// Greedy, 256 tokens.
-    fn default() -> Settings {
-        Settings { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens: 256, seed: 0 }
-    }
-}
-
-impl Settings {
-    /// # Errors
-    /// The first setting outside its range, by name.
-    pub fn check(&self) -> Result<()> {
-        let fault =
-            |name: &str, value: f32, range: &str| Err(Error::usage(format!("{name} is {value}; it must be {range}")));
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return fault("temperature", self.temperature, "0 (greedy) or more");
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return fault("top_p", self.top_p, "above 0 and at most 1");
-        }
-        if !(0.0..=1.0).contains(&self.min_p) {
-            return fault("min_p", self.min_p, "between 0 and 1");
-        }
-        if self.max_tokens == 0 {
-            return fault("max_tokens", 0.0, "at least 1");
-        }
-        Ok(())
-    }
-}
-
-/// A prompt to continue.
-#[derive(Clone, Debug)]
-pub struct Request {
-    pub prompt: Vec<i32>,
-    pub settings: Settings,
-}
-
-/// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// It wrote an end-of-sequence token, which is not part of the tokens.
-    Stop,
-    /// It reached its `max_tokens` or the model's context.
-    Length,
-}
-
-impl Finish {
-    /// The name that OpenAI-shaped answers use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Finish::Stop => "stop",
-            Finish::Length => "length",
-        }
-    }
-}
-
-/// What a request became.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Generation {
-    pub tokens: Vec<i32>,
-    /// Log-probability of each token under the model itself (temperature 1, nothing filtered).
-    pub logprobs: Vec<f32>,
-    pub finish: Finish,
-}
-
-/// What happens to a sequence after a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flow {
-    GoOn,
-    /// Nobody wants it any more: its place and its pages are free at once.
-    Drop,
-}
-
-/// A token that was just written.
-pub struct Written<'a> {
-    /// What the sequence holds so far.
-    pub made: &'a Generation,
-    /// Nothing follows. Where the sequence ended with an end-of-sequence token, `made` did not grow.
-    pub ended: bool,
-    dev: &'a Device,
-    logits: View<'a>,
-}
-
-impl Written<'_> {
-    /// The logits of the whole vocabulary that the token was drawn from, f32.
-    ///
-    /// # Errors
-    /// As [`Device::read`].
-    pub fn logits(&self) -> Result<Vec<f32>> {
-        read_f32(self.dev, self.logits)
-    }
-}
-
-/// Who asks for sequences and watches them being written.
-pub trait Feed {
-    /// Requests to start, at most `room`, each with a number to know it by; asked between steps. The run ends when it
-    /// has nothing to write and none come.
-    ///
-    /// # Errors
-    /// Whatever ends the run.
-    fn more(&mut self, room: usize) -> Result<Vec<(u64, Request)>>;
-
-    /// A sequence got a token.
-    ///
-    /// # Errors
-    /// Whatever ends the run.
-    fn wrote(&mut self, number: u64, written: &Written) -> Result<Flow>;
-}
-
-/// Sizes of a generator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Sequences that decode together.
-    pub sequences: usize,
-    /// Longest sequence, prompt and answer.
-    pub context: usize,
-}
+use crate::ops::xent::logits_lse;
+use admission::{Held, Wave};
+use queue::Queue;
+use std::sync::Arc;
 
 /// A model ready to write, with its cache.
 pub struct Generator<'m> {
@@ -158,14 +43,28 @@ pub struct Generator<'m> {
     acts: Acts,
     cache: Cache,
     pages: PageList,
+    queue: Queue,
+    active: Vec<Active>,
+    /// Requests taken so far.
+    taken: usize,
+    held: Option<Held>,
+    watched: Option<[i32; 2]>,
+    counts: Counts,
     /// Decode steps by the number of rows.
     replays: Replays,
 }
 
+/// A token that was drawn.
+struct Drawn {
+    token: i32,
+    logprob: f32,
+    verdict: Option<Verdict>,
+}
+
 /// A sequence in the batch.
 struct Active {
-    number: u64,
-    request: Request,
+    number: usize,
+    asked: Arc<Request>,
     pages: Vec<u32>,
     /// Tokens whose keys and values are in the cache.
     cached: usize,
@@ -180,18 +79,46 @@ impl<'m> Generator<'m> {
     /// # Errors
     /// A scalar model; memory that is not there.
     pub fn new(dev: &'m Device, model: &'m Model, shape: Shape, stop: &[i32]) -> Result<Generator<'m>> {
+        Generator::over(dev, &[model], shape, stop)
+    }
+
+    /// As [`Generator::new`], with room for every one of these models, which are adapters of one base; the first one writes
+    /// until [`Generator::switch`].
+    ///
+    /// # Errors
+    /// As [`Generator::new`].
+    pub fn over(dev: &'m Device, models: &[&'m Model], shape: Shape, stop: &[i32]) -> Result<Generator<'m>> {
+        Generator::with_pages(dev, models, shape, stop, usize::MAX)
+    }
+
+    /// As [`Generator::over`], with at most so many pages of [`PAGE`] tokens in the cache, and no fewer than the longest sequence
+    /// needs. Fewer pages make sequences wait for each other; they change no result.
+    ///
+    /// # Errors
+    /// As [`Generator::new`].
+    pub fn with_pages(
+        dev: &'m Device,
+        models: &[&'m Model],
+        shape: Shape,
+        stop: &[i32],
+        pages: usize,
+    ) -> Result<Generator<'m>> {
+        let (model, ranks) = (models[0], lora::shared(models));
         if model.config.head != HeadKind::LanguageModel {
             return Err(Error::model("this model has a scalar head and cannot write text"));
         }
         let context = shape.context.min(model.config.max_positions);
         let shape = Shape { context, sequences: shape.sequences.clamp(1, crate::model::acts::LOGIT_ROWS) };
-        let pages = shape.sequences * context.div_ceil(PAGE);
+        // Room for all at their longest, and for the last page of a prompt that is held.
+        let longest = context.div_ceil(PAGE);
+        let pages = (shape.sequences * longest + 1).min(pages.max(longest));
         let capacity = Capacity {
             tokens: context.max(shape.sequences),
             sequences: shape.sequences,
             rows: shape.sequences,
             positions: context,
             keep: Keep::Nothing,
+            ranks,
         };
         let cache_shape = CacheShape { pages, sequences: shape.sequences, tokens: context, prefill: capacity.tokens };
         Ok(Generator {
@@ -202,8 +129,28 @@ impl<'m> Generator<'m> {
             acts: Acts::new(dev, &model.config, model.dtype, capacity)?,
             cache: Cache::new(dev, &model.config, model.dtype, cache_shape)?,
             pages: PageList::new(pages),
+            queue: Queue::default(),
+            active: Vec::new(),
+            taken: 0,
+            held: None,
+            watched: None,
+            counts: Counts::default(),
             replays: Replays::default(),
         })
+    }
+
+    /// From now on another of the models that it was made for.
+    ///
+    /// # Panics
+    /// A model of another base, or with a larger adapter; requests under way, which the other model has begun.
+    pub fn switch(&mut self, model: &'m Model) {
+        model.fits(self.model, self.acts.capacity.ranks);
+        assert!(self.is_idle(), "the model is switched while it writes");
+        if !std::ptr::eq(self.model, model) {
+            // Recorded steps read the weights of the model that they were recorded with.
+            self.replays = Replays::default();
+            self.model = model;
+        }
     }
 
     /// Longest sequence, prompt and answer.
@@ -211,96 +158,204 @@ impl<'m> Generator<'m> {
         self.shape.context
     }
 
+    /// Also returns, for every token, what the logits of these two tokens were when it was drawn, and the log-sum-exp: those
+    /// very logits, in bits. `None` watches nothing, which costs nothing.
+    ///
+    /// # Panics
+    /// Ids outside the vocabulary.
+    pub fn watch(&mut self, labels: Option<[i32; 2]>) {
+        let known = |id: &i32| (0..self.model.config.vocab as i32).contains(id);
+        assert!(labels.iter().flatten().all(known), "labels {labels:?} of {} tokens", self.model.config.vocab);
+        self.watched = labels;
+    }
+
+    /// What was done since the generator was made.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
     /// Continues every prompt; results come in the requests' order. `done` is called as each one finishes.
     ///
     /// # Errors
     /// A prompt that is empty, leaves no room for an answer, or holds an id outside the vocabulary; bad settings.
-    pub fn generate(&mut self, requests: &[Request], done: impl FnMut(usize, &Generation)) -> Result<Vec<Generation>> {
+    pub fn generate(
+        &mut self,
+        requests: &[Request],
+        mut done: impl FnMut(usize, &Generation),
+    ) -> Result<Vec<Generation>> {
         for (i, request) in requests.iter().enumerate() {
             self.check(request).map_err(|e| e.at(format!("prompt {i}")))?;
         }
-        let mut list = List { left: requests.iter().enumerate(), done, results: vec![None; requests.len()] };
-        self.run(&mut list)?;
-        Ok(list.results.into_iter().map(|r| r.expect("every request finishes")).collect())
+        // Also what a call that failed left behind.
+        self.clear();
+        let order = queue::together(requests);
+        let first = self.taken;
+        for i in &order {
+            self.line(Arc::new(requests[*i].clone()));
+        }
+        let mut results: Vec<Option<Generation>> = vec![None; requests.len()];
+        while !self.is_idle() {
+            for (number, made) in self.step()? {
+                let request = order[number - first];
+                done(request, &made);
+                results[request] = Some(made);
+            }
+        }
+        Ok(results.into_iter().map(|r| r.expect("every request finishes")).collect())
     }
 
-    /// Writes what `feed` asks for until it asks for nothing more.
+    /// Takes a request, to be continued by [`Generator::step`] behind those that wait; the number that it is called by. Requests with
+    /// equal prompts share them when they are taken one after the other.
     ///
     /// # Errors
-    /// As [`Generator::generate`]; whatever `feed` returns. What was being written is then lost.
-    pub fn run(&mut self, feed: &mut impl Feed) -> Result<()> {
-        let mut active = Vec::new();
-        let ran = self.steps(feed, &mut active);
-        active.drain(..).for_each(|a: Active| self.pages.give_back(a.pages));
-        ran
+    /// As [`Generator::generate`].
+    pub fn push(&mut self, request: Request) -> Result<usize> {
+        self.check(&request)?;
+        Ok(self.line(Arc::new(request)))
     }
 
-    fn steps(&mut self, feed: &mut impl Feed, active: &mut Vec<Active>) -> Result<()> {
-        let mut waiting: VecDeque<(u64, Request)> = VecDeque::new();
-        loop {
-            let room = self.shape.sequences.saturating_sub(active.len() + waiting.len());
-            for (number, request) in feed.more(room)? {
-                self.check(&request)?;
-                waiting.push_back((number, request));
+    fn line(&mut self, request: Arc<Request>) -> usize {
+        let number = self.taken;
+        self.taken += 1;
+        self.queue.push(number, request);
+        number
+    }
+
+    /// Drops a request, whether it waits or writes; its pages are free at once.
+    pub fn cancel(&mut self, number: usize) {
+        self.queue.remove(number);
+        if let Some(i) = self.active.iter().position(|a| a.number == number) {
+            self.pages.give_back(self.active.remove(i).pages);
+        }
+        if let Some(held) = self.held.take_if(|held| self.queue.next_of(held.prompt).is_none()) {
+            self.pages.give_back(held.pages);
+        }
+    }
+
+    /// Drops every request.
+    pub fn clear(&mut self) {
+        self.queue = Queue::default();
+        self.active.clear();
+        (self.held, self.pages) = (None, self.pages.emptied());
+    }
+
+    /// Whether no request waits or writes.
+    pub fn is_idle(&self) -> bool {
+        self.queue.next().is_none() && self.active.is_empty()
+    }
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+    /// Requests that write.
+    pub fn writing(&self) -> usize {
+        self.active.len()
+    }
+    /// Pages that nobody uses.
+    pub fn free_pages(&self) -> usize {
+        self.pages.free()
+    }
+
+    /// Starts the requests that can start, which gives each its first token; or, if none can, gives one token to each that writes.
+    /// Who has finished, and with what.
+    ///
+    /// # Errors
+    /// When the device fails; then [`Generator::clear`].
+    pub fn step(&mut self) -> Result<Vec<(usize, Generation)>> {
+        self.step_with(&mut |_, _| Ok(Flow::GoOn))
+    }
+
+    /// As [`Generator::step`]; `wrote` sees every token and says whether its sequence goes on. A dropped one does not finish.
+    fn step_with(
+        &mut self,
+        wrote: &mut dyn FnMut(usize, &Written) -> Result<Flow>,
+    ) -> Result<Vec<(usize, Generation)>> {
+        if self.is_idle() {
+            return Ok(Vec::new());
+        }
+        let mut wave = self.admit();
+        let (first, drawn) = if wave.joined.is_empty() {
+            (0, self.decode()?)
+        } else {
+            let drawn = self.join(&wave)?;
+            let first = self.active.len();
+            self.active.append(&mut wave.joined);
+            (first, drawn)
+        };
+        self.counts.generated += drawn.len();
+        let mut finished = Vec::new();
+        for (row, drawn) in drawn.into_iter().enumerate().rev() {
+            let i = first + row;
+            let ended = take(&self.stop, &mut self.active[i], drawn);
+            let logits = self.acts.at(&self.acts.head.logits).rows_in(row..row + 1);
+            let Active { number, made, .. } = &self.active[i];
+            let flow = wrote(*number, &Written { made, ended, dev: self.dev, logits })?;
+            if ended || flow == Flow::Drop {
+                let gone = self.active.remove(i);
+                self.pages.give_back(gone.pages);
+                finished.extend(ended.then_some((gone.number, gone.made)));
             }
-            if waiting.is_empty() && active.is_empty() {
-                return Ok(());
-            }
-            let joined = self.admit(&mut waiting, active.len());
-            let first = if joined.is_empty() { 0 } else { active.len() };
-            let stepped = if joined.is_empty() {
-                self.decode(active)?
+        }
+        Ok(finished)
+    }
+
+    /// Reads the wave's prompts, gives every sequence its own copy of a shared page that it will write to, and draws the first tokens.
+    fn join(&mut self, wave: &Wave) -> Result<Vec<Drawn>> {
+        let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
+        let prompt = |i: &usize| wave.joined[*i].asked.prompt.as_slice();
+        let asked = wave.joined.iter().map(|a| a.cached);
+        self.counts.asked += asked.sum::<usize>();
+        self.counts.computed += wave.read.iter().map(|i| prompt(i).len()).sum::<usize>();
+        let rows = acts.at(&acts.inputs.rows).cols_in(0..wave.joined.len());
+        let (extent, ends) = if wave.read.is_empty() {
+            (Extent { tokens: 1, sequences: 1 }, vec![0])
+        } else {
+            let extent = write_prompts(dev, acts, wave.read.iter().map(prompt));
+            let places: Vec<(&[u32], usize)> =
+                wave.read.iter().map(|i| (wave.joined[*i].pages.as_slice(), prompt(i).len())).collect();
+            cache.set_prefill(dev, &places);
+            let ends = wave.read.iter().scan(-1, |end, i| {
+                *end += prompt(i).len() as i32;
+                Some(*end)
+            });
+            (extent, ends.collect())
+        };
+        dev.write(rows, &wave.prompts.iter().map(|p| ends[*p]).collect::<Vec<i32>>());
+        let (out, last) = (acts.at(&acts.out).top(extent.tokens), rows.len() - 1);
+        dev.install(|| {
+            if wave.read.is_empty() {
+                embed_fwd(dev, out, cache.held(), rows.cols_in(0..1));
             } else {
-                let sampled = self.prefill(&joined)?;
-                active.extend(joined);
-                sampled
-            };
-            for (row, (token, logprob)) in stepped.into_iter().enumerate().rev() {
-                let a = &mut active[first + row];
-                let ended = self.take(a, token, logprob);
-                let logits = self.acts.at(&self.acts.head.logits).rows_in(row..row + 1);
-                let flow = feed.wrote(a.number, &Written { made: &a.made, ended, dev: self.dev, logits })?;
-                if ended || flow == Flow::Drop {
-                    let ended = active.remove(first + row);
-                    self.pages.give_back(ended.pages);
+                forward(dev, model, acts, extent, Attend::Prefill(cache));
+                if self.held.is_some() {
+                    embed_fwd(dev, cache.held(), out, rows.cols_in(last..last + 1));
                 }
             }
-        }
-    }
-
-    /// Requests that can start now: a place in the batch, pages for their longest answer, room in one pass.
-    fn admit(&mut self, waiting: &mut VecDeque<(u64, Request)>, running: usize) -> Vec<Active> {
-        let mut joined: Vec<Active> = Vec::new();
-        let mut tokens = 0;
-        while let Some((_, Request { prompt, settings })) = waiting.front() {
-            let budget = settings.max_tokens.min(self.shape.context - prompt.len());
-            tokens += prompt.len();
-            if running + joined.len() == self.shape.sequences || tokens > self.acts.capacity.tokens {
-                break;
-            }
-            let Some(pages) = self.pages.take(prompt.len() + budget) else { break };
-            let made = Generation { tokens: Vec::new(), logprobs: Vec::new(), finish: Finish::Length };
-            let (number, request) = waiting.pop_front().expect("it was just looked at");
-            joined.push(Active { number, pages, cached: request.prompt.len(), budget, made, request });
-        }
-        joined
-    }
-
-    fn prefill(&mut self, joined: &[Active]) -> Result<Vec<(i32, f32)>> {
-        let prompts = joined.iter().map(|a| a.request.prompt.as_slice());
-        let extent = write_prompts(self.dev, &self.acts, prompts);
-        let places: Vec<(&[u32], usize)> = joined.iter().map(|a| (a.pages.as_slice(), a.cached)).collect();
-        self.cache.set_prefill(self.dev, &places);
-        let settings = joined.iter().map(|a| self.sampling(a)).collect::<Vec<_>>();
-        let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
-        dev.install(|| {
-            forward(dev, model, acts, extent, Attend::Prefill(cache));
-            Head::gather(dev, model, acts, extent, joined.len()).logits();
+            Head::gather(dev, model, acts, extent, wave.joined.len()).logits();
         });
-        self.choose(&settings)
+        self.copy(wave);
+        self.choose(&wave.joined.iter().map(sampling).collect::<Vec<_>>())
     }
 
-    fn decode(&mut self, active: &[Active]) -> Result<Vec<(i32, f32)>> {
+    /// Copies the wave's pool rows, by way of activations that nobody needs between passes.
+    fn copy(&self, wave: &Wave) {
+        let (dev, acts, cache) = (self.dev, &self.acts, &self.cache);
+        let heads = self.model.config.heads;
+        let (q, kv) = (heads.query * heads.size, heads.kv * heads.size);
+        let most = acts.capacity.tokens;
+        for (from, to) in wave.from.chunks(most).zip(wave.to.chunks(most)) {
+            let n = from.len();
+            let (ids, places) = (acts.at(&acts.inputs.ids).cols_in(0..n), cache.places(n));
+            dev.write(ids, from);
+            dev.write(places, to);
+            let scratch = acts.at(&acts.layers[0].qkv).top(n);
+            let scratch = [scratch.cols_in(q..q + kv), scratch.cols_in(q + kv..q + 2 * kv)];
+            dev.install(|| cache.copy(dev, ids, places, scratch));
+        }
+    }
+
+    fn decode(&mut self) -> Result<Vec<Drawn>> {
+        let active = &self.active;
         let n = active.len();
         // Rows beyond the active ones compute something that nobody reads, and write nothing to the cache.
         let rows = self.dev.bucket(n, self.shape.sequences);
@@ -316,7 +371,7 @@ impl<'m> Generator<'m> {
         }
         let places: Vec<(&[u32], usize)> = active.iter().map(|a| (a.pages.as_slice(), a.cached + 1)).collect();
         self.cache.set_decode(self.dev, &places, rows);
-        let settings = active.iter().map(|a| self.sampling(a)).collect::<Vec<_>>();
+        let settings = active.iter().map(sampling).collect::<Vec<_>>();
         let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
         dev.replay(&mut self.replays, rows, || {
             let extent = Extent { tokens: rows, sequences: rows };
@@ -327,35 +382,38 @@ impl<'m> Generator<'m> {
     }
 
     /// Draws the next token of the first rows of logits.
-    fn choose(&self, settings: &[Sampling]) -> Result<Vec<(i32, f32)>> {
+    fn choose(&self, settings: &[Sampling]) -> Result<Vec<Drawn>> {
         let (dev, acts, n) = (self.dev, &self.acts, settings.len());
         let ids = acts.at(&acts.inputs.targets).cols_in(0..n);
         let logprobs = acts.at(&acts.head.nll).cols_in(0..n);
         let table = acts.at(&acts.inputs.sampling).top(n);
         dev.write(table, &settings.iter().flat_map(Sampling::row).collect::<Vec<_>>());
         dev.install(|| sample(dev, ids, logprobs, acts.at(&acts.head.logits).top(n), table));
+        let verdicts = match self.watched {
+            Some(labels) => self.verdicts(labels, n)?.into_iter().map(Some).collect(),
+            None => vec![None; n],
+        };
         let logprobs = read_f32(dev, logprobs)?;
-        Ok(dev.read::<i32>(ids)?.into_iter().zip(logprobs).collect())
+        let drawn = dev.read::<i32>(ids)?.into_iter().zip(logprobs).zip(verdicts);
+        Ok(drawn.map(|((token, logprob), verdict)| Drawn { token, logprob, verdict }).collect())
     }
 
-    fn sampling(&self, a: &Active) -> Sampling {
-        let Settings { temperature, top_k, top_p, min_p, seed, .. } = a.request.settings;
-        Sampling { temperature, top_k, top_p, min_p, seed, step: a.made.tokens.len() as u64 }
-    }
-
-    /// Adds a sampled token; whether the sequence is finished.
-    fn take(&self, a: &mut Active, token: i32, logprob: f32) -> bool {
-        if self.stop.contains(&token) {
-            a.made.finish = Finish::Stop;
-            return true;
-        }
-        // All but the first sampled token came from a decode step, which cached the token before it.
-        if !a.made.tokens.is_empty() {
-            a.cached += 1;
-        }
-        a.made.tokens.push(token);
-        a.made.logprobs.push(logprob);
-        a.made.tokens.len() == a.budget
+    /// The label columns and the log-sum-exp of the first `n` rows of logits.
+    fn verdicts(&self, labels: [i32; 2], n: usize) -> Result<Vec<Verdict>> {
+        let (dev, acts) = (self.dev, &self.acts);
+        let (logits, z) = (acts.at(&acts.head.logits).top(n), acts.at(&acts.head.verdict).top(n));
+        let (lse, all) = (acts.at(&acts.head.lse).cols_in(0..n), acts.at(&acts.inputs.others).cols_in(0..n));
+        dev.write(all, &(0..n as i32).collect::<Vec<i32>>());
+        dev.install(|| {
+            for (i, label) in labels.into_iter().enumerate() {
+                // Looking rows up in a table one column wide.
+                let column = logits.cols_in(label as usize..label as usize + 1);
+                embed_fwd(dev, z.cols_in(i..i + 1), column, all);
+            }
+            logits_lse(dev, lse, logits);
+        });
+        let (z, lse) = (read_f32(dev, z)?, read_f32(dev, lse)?);
+        Ok(z.chunks(2).zip(lse).map(|(z, lse)| Verdict { logits: [z[0], z[1]], lse }).collect())
     }
 
     /// Whether a request can be written at all.
@@ -381,23 +439,23 @@ impl<'m> Generator<'m> {
     }
 }
 
-/// A list of requests, all of which are wanted to their end.
-struct List<'r, D> {
-    left: Enumerate<Iter<'r, Request>>,
-    done: D,
-    results: Vec<Option<Generation>>,
+fn sampling(a: &Active) -> Sampling {
+    let Settings { temperature, top_k, top_p, min_p, seed, .. } = a.asked.settings;
+    Sampling { temperature, top_k, top_p, min_p, seed, step: a.made.tokens.len() as u64 }
 }
 
-impl<D: FnMut(usize, &Generation)> Feed for List<'_, D> {
-    fn more(&mut self, room: usize) -> Result<Vec<(u64, Request)>> {
-        Ok(self.left.by_ref().take(room).map(|(i, request)| (i as u64, request.clone())).collect())
+/// Adds a sampled token; whether the sequence is finished.
+fn take(stop: &[i32], a: &mut Active, drawn: Drawn) -> bool {
+    if stop.contains(&drawn.token) {
+        a.made.finish = Finish::Stop;
+        return true;
     }
-
-    fn wrote(&mut self, number: u64, written: &Written) -> Result<Flow> {
-        if written.ended {
-            (self.done)(number as usize, written.made);
-            self.results[number as usize] = Some(written.made.clone());
-        }
-        Ok(Flow::GoOn)
+    // All but the first sampled token came from a decode step, which cached the token before it.
+    if !a.made.tokens.is_empty() {
+        a.cached += 1;
     }
+    a.made.tokens.push(drawn.token);
+    a.made.logprobs.push(drawn.logprob);
+    a.made.verdicts.extend(drawn.verdict);
+    a.made.tokens.len() == a.budget
 }

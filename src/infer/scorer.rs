@@ -1,20 +1,29 @@
 //! Prompt scoring: one forward over packed prompts, read at the last token of each.
 //!
 //! Prompts of any lengths share a pass without padding. Every op's rows are independent and sum in a fixed order, so a
-//! prompt's score has the same bits alone, in any batch, in any order, with any number of threads.
+//! prompt's score has the same bits alone, in any batch, in any order, with any number of threads. Prompts that share beginnings are
+//! walked as a [trie](super::trie), which computes every token once and changes no bit either.
 
+use super::trie::{Limits, Tokens, Trie, Walk};
 use crate::base::dtype::{Dtype, Elem, bf16};
 use crate::device::{Device, View};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::acts::{Acts, Capacity, Keep};
+use crate::model::cache::{Cache, CacheShape, PAGE};
 #[cfg(doc)]
 use crate::model::config::Config;
 use crate::model::config::HeadKind;
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::model::lora;
+use crate::model::paths::{PathShape, Paths};
+
+mod labels;
+mod logprobs;
+
+pub use labels::LabelLogits;
+pub use logprobs::LogProb;
 
 /// The logits of the two candidate labels at the end of a prompt, f32, before any softmax.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,14 +44,6 @@ impl Verdict {
     }
 }
 
-/// The logits of some labels at the end of a prompt, f32, before any softmax.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LabelLogits {
-    pub logits: Vec<f32>,
-    /// Log-sum-exp over the whole vocabulary.
-    pub lse: f32,
-}
-
 /// Sizes of a scorer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -52,12 +53,59 @@ pub struct Shape {
     pub pass: usize,
 }
 
+/// Whether prompts share what they have in common. Changes no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Where it saves at least one token in [`WORTH`].
+    WherePaying,
+    Always,
+    Never,
+}
+
+/// Sharing costs a copy of keys and values and their memory: tokens of which it should save one.
+pub const WORTH: usize = 12;
+
 /// A model ready to score prompts, with memory for one pass.
 pub struct Scorer<'m> {
     dev: &'m Device,
     model: &'m Model,
     shape: Shape,
     acts: Acts,
+    sharing: Sharing,
+    /// Made when prompts first share.
+    shared: Option<Shared>,
+    tokens: Tokens,
+}
+
+/// Memory for keys and values that prompts share: those of one path and one pass.
+struct Shared {
+    cache: Cache,
+    paths: Paths,
+    limits: Limits,
+    rows: usize,
+    /// The longest prompt that fits.
+    longest: usize,
+}
+
+/// Keys that a pass may attend to for each token of it, each piece's counted by itself. Enough for many short ends of a long beginning.
+const KEYS_A_TOKEN: usize = 64;
+
+impl Shared {
+    /// For prompts of at most `longest` tokens.
+    fn new(dev: &Device, model: &Model, longest: usize, pass: usize, capacity: Capacity) -> Result<Shared> {
+        let (tokens, pieces) = (capacity.tokens.min(pass.max(1)), capacity.sequences);
+        let limits = Limits { tokens, pieces, keys: longest.max(KEYS_A_TOKEN * tokens) };
+        let rows = Walk::rows(longest, limits);
+        let cache = CacheShape { pages: rows.div_ceil(PAGE), sequences: 1, tokens: PAGE, prefill: 1 };
+        let paths = PathShape { tokens, sequences: pieces, keys: limits.keys };
+        Ok(Shared {
+            cache: Cache::new(dev, &model.config, model.dtype, cache)?,
+            paths: Paths::new(dev, paths)?,
+            limits,
+            rows,
+            longest,
+        })
+    }
 }
 
 impl<'m> Scorer<'m> {
@@ -66,12 +114,42 @@ impl<'m> Scorer<'m> {
     /// # Errors
     /// When the memory is not there.
     pub fn new(dev: &'m Device, model: &'m Model, shape: Shape) -> Result<Scorer<'m>> {
+        Scorer::over(dev, &[model], shape)
+    }
+
+    /// As [`Scorer::new`], with room for every one of these models, which are adapters of one base; the first one scores until
+    /// [`Scorer::switch`].
+    ///
+    /// # Errors
+    /// When the memory is not there.
+    pub fn over(dev: &'m Device, models: &[&'m Model], shape: Shape) -> Result<Scorer<'m>> {
+        let (model, ranks) = (models[0], lora::shared(models));
         let context = shape.context.min(model.config.max_positions);
         let tokens = context.max(shape.pass);
         let sequences = shape.pass.div_ceil(8);
-        let capacity = Capacity { tokens, sequences, rows: sequences, positions: context, keep: Keep::Nothing };
+        let capacity = Capacity { tokens, sequences, rows: sequences, positions: context, keep: Keep::Nothing, ranks };
         let acts = Acts::new(dev, &model.config, model.dtype, capacity)?;
-        Ok(Scorer { dev, model, shape: Shape { context, ..shape }, acts })
+        let (sharing, shared, tokens) = (Sharing::WherePaying, None, Tokens::default());
+        Ok(Scorer { dev, model, shape: Shape { context, ..shape }, acts, sharing, shared, tokens })
+    }
+
+    /// Chooses whether prompts share; by default, where it pays.
+    pub fn share(&mut self, sharing: Sharing) {
+        self.sharing = sharing;
+    }
+
+    /// Tokens so far: those of all prompts, and those that were computed.
+    pub fn tokens(&self) -> Tokens {
+        self.tokens
+    }
+
+    /// From now on another of the models that it was made for.
+    ///
+    /// # Panics
+    /// A model of another base, or with a larger adapter.
+    pub fn switch(&mut self, model: &'m Model) {
+        model.fits(self.model, self.acts.capacity.ranks);
+        self.model = model;
     }
 
     /// Longest prompt that fits.
@@ -97,42 +175,6 @@ impl<'m> Scorer<'m> {
         })
     }
 
-    /// The logits of each prompt's own labels at its end, and the log-sum-exp of the whole vocabulary, in the prompts'
-    /// order. Prompts with different labels share passes; a label's logit has the bits that [`Scorer::verdicts`] gives it.
-    ///
-    /// # Errors
-    /// As [`Scorer::verdicts`].
-    ///
-    /// # Panics
-    /// Labels outside the vocabulary.
-    pub fn labels(&mut self, prompts: &[Vec<i32>], labels: &[Vec<i32>]) -> Result<Vec<LabelLogits>> {
-        if self.model.config.head != HeadKind::LanguageModel {
-            return Err(Error::model("this model has a scalar head and gives rewards, not label logits"));
-        }
-        let dev = self.dev;
-        let first = AtomicUsize::new(0);
-        self.passes(prompts, |head, acts, n| {
-            let start = first.fetch_add(n, Ordering::Relaxed);
-            let wanted = &labels[start..start + n];
-            head.vocab_lse();
-            let lse = read_f32(dev, acts.at(&acts.head.lse).cols_in(0..n))?;
-            let mut found: BTreeMap<i32, Vec<f32>> = BTreeMap::new();
-            let distinct: BTreeSet<i32> = wanted.iter().flatten().copied().collect();
-            let distinct: Vec<i32> = distinct.into_iter().collect();
-            for two in distinct.chunks(2) {
-                // The head reads two different rows at a time; an odd one is read beside any other.
-                let pair = [two[0], if let [_, second] = two { *second } else { (two[0] == 0) as i32 }];
-                head.verdict(pair);
-                let z = read_f32(dev, acts.at(&acts.head.verdict).top(n))?;
-                found.insert(pair[0], z.iter().step_by(2).copied().collect());
-                found.insert(pair[1], z.iter().skip(1).step_by(2).copied().collect());
-            }
-            let of = |row: usize, label: &i32| found[label][row];
-            let rows = wanted.iter().zip(lse).enumerate();
-            Ok(rows.map(|(i, (l, lse))| LabelLogits { logits: l.iter().map(|l| of(i, l)).collect(), lse }).collect())
-        })
-    }
-
     /// The scalar reward at the end of each conversation, in order: where [`Config::scored`] says.
     ///
     /// # Errors
@@ -151,7 +193,7 @@ impl<'m> Scorer<'m> {
     }
 
     /// Cuts the prompts into passes that fit and collects what `read` finds at their last rows.
-    fn passes<R: Send>(
+    fn passes<R: Send + Clone>(
         &mut self,
         prompts: &[Vec<i32>],
         read: impl Fn(&Head, &Acts, usize) -> Result<Vec<R>> + Sync,
@@ -159,6 +201,15 @@ impl<'m> Scorer<'m> {
         for (i, prompt) in prompts.iter().enumerate() {
             self.check(prompt).map_err(|e| e.at(format!("prompt {i}")))?;
         }
+        let trie = (self.sharing != Sharing::Never).then(|| Trie::new(prompts));
+        let flat = prompts.iter().map(Vec::len).sum();
+        let tokens = trie.as_ref().map_or(Tokens { computed: flat, flat }, Trie::tokens);
+        let pays = (flat - tokens.computed) * WORTH >= flat;
+        if let Some(trie) = trie.filter(|_| pays || self.sharing == Sharing::Always) {
+            self.tokens.add(tokens);
+            return self.walk(&trie, prompts.len(), &read);
+        }
+        self.tokens.add(Tokens { computed: flat, flat });
         let most = self.acts.capacity.sequences;
         let mut results = Vec::with_capacity(prompts.len());
         let mut rest = prompts;
@@ -189,21 +240,65 @@ impl<'m> Scorer<'m> {
         })
     }
 
+    /// Walks the prompts as a trie and collects what `read` finds at the last row of each.
+    fn walk<R: Send + Clone>(
+        &mut self,
+        trie: &Trie,
+        prompts: usize,
+        read: &(impl Fn(&Head, &Acts, usize) -> Result<Vec<R>> + Sync),
+    ) -> Result<Vec<R>> {
+        let longest = trie.longest();
+        let shared = match self.shared.take() {
+            Some(shared) if shared.longest >= longest => shared,
+            _ => {
+                let room = longest.next_power_of_two().min(self.shape.context);
+                Shared::new(self.dev, self.model, room, self.shape.pass, self.acts.capacity)?
+            }
+        };
+        let shared = &*self.shared.insert(shared);
+        let (dev, model, acts) = (self.dev, self.model, &self.acts);
+        let mut results: Vec<Option<R>> = vec![None; prompts];
+        for pass in Walk::new(trie, shared.limits, shared.rows) {
+            let extent = Extent { tokens: pass.ids.len(), sequences: pass.starts.len() - 1 };
+            write_inputs(dev, acts, [&pass.ids, &pass.positions, &pass.starts, &pass.ends]);
+            let attended = shared.paths.set(dev, &pass.writes, &pass.key_starts, &pass.places);
+            let found = dev.install(|| {
+                forward(dev, model, acts, extent, Attend::Continue(&shared.cache, attended));
+                if pass.ends.is_empty() {
+                    return Ok(Vec::new());
+                }
+                read(&Head::gather(dev, model, acts, extent, pass.ends.len()), acts, pass.ends.len())
+            })?;
+            for (found, ended) in found.into_iter().zip(pass.ended) {
+                for prompt in &trie.order()[ended] {
+                    results[*prompt] = Some(found.clone());
+                }
+            }
+        }
+        Ok(results.into_iter().map(|r| r.expect("every prompt ends in a pass")).collect())
+    }
+
     fn check(&self, prompt: &[i32]) -> Result<()> {
-        if prompt.is_empty() {
-            return Err(Error::data("the prompt has no tokens"));
-        }
-        if prompt.len() > self.context() {
-            let (len, most) = (prompt.len(), self.context());
-            return Err(Error::data(format!("{len} tokens, but at most {most} fit; it is not cut, shorten it")));
-        }
-        match prompt.iter().find(|id| **id < 0 || **id as usize >= self.model.config.vocab) {
-            None => Ok(()),
-            Some(id) => Err(Error::data(format!(
-                "token {id} is outside the model's vocabulary of {}; is this the model's own tokenizer?",
-                self.model.config.vocab
-            ))),
-        }
+        check_prompt(self.model, self.context(), prompt)
+    }
+}
+
+/// # Errors
+/// A prompt that is empty, longer than the context or holds an id outside the vocabulary.
+pub(super) fn check_prompt(model: &Model, context: usize, prompt: &[i32]) -> Result<()> {
+    if prompt.is_empty() {
+        return Err(Error::data("the prompt has no tokens"));
+    }
+    if prompt.len() > context {
+        let len = prompt.len();
+        return Err(Error::data(format!("{len} tokens, but at most {context} fit; it is not cut, shorten it")));
+    }
+    match prompt.iter().find(|id| **id < 0 || **id as usize >= model.config.vocab) {
+        None => Ok(()),
+        Some(id) => Err(Error::data(format!(
+            "token {id} is outside the model's vocabulary of {}; is this the model's own tokenizer?",
+            model.config.vocab
+        ))),
     }
 }
 
@@ -216,13 +311,20 @@ pub(super) fn write_prompts<'p>(dev: &Device, acts: &Acts, prompts: impl Iterato
         starts.push(ids.len() as i32);
         rows.push(ids.len() as i32 - 1);
     }
+    write_inputs(dev, acts, [&ids, &positions, &starts, &rows]);
+    Extent { tokens: ids.len(), sequences: rows.len() }
+}
+
+/// Writes the inputs of a pass: token ids and positions, where sequences start, and the rows that the head reads.
+pub(super) fn write_inputs(dev: &Device, acts: &Acts, [ids, positions, starts, rows]: [&[i32]; 4]) {
     let inputs = &acts.inputs;
     for (slot, data) in
-        [(&inputs.ids, &ids), (&inputs.positions, &positions), (&inputs.starts, &starts), (&inputs.rows, &rows)]
+        [(&inputs.ids, ids), (&inputs.positions, positions), (&inputs.starts, starts), (&inputs.rows, rows)]
     {
-        dev.write(acts.at(slot).cols_in(0..data.len()), data);
+        if !data.is_empty() {
+            dev.write(acts.at(slot).cols_in(0..data.len()), data);
+        }
     }
-    Extent { tokens: ids.len(), sequences: rows.len() }
 }
 
 /// Reads a tensor of any floating-point type as f32.
@@ -233,3 +335,6 @@ pub(super) fn read_f32(dev: &Device, view: View) -> Result<Vec<f32>> {
         _ => dev.read::<f32>(view)?,
     })
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -5,6 +5,7 @@
 //! that are dead by then; each is named where it is declared.
 
 use super::config::Config;
+use super::lora::{Each, Projection, Ranks};
 use crate::base::dtype::Dtype;
 use crate::device::{Arena, Device, Layout, Slot, View};
 use crate::error::Result;
@@ -36,6 +37,8 @@ pub struct Capacity {
     /// Longest sequence: the size of the rotation table.
     pub positions: usize,
     pub keep: Keep,
+    /// Room for the low-rank products of the adapters that passes run with; zeros for none.
+    pub ranks: Ranks,
 }
 
 /// Rows of logits in memory at once.
@@ -69,6 +72,9 @@ pub struct LayerActs {
     pub up: Slot,
     /// SwiGLU's product, `[T, F]`; the backward's gradient of it overlays it.
     pub product: Slot,
+    /// Scaled low-rank products `h [T, r]` of the projections that some adapter has a pair beside; the backward's gradient
+    /// of each overlays it.
+    pub low: Each<Option<Slot>>,
 }
 
 /// What a head reads and writes.
@@ -136,6 +142,8 @@ pub struct Acts {
     pub out: Slot,
     pub head: HeadActs,
     pub backward: Option<BackwardActs>,
+    /// A low-rank product, or the gradient of one, before it is scaled: `[T, r]` for the largest `r`.
+    pub unscaled: Slot,
     cos: Slot,
     sin: Slot,
     arena: Arena,
@@ -157,8 +165,8 @@ impl Acts {
         let (cos, sin) = crate::ops::rope::rope_angles(c.rope_theta, c.rope_scaling, c.heads.size, capacity.positions);
         fill(dev, arena.at(&t.cos), &cos);
         fill(dev, arena.at(&t.sin), &sin);
-        let Tables { inputs, layers, out, head, backward, cos, sin, .. } = t;
-        Ok(Acts { capacity, inputs, layers, out, head, backward, cos, sin, arena })
+        let Tables { inputs, layers, out, head, backward, unscaled, cos, sin, .. } = t;
+        Ok(Acts { capacity, inputs, layers, out, head, backward, unscaled, cos, sin, arena })
     }
 
     pub fn at(&self, slot: &Slot) -> View<'_> {
@@ -185,6 +193,7 @@ struct Tables {
     out: Slot,
     head: HeadActs,
     backward: Option<BackwardActs>,
+    unscaled: Slot,
     cos: Slot,
     sin: Slot,
 }
@@ -192,7 +201,7 @@ struct Tables {
 impl Tables {
     fn new(c: &Config, dtype: Dtype, capacity: Capacity) -> Tables {
         let mut l = Layout::new();
-        let Capacity { tokens: t, sequences: b, rows: r, positions, keep } = capacity;
+        let Capacity { tokens: t, sequences: b, rows: r, positions, keep, ranks } = capacity;
         let (d, stat) = (c.width, dtype.stat());
         let inputs = Inputs {
             ids: l.buffer("ids", Dtype::I32, 1, t),
@@ -206,7 +215,7 @@ impl Tables {
             sampling: l.buffer("sampling", Dtype::I32, if keep == Keep::Nothing { r } else { 0 }, Sampling::WORDS),
         };
         let out = l.buffer("out", dtype, t, d);
-        let mut table = LayerTable { l: &mut l, c, dtype, t, keep, first: None };
+        let mut table = LayerTable { l: &mut l, c, dtype, t, keep, ranks, first: None };
         let layers = (0..c.layers).map(|i| table.layer(i, &out)).collect();
         let training = keep != Keep::Nothing;
         let vocab_rows = if c.head == super::config::HeadKind::LanguageModel { r.min(LOGIT_ROWS) } else { 0 };
@@ -231,9 +240,10 @@ impl Tables {
             delta: l.buffer("backward.delta", stat, t, c.heads.query),
             dqkv: l.buffer("backward.dqkv", dtype, t, qkv),
         });
+        let unscaled = l.buffer("unscaled", dtype, t, ranks.into_iter().max().unwrap_or(0));
         let cos = l.buffer("rope.cos", stat, positions, c.heads.size / 2);
         let sin = l.buffer("rope.sin", stat, positions, c.heads.size / 2);
-        Tables { layout: l, inputs, layers, out, head, backward, cos, sin }
+        Tables { layout: l, inputs, layers, out, head, backward, unscaled, cos, sin }
     }
 }
 
@@ -244,6 +254,7 @@ struct LayerTable<'a> {
     dtype: Dtype,
     t: usize,
     keep: Keep,
+    ranks: Ranks,
     first: Option<LayerActs>,
 }
 
@@ -276,9 +287,18 @@ impl LayerTable<'_> {
             gate: self.slot(costly, i, "gate", e, f, |a| &a.gate),
             up: self.slot(costly, i, "up", e, f, |a| &a.up),
             product: self.slot(cheap, i, "product", e, f, |a| &a.product),
+            low: Projection::ALL.map(|p| self.low(costly, i, p)),
         };
         self.first.get_or_insert_with(|| acts.clone());
         acts
+    }
+
+    fn low(&mut self, own: bool, i: usize, p: Projection) -> Option<Slot> {
+        let rank = self.ranks[p as usize];
+        (rank > 0).then(|| match &self.first {
+            Some(first) if !own => first.low[p as usize].clone().expect("the first layer has what all layers share"),
+            _ => self.l.buffer(format!("layers.{i}.low.{}", p.name()), self.dtype, self.t, rank),
+        })
     }
 
     fn slot(&mut self, own: bool, i: usize, name: &str, e: Dtype, cols: usize, of: fn(&LayerActs) -> &Slot) -> Slot {

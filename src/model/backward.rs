@@ -1,14 +1,15 @@
 //! The backward pass, derived by hand, layer by layer in reverse. Gradients of parameters are added to what is there,
-//! so that micro-batches accumulate.
+//! so that micro-batches accumulate. What the arena of gradients has no place for is frozen and gets none.
 //!
 //! Overlays (declared in `acts.rs`): the gradient of SwiGLU's product lies over the product once the down projection's
 //! weight gradient has read it; those of gate and up lie over gate and up; those of the norm outputs over the norm
-//! outputs once the weight gradients have read them.
+//! outputs once the weight gradients have read them; that of an adapter's low-rank product over the product once `db` has
+//! read it.
 
 use super::Model;
 use super::acts::{Acts, BackwardActs, Keep};
 use super::forward::{Attend, Extent, Pass};
-use super::params::Linear;
+use super::lora::Projection;
 use crate::device::{Arena, Device, Slot, View};
 use crate::ops::attention::attention_bwd;
 use crate::ops::embed::embed_bwd;
@@ -18,7 +19,7 @@ use crate::ops::rope::rope_bwd;
 use crate::ops::swiglu::swiglu_bwd;
 
 /// Back-propagates the gradient of `acts.out`, which the head left in `acts.backward.dx`, through every layer and the
-/// embedding, adding to `grads` (an arena of the parameters' layout).
+/// embedding, adding to `grads` (an arena of the layout of what is trained).
 pub fn backward(dev: &Device, model: &Model, grads: &Arena, acts: &Acts, extent: Extent) {
     let scratch = acts.backward.as_ref().expect("activations made for training");
     let b = Back { pass: Pass { dev, model, acts, extent }, grads, scratch };
@@ -29,7 +30,9 @@ pub fn backward(dev: &Device, model: &Model, grads: &Arena, acts: &Acts, extent:
     }
     let ids = acts.at(&acts.inputs.ids).cols_in(0..extent.tokens);
     // transformers gives its embedding the padding token as `padding_idx`: looking it up trains nothing.
-    embed_bwd(dev, grads.at(&model.params.embed), b.pass.at(&scratch.dx), ids, model.config.pad);
+    if let Some(d_embed) = grads.find(&model.params.embed) {
+        embed_bwd(dev, d_embed, b.pass.at(&scratch.dx), ids, model.config.pad);
+    }
 }
 
 struct Back<'a> {
@@ -46,10 +49,9 @@ impl<'a> Back<'a> {
             Keep::Doors => {
                 self.pass.attention(i, Attend::Packed);
                 self.pass.mlp_norm(i);
-                let (p, a) = self.pass.layer(i);
-                self.pass.linear(self.pass.at(&a.gate), self.pass.at(&a.mlp_in), &p.gate, None);
-                self.pass.linear(self.pass.at(&a.up), self.pass.at(&a.mlp_in), &p.up, None);
+                self.pass.gate_and_up(i);
                 self.pass.swiglu(i);
+                self.pass.low_product(i, Projection::Down, self.pass.at(&self.pass.layer(i).1.product));
             }
             Keep::Costly => {
                 self.pass.attn_norm(i);
@@ -68,13 +70,10 @@ impl<'a> Back<'a> {
         let at = |slot: &Slot| self.pass.at(slot);
         let dx = at(&self.scratch.dx);
         let (product, gate, up, x) = (at(&a.product), at(&a.gate), at(&a.up), at(&a.mlp_in));
-        self.weights(&p.down, dx, product);
-        self.input(product, dx, &p.down, Into::Store);
+        self.weights(i, Projection::Down, dx, product);
+        self.input(i, Projection::Down, product, dx, Into::Store);
         swiglu_bwd(self.pass.dev, gate, up, product, gate, up);
-        self.weights(&p.gate, gate, x);
-        self.weights(&p.up, up, x);
-        self.input(x, gate, &p.gate, Into::Store);
-        self.input(x, up, &p.up, Into::Add);
+        self.linears(i, x, &[(Projection::Gate, gate), (Projection::Up, up)]);
         self.norm(dx, &p.mlp_norm, x, at(&a.mid), at(&a.mlp_rstd));
     }
 
@@ -82,16 +81,11 @@ impl<'a> Back<'a> {
         let (p, a) = self.pass.layer(i);
         let at = |slot: &Slot| self.pass.at(slot);
         let (dx, x, d_out) = (at(&self.scratch.dx), at(&a.attn_in), at(&self.scratch.d_attn_out));
-        self.weights(&p.o, dx, at(&a.attn_out));
-        self.input(d_out, dx, &p.o, Into::Store);
+        self.weights(i, Projection::Out, dx, at(&a.attn_out));
+        self.input(i, Projection::Out, d_out, dx, Into::Store);
         let [dq, dk, dv] = self.pass.split(at(&self.scratch.dqkv));
         self.attention_core(i, [dq, dk, dv], d_out);
-        self.weights(&p.q, dq, x);
-        self.weights(&p.k, dk, x);
-        self.weights(&p.v, dv, x);
-        self.input(x, dq, &p.q, Into::Store);
-        self.input(x, dk, &p.k, Into::Add);
-        self.input(x, dv, &p.v, Into::Add);
+        self.linears(i, x, &[(Projection::Query, dq), (Projection::Key, dk), (Projection::Value, dv)]);
         self.norm(dx, &p.attn_norm, x, at(&a.x), at(&a.attn_rstd));
     }
 
@@ -104,24 +98,51 @@ impl<'a> Back<'a> {
         let (heads, scale) = (model.config.heads, model.config.heads.scale());
         let (delta, o, lse) = (at(&self.scratch.delta), at(&a.attn_out), at(&a.lse));
         attention_bwd(dev, dq, dk, dv, delta, d_out, o, lse, rq, rk, v, self.pass.starts(), heads, scale);
-        let d_norms = p.head_norms.as_ref().map(|n| (self.grads.at(&n.q), self.grads.at(&n.k)));
+        let d_norms = p.head_norms.as_ref().and_then(|n| self.grads.find(&n.q).zip(self.grads.find(&n.k)));
         let (norms, table, positions) = (self.pass.head_norms(p), self.pass.acts.rope(), self.pass.positions());
         rope_bwd(dev, dq, dk, d_norms, q, k, self.pass.head_rstd(a), norms, table, positions, heads);
     }
 
-    fn weights(&self, p: &Linear, dy: View, x: View) {
-        gemm_tn(self.pass.dev, self.grads.at(&p.w), dy, x, Into::Add);
-        if let Some(b) = &p.b {
-            bias_bwd(self.pass.dev, self.grads.at(b), dy);
+    /// Projections of one input, whose gradient comes to lie over it: all weights first, for they read it.
+    fn linears(&self, i: usize, x: View, of: &[(Projection, View)]) {
+        for (projection, dy) in of {
+            self.weights(i, *projection, *dy, x);
+        }
+        for (n, (projection, dy)) in of.iter().enumerate() {
+            self.input(i, *projection, x, *dy, if n == 0 { Into::Store } else { Into::Add });
         }
     }
 
-    fn input(&self, dx: View, dy: View, p: &Linear, into: Into) {
-        gemm_nn(self.pass.dev, dx, dy, self.pass.model.at(&p.w), into);
+    fn weights(&self, i: usize, projection: Projection, dy: View, x: View) {
+        let Pass { dev, model, acts, .. } = self.pass;
+        let p = self.pass.layer(i).0.projection(projection);
+        if let Some(dw) = self.grads.find(&p.w) {
+            gemm_tn(dev, dw, dy, x, Into::Add);
+        }
+        if let Some(db) = p.b.as_ref().and_then(|b| self.grads.find(b)) {
+            bias_bwd(dev, db, dy);
+        }
+        if let Some(low) = &p.low {
+            let (h, unscaled) = (self.pass.product(i, projection, low), self.pass.low(&acts.unscaled, low));
+            gemm_tn(dev, self.grads.at(&low.b), dy, h, Into::Add);
+            gemm_nn(dev, unscaled, dy, model.at(&low.b), Into::Store);
+            self.pass.scale(h, unscaled, low);
+            gemm_tn(dev, self.grads.at(&low.a), h, x, Into::Add);
+        }
+    }
+
+    /// Comes after [`Back::weights`], which leaves the gradient of the low-rank product over the product.
+    fn input(&self, i: usize, projection: Projection, dx: View, dy: View, into: Into) {
+        let Pass { dev, model, .. } = self.pass;
+        let p = self.pass.layer(i).0.projection(projection);
+        gemm_nn(dev, dx, dy, model.at(&p.w), into);
+        if let Some(low) = &p.low {
+            gemm_nn(dev, dx, self.pass.product(i, projection, low), model.at(&low.a), Into::Add);
+        }
     }
 
     fn norm(&self, dx: View, w: &Slot, dy: View, x: View, rstd: View) {
         let rstd = rstd.reshape(1, rstd.len());
-        rmsnorm_bwd(self.pass.dev, dx, self.grads.at(w), dy, x, rstd, self.pass.model.at(w));
+        rmsnorm_bwd(self.pass.dev, dx, self.grads.find(w), dy, x, rstd, self.pass.model.at(w));
     }
 }

@@ -4,6 +4,8 @@ use super::config::Config;
 use crate::base::dtype::Dtype;
 use crate::device::{Arena, Device, Layout, Slot, View};
 use crate::error::Result;
+use crate::ops::embed::embed_fwd;
+use crate::ops::pages::pages_write;
 
 /// Tokens in a page.
 pub const PAGE: usize = 64;
@@ -28,6 +30,7 @@ pub struct Cache {
     table: Slot,
     lens: Slot,
     partials: Slot,
+    held: Slot,
     arena: Arena,
 }
 
@@ -48,7 +51,8 @@ impl Cache {
         let lens = l.buffer("lens", Dtype::I32, 1, b);
         let scratch = crate::ops::decode::partials_width(c.heads, shape.tokens);
         let partials = l.buffer("partials", dtype.stat(), b, scratch);
-        Ok(Cache { pools, places, table, lens, partials, arena: Arena::new(dev, "the key-value cache", &l)? })
+        let held = l.buffer("held", dtype, 1, c.width);
+        Ok(Cache { pools, places, table, lens, partials, held, arena: Arena::new(dev, "the key-value cache", &l)? })
     }
 
     /// Key and value pools of a layer.
@@ -73,6 +77,20 @@ impl Cache {
     }
     pub fn partials(&self) -> View<'_> {
         self.arena.at(&self.partials)
+    }
+
+    /// The residual stream at the end of a prompt for which more sequences wait, `[1, D]`.
+    pub fn held(&self) -> View<'_> {
+        self.arena.at(&self.held)
+    }
+
+    /// Copies pool rows `from` to rows `to` in every layer, by way of `scratch`: as many rows for keys, and for values.
+    pub fn copy(&self, dev: &Device, from: View, to: View, scratch: [View; 2]) {
+        for [k, v] in (0..self.pools.len()).map(|layer| self.pools(layer)) {
+            embed_fwd(dev, scratch[0], k, from);
+            embed_fwd(dev, scratch[1], v, from);
+            pages_write(dev, k, v, scratch[0], scratch[1], to);
+        }
     }
 
     /// Tells where the tokens of a prefill pass go: the pages of each sequence, in order of the pass, from position 0.
@@ -109,19 +127,24 @@ impl Cache {
 const NOWHERE: i32 = -1;
 
 /// The pool row of position `p` of a sequence.
-fn place(pages: &[u32], p: usize) -> i32 {
+pub fn place(pages: &[u32], p: usize) -> i32 {
     (pages[p / PAGE] as usize * PAGE + p % PAGE) as i32
 }
 
-/// Which pages are free. Pure: no memory is touched.
+/// Which pages are free, and how many sequences use the others. Pure: no memory is touched.
 #[derive(Clone, Debug)]
 pub struct PageList {
     free: Vec<u32>,
+    users: Vec<u32>,
 }
 
 impl PageList {
     pub fn new(pages: usize) -> PageList {
-        PageList { free: (0..pages as u32).rev().collect() }
+        PageList { free: (0..pages as u32).rev().collect(), users: vec![0; pages] }
+    }
+    /// As many pages, all of them free.
+    pub fn emptied(&self) -> PageList {
+        PageList::new(self.users.len())
     }
     pub fn free(&self) -> usize {
         self.free.len()
@@ -129,28 +152,85 @@ impl PageList {
     /// Pages for `tokens` tokens, or `None` (and nothing taken) when there are too few.
     pub fn take(&mut self, tokens: usize) -> Option<Vec<u32>> {
         let n = tokens.div_ceil(PAGE);
-        (n <= self.free.len()).then(|| self.free.split_off(self.free.len() - n).into_iter().rev().collect())
+        let pages: Vec<u32> =
+            (n <= self.free.len()).then(|| self.free.split_off(self.free.len() - n).into_iter().rev().collect())?;
+        self.share(&pages);
+        Some(pages)
     }
+    /// Counts one more user of each of these pages, which somebody has taken.
+    pub fn share(&mut self, pages: &[u32]) {
+        for page in pages {
+            self.users[*page as usize] += 1;
+        }
+    }
+    /// One user less of each; a page without any is free again.
     pub fn give_back(&mut self, pages: Vec<u32>) {
-        self.free.extend(pages.into_iter().rev());
+        for page in pages.into_iter().rev() {
+            let users = &mut self.users[page as usize];
+            *users = users.checked_sub(1).expect("a page that is given back was taken");
+            if *users == 0 {
+                self.free.push(page);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
-    fn pages_are_conserved_and_never_shared() {
+    fn pages_are_conserved_and_never_taken_twice() {
         let mut list = PageList::new(10);
         let a = list.take(PAGE * 3 - 1).unwrap();
         let b = list.take(1).unwrap();
         assert_eq!((a.len(), b.len(), list.free()), (3, 1, 6));
         assert!(a.iter().all(|p| !b.contains(p)));
         assert!(list.take(PAGE * 7).is_none());
-        list.give_back(a);
+        list.share(&a[..2]);
+        list.give_back(a.clone());
+        assert_eq!(list.free(), 7, "two pages have another user");
+        list.give_back(a[..2].to_vec());
         list.give_back(b);
         assert_eq!(list.free(), 10);
         assert_eq!(list.take(PAGE * 10).unwrap().len(), 10);
+    }
+
+    #[test]
+    #[should_panic(expected = "was taken")]
+    fn a_page_is_not_given_back_twice() {
+        let mut list = PageList::new(2);
+        let a = list.take(1).unwrap();
+        list.give_back(a.clone());
+        list.give_back(a);
+    }
+
+    proptest! {
+        /// Whoever takes, shares and gives back: a page is free if and only if nobody uses it, and is handed out once.
+        #[test]
+        fn free_pages_have_no_users(steps in prop::collection::vec((0usize..3, 0usize..200), 0..60)) {
+            let mut list = PageList::new(12);
+            let mut users: Vec<Vec<u32>> = Vec::new();
+            for (what, n) in steps {
+                match what {
+                    0 => {
+                        if let Some(pages) = list.take(n) {
+                            prop_assert!(pages.iter().all(|p| users.iter().all(|u| !u.contains(p))));
+                            users.push(pages);
+                        }
+                    }
+                    1 if !users.is_empty() => {
+                        let pages = users[n % users.len()].clone();
+                        list.share(&pages);
+                        users.push(pages);
+                    }
+                    _ if !users.is_empty() => list.give_back(users.swap_remove(n % users.len())),
+                    _ => {}
+                }
+                let used = (0..12).filter(|p| users.iter().any(|u| u.contains(p))).count();
+                prop_assert_eq!(list.free(), 12 - used);
+            }
+        }
     }
 }

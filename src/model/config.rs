@@ -15,7 +15,7 @@
 //! | `bos_token_id`, `eos_token_id` | Llama: 1, 2; Qwen2, Qwen3: none |
 //! | `dtype` and `torch_dtype` | float32 |
 
-mod keys;
+pub(super) mod keys;
 pub mod preset;
 mod rope;
 mod supported;
@@ -57,7 +57,7 @@ impl Family {
     }
 
     /// What its class names begin with.
-    const fn class(self) -> &'static str {
+    pub(super) const fn class(self) -> &'static str {
         match self {
             Family::Llama => "Llama",
             Family::Qwen2 => "Qwen2",
@@ -162,7 +162,13 @@ impl Config {
     pub fn open(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
         if !path.is_file() {
-            let advice = if dir.is_dir() { "not a model directory" } else { "no such directory" };
+            let advice = match (dir.is_dir(), dir.join("adapter_config.json").is_file()) {
+                (false, _) => "no such directory",
+                (_, true) => {
+                    "this is an adapter: give its base as the model and this as the adapter, or `gramophone merge` the two"
+                }
+                _ => "not a model directory",
+            };
             return Err(Error::model(format!("{}: {advice}: config.json is missing", dir.display())));
         }
         let mut config = Config::parse(&text(&path)?, &path.display().to_string())?;

@@ -9,13 +9,16 @@
 //!     x = x + (silu(x" wg) * (x" wu)) wd     with x" = rmsnorm(x)
 //! head: hidden = rmsnorm(x[rows]), then logits, two verdict logits, or a score
 //! ```
+//! Each product with a weight is also one with an adapter's low-rank pair where there is one (`lora.rs`).
 
 use super::Model;
 use super::acts::{Acts, LayerActs};
 use super::cache::Cache;
-use super::params::{LayerParams, Linear};
+use super::lora::{LowRank, Projection};
+use super::params::LayerParams;
+use super::paths::Attended;
 use crate::device::{Device, Slot, View};
-use crate::ops::attention::attention_fwd;
+use crate::ops::attention::{attention_fwd, attention_gather_fwd};
 use crate::ops::decode::decode_fwd;
 use crate::ops::embed::embed_fwd;
 use crate::ops::gemm::gemm_nt;
@@ -33,6 +36,9 @@ pub enum Attend<'a> {
     Prefill(&'a Cache),
     /// One new token for each sequence, attending to the cache.
     Decode(&'a Cache),
+    /// Packed sequences that go on from what the cache holds: their keys and values are written to it, and they attend to the rows
+    /// of it that are listed. Numerically a prefill.
+    Continue(&'a Cache, Attended<'a>),
 }
 
 /// How much of the capacity a pass uses.
@@ -104,21 +110,50 @@ impl<'a> Pass<'a> {
     pub fn head_rstd(&self, a: &LayerActs) -> View<'a> {
         self.at(a.head_rstd.as_ref().unwrap_or(&a.attn_rstd))
     }
-    pub fn linear(&self, y: View, x: View, p: &Linear, residual: Option<View>) {
-        gemm_nt(self.dev, y, x, self.model.at(&p.w), p.b.as_ref().map(|b| self.model.at(b)), residual);
+    /// `y = x w^T (+ bias) (+ residual)`, and what the adapter adds to it.
+    pub fn linear(&self, i: usize, projection: Projection, y: View, x: View, residual: Option<View>) {
+        let (dev, model, p) = (self.dev, self.model, self.layer(i).0.projection(projection));
+        gemm_nt(dev, y, x, model.at(&p.w), p.b.as_ref().map(|b| model.at(b)), residual);
+        if let Some(low) = &p.low {
+            self.low_product(i, projection, x);
+            gemm_nt(dev, y, self.product(i, projection, low), model.at(&low.b), None, Some(y));
+        }
+    }
+    /// `h = s x a^T`, where there is a pair.
+    pub fn low_product(&self, i: usize, projection: Projection, x: View) {
+        if let Some(low) = &self.layer(i).0.projection(projection).low {
+            let (u, h) = (self.low(&self.acts.unscaled, low), self.product(i, projection, low));
+            gemm_nt(self.dev, u, x, self.model.at(&low.a), None, None);
+            self.scale(h, u, low);
+        }
+    }
+    /// The used rows and columns of room for a low-rank product.
+    pub fn low(&self, slot: &Slot, low: &LowRank) -> View<'a> {
+        self.at(slot).cols_in(0..low.a.rows)
+    }
+    /// The scaled low-rank product of a projection of layer `i`.
+    pub fn product(&self, i: usize, projection: Projection, low: &LowRank) -> View<'a> {
+        let slot = self.acts.layers[i].low[projection as usize].as_ref();
+        self.low(slot.expect("activations made for an adapter of this rank"), low)
+    }
+    /// `to = s from`.
+    pub fn scale(&self, to: View, from: View, low: &LowRank) {
+        for (n, part) in low.scale.iter().enumerate() {
+            gemm_nt(self.dev, to, from, self.model.at(part), None, (n > 0).then_some(to));
+        }
     }
 
     pub fn attention(&self, i: usize, attend: Attend) {
-        let (p, a) = self.layer(i);
+        let (_, a) = self.layer(i);
         self.attn_norm(i);
         let x = self.at(&a.attn_in);
         let [q, k, v] = self.split(self.at(&a.qkv));
-        self.linear(q, x, &p.q, None);
-        self.linear(k, x, &p.k, None);
-        self.linear(v, x, &p.v, None);
+        self.linear(i, Projection::Query, q, x, None);
+        self.linear(i, Projection::Key, k, x, None);
+        self.linear(i, Projection::Value, v, x, None);
         self.rotate(i);
         self.attend(i, attend);
-        self.linear(self.at(&a.mid), self.at(&a.attn_out), &p.o, Some(self.at(&a.x)));
+        self.linear(i, Projection::Out, self.at(&a.mid), self.at(&a.attn_out), Some(self.at(&a.x)));
     }
 
     pub fn attn_norm(&self, i: usize) {
@@ -146,6 +181,12 @@ impl<'a> Pass<'a> {
             pages_write(self.dev, k_pool, v_pool, k, v, cache.places(self.extent.tokens));
         }
         match attend {
+            Attend::Continue(cache, attended) => {
+                let [k_pool, v_pool] = cache.pools(i);
+                pages_write(self.dev, k_pool, v_pool, k, v, attended.writes);
+                let paths = attended.paths(self.starts());
+                attention_gather_fwd(self.dev, o, self.at(&a.lse), q, k_pool, v_pool, paths, heads, scale);
+            }
             Attend::Packed | Attend::Prefill(_) => {
                 attention_fwd(self.dev, o, self.at(&a.lse), q, k, v, self.starts(), heads, scale)
             }
@@ -158,13 +199,11 @@ impl<'a> Pass<'a> {
     }
 
     pub fn mlp(&self, i: usize) {
-        let (p, a) = self.layer(i);
+        let (_, a) = self.layer(i);
         self.mlp_norm(i);
-        let x = self.at(&a.mlp_in);
-        self.linear(self.at(&a.gate), x, &p.gate, None);
-        self.linear(self.at(&a.up), x, &p.up, None);
+        self.gate_and_up(i);
         self.swiglu(i);
-        self.linear(self.after(i), self.at(&a.product), &p.down, Some(self.at(&a.mid)));
+        self.linear(i, Projection::Down, self.after(i), self.at(&a.product), Some(self.at(&a.mid)));
     }
 
     pub fn mlp_norm(&self, i: usize) {
@@ -172,6 +211,13 @@ impl<'a> Pass<'a> {
         let eps = self.model.config.norm_eps;
         let w = self.model.at(&p.mlp_norm);
         rmsnorm_fwd(self.dev, self.at(&a.mlp_in), self.at(&a.mlp_rstd), self.at(&a.mid), w, eps);
+    }
+
+    pub fn gate_and_up(&self, i: usize) {
+        let (_, a) = self.layer(i);
+        let x = self.at(&a.mlp_in);
+        self.linear(i, Projection::Gate, self.at(&a.gate), x, None);
+        self.linear(i, Projection::Up, self.at(&a.up), x, None);
     }
 
     pub fn swiglu(&self, i: usize) {

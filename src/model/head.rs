@@ -48,7 +48,7 @@ impl<'a> Head<'a> {
         let (h, a) = (&self.acts.head, self);
         let (nll, lse, dh, hidden) = (a.list(&h.nll), a.list(&h.lse), a.d_hidden(), a.top(&h.hidden));
         let (targets, weights) = (a.list(&self.acts.inputs.targets), a.list(&self.acts.inputs.weights));
-        let dw = grads.at(self.vocab_slot());
+        let dw = grads.find(self.vocab_slot());
         xent_step(self.dev, nll, lse, dh, dw, hidden, self.vocab(), targets, weights, self.acts.at(&h.logits));
         self.back_to_stream(grads);
     }
@@ -77,7 +77,7 @@ impl<'a> Head<'a> {
     pub fn verdict_bwd(&self, grads: &Arena, labels: [i32; 2]) {
         let h = &self.acts.head;
         let (dz, hidden) = (self.top(&h.d_verdict), self.top(&h.hidden));
-        verdict_bwd(self.dev, self.d_hidden(), grads.at(self.vocab_slot()), dz, hidden, self.vocab(), labels);
+        verdict_bwd(self.dev, self.d_hidden(), grads.find(self.vocab_slot()), dz, hidden, self.vocab(), labels);
         self.back_to_stream(grads);
     }
 
@@ -102,7 +102,7 @@ impl<'a> Head<'a> {
     pub fn score_bwd(&self, grads: &Arena) {
         let h = &self.acts.head;
         let (ds, slot, hidden) = (self.top(&h.d_score), self.score_slot(), self.top(&h.hidden));
-        score_bwd(self.dev, self.d_hidden(), grads.at(slot), ds, hidden, self.model.at(slot));
+        score_bwd(self.dev, self.d_hidden(), grads.find(slot), ds, hidden, self.model.at(slot));
         self.back_to_stream(grads);
     }
 
@@ -120,7 +120,7 @@ impl<'a> Head<'a> {
         self.dev.zero(d_x);
         let norm = &self.model.params.norm;
         let (x, rstd) = (self.top(&h.x), self.list(&h.rstd));
-        rmsnorm_bwd(self.dev, d_x, grads.at(norm), self.d_hidden(), x, rstd, self.model.at(norm));
+        rmsnorm_bwd(self.dev, d_x, grads.find(norm), self.d_hidden(), x, rstd, self.model.at(norm));
         let scratch = self.acts.backward.as_ref().expect("activations made for training");
         let dx = self.acts.at(&scratch.dx).top(self.extent.tokens);
         self.dev.zero(dx);

@@ -3,14 +3,16 @@
 //! master copies alike.
 
 use super::config::{Config, HeadKind};
+use super::lora::LowRank;
 use crate::base::dtype::Dtype;
 use crate::device::{Init, Layout, Slot};
 
-/// A weight `[out, in]` with an optional bias `[out]`.
+/// A weight `[out, in]` with an optional bias `[out]`, and an adapter's low-rank pair beside it.
 #[derive(Clone, Debug)]
 pub struct Linear {
     pub w: Slot,
     pub b: Option<Slot>,
+    pub low: Option<LowRank>,
 }
 
 /// RMSNorm weights over each head of the queries and of the keys (Qwen3).
@@ -100,6 +102,7 @@ impl Layer<'_> {
         Linear {
             w: self.l.matrix(format!("{name}.weight"), self.dtype, rows, cols, Init::Normal(std)),
             b: bias.then(|| self.l.vector(format!("{name}.bias"), self.dtype, rows, Init::Zeros)),
+            low: None,
         }
     }
 }

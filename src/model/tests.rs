@@ -1,13 +1,16 @@
-//! The whole model against finite differences in f64, for every head, family feature and recompute policy.
+//! The whole model against finite differences in f64, for every head, family feature and recompute policy, trained whole and
+//! through an adapter.
 
 use super::Model;
 use super::acts::{Acts, Capacity, Keep};
+use super::adapter::Start;
+use super::adapter::peft::{Peft, Targets};
 use super::config::{Config, Family, HeadKind};
 use super::forward::{Attend, Extent, forward};
 use super::head::Head;
 use crate::base::dtype::Dtype;
 use crate::base::rng::{Rng, Stream};
-use crate::device::{Arena, Device};
+use crate::device::{Arena, Device, Slot};
 use crate::ops::Heads;
 
 /// Two packed sequences of 5 and 3 tokens; the head reads three rows.
@@ -33,16 +36,17 @@ struct Case {
 
 impl Case {
     fn new(config: Config, loss: Loss, keep: Keep) -> Case {
+        Case::of(random(config), loss, keep)
+    }
+
+    /// With an adapter whose pairs have several ranks and a scale that is no power of two.
+    fn adapted(config: Config, targets: Targets, loss: Loss, keep: Keep) -> Case {
+        Case::of(adapted(random(config), targets), loss, keep)
+    }
+
+    fn of(model: Model, loss: Loss, keep: Keep) -> Case {
         let dev = Device::cpu(1);
-        let model = Model::random(config, Dtype::F64, 11).unwrap();
-        // Norms and biases that are not ones and zeros.
-        let rng = Rng::new(5, Stream::Test, 0);
-        for slot in model.layout.slots().iter().filter(|s| s.vector) {
-            for (i, w) in model.at(slot).slice_mut::<f64>().iter_mut().enumerate() {
-                *w += 0.3 * rng.normal((slot.index * 1000 + i) as u64);
-            }
-        }
-        let capacity = Capacity { tokens: 8, sequences: 2, rows: 3, positions: 8, keep };
+        let capacity = Capacity { tokens: 8, sequences: 2, rows: 3, positions: 8, keep, ranks: model.ranks() };
         let acts = Acts::new(&Device::cpu(1), &model.config, Dtype::F64, capacity).unwrap();
         let i = &acts.inputs;
         for (slot, data) in [(&i.ids, &IDS[..]), (&i.positions, &POSITIONS), (&i.starts, &STARTS), (&i.rows, &ROWS)] {
@@ -84,7 +88,7 @@ impl Case {
     }
 
     fn gradients(&self) -> Arena {
-        let grads = Arena::new(&Device::cpu(1), "gradients", &self.model.layout).unwrap();
+        let grads = Arena::new(&Device::cpu(1), "gradients", self.model.trained().0).unwrap();
         let head = self.head();
         match self.loss {
             Loss::Vocab => head.vocab_step(&grads),
@@ -103,10 +107,10 @@ impl Case {
         grads
     }
 
-    /// Up to eight coordinates of every parameter, those of used embedding rows included.
+    /// Up to eight coordinates of everything that is trained, those of used embedding rows included.
     fn check(&self) {
         let grads = self.gradients();
-        for slot in self.model.layout.slots() {
+        for slot in self.model.trained().0.slots() {
             let (w, g) = (self.model.at(slot).slice_mut::<f64>(), grads.at(slot).slice::<f64>().to_vec());
             let step = (w.len() / 8).max(1);
             for i in (0..w.len()).step_by(step) {
@@ -122,6 +126,42 @@ impl Case {
             }
         }
     }
+}
+
+/// A model whose norms and biases are not ones and zeros.
+fn random(config: Config) -> Model {
+    let model = Model::random(config, Dtype::F64, 11).unwrap();
+    stir(&model, model.layout.slots().iter().filter(|s| s.vector));
+    model
+}
+
+fn stir<'s>(model: &Model, slots: impl Iterator<Item = &'s Slot>) {
+    let rng = Rng::new(5, Stream::Test, 0);
+    for slot in slots {
+        for (i, w) in model.at(slot).slice_mut::<f64>().iter_mut().enumerate() {
+            *w += 0.3 * rng.normal((slot.index * 1000 + i) as u64);
+        }
+    }
+}
+
+fn adapted(base: Model, targets: Targets) -> Model {
+    let peft = Peft {
+        rank: 3,
+        alpha: 5.0,
+        rslora: true,
+        targets,
+        rank_pattern: vec![("v_proj".into(), 2), ("1.mlp.down_proj".into(), 4)],
+        alpha_pattern: vec![("o_proj".into(), 1.0)],
+        score: base.config.head == HeadKind::Scalar,
+        dropout: 0.0,
+        head: None,
+        base: None,
+        source: Default::default(),
+    };
+    let model = base.adapted(&Device::cpu(1), peft, Start::New { seed: 3 }).unwrap();
+    // Else the second halves are zero, and with them the gradients of the first.
+    stir(&model, model.trained().0.slots().iter());
+    model
 }
 
 fn config(family: Family, head: HeadKind) -> Config {
@@ -174,25 +214,70 @@ fn gradients_with_biases_everywhere() {
 }
 
 #[test]
+fn gradients_of_an_adapter() {
+    for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+        for loss in [Loss::Vocab, Loss::Verdict, Loss::Score] {
+            let head = if loss == Loss::Score { HeadKind::Scalar } else { HeadKind::LanguageModel };
+            let mut c = config(family, head);
+            (c.tied, c.mlp_bias) = (loss == Loss::Verdict, family == Family::Llama);
+            Case::adapted(c, Targets::AllLinear, loss, Keep::All).check();
+        }
+    }
+    let some = Targets::Names(vec!["v_proj".into(), "1.self_attn.q_proj".into(), "gate_proj".into()]);
+    Case::adapted(config(Family::Qwen3, HeadKind::LanguageModel), some, Loss::Vocab, Keep::Costly).check();
+}
+
+/// Both ways of training, over the same families.
+fn cases(keep: Keep) -> [Case; 4] {
+    let c = |family| config(family, HeadKind::LanguageModel);
+    [
+        Case::new(c(Family::Llama), Loss::Vocab, keep),
+        Case::new(c(Family::Qwen3), Loss::Vocab, keep),
+        Case::adapted(c(Family::Llama), Targets::AllLinear, Loss::Vocab, keep),
+        Case::adapted(c(Family::Qwen3), Targets::AllLinear, Loss::Vocab, keep),
+    ]
+}
+
+#[test]
 fn recompute_policies_give_the_same_bits() {
-    for family in [Family::Llama, Family::Qwen3] {
-        let of = |keep| {
-            let case = Case::new(config(family, HeadKind::LanguageModel), Loss::Vocab, keep);
+    let of = |keep| {
+        cases(keep).map(|case| {
             let grads = case.gradients();
             let bits = |s| grads.at(s).slice::<f64>().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            case.model.layout.slots().iter().map(bits).collect::<Vec<_>>()
-        };
-        let all = of(Keep::All);
-        assert_eq!(all, of(Keep::Costly));
-        assert_eq!(all, of(Keep::Doors));
-    }
+            case.model.trained().0.slots().iter().map(bits).collect::<Vec<_>>()
+        })
+    };
+    let all = of(Keep::All);
+    assert_eq!(all, of(Keep::Costly));
+    assert_eq!(all, of(Keep::Doors));
 }
 
 #[test]
 fn inference_activations_give_the_same_bits_as_training_ones() {
-    let of = |keep| {
-        let case = Case::new(config(Family::Qwen3, HeadKind::LanguageModel), Loss::Vocab, keep);
-        case.loss().to_bits()
-    };
+    let of = |keep| cases(keep).map(|case| case.loss().to_bits());
     assert_eq!(of(Keep::All), of(Keep::Nothing));
+}
+
+/// An adapter in its pairs and one that was multiplied out are the same function.
+#[test]
+fn a_pair_is_a_change_of_the_weight_beside_it() {
+    let c = config(Family::Qwen3, HeadKind::LanguageModel);
+    let case = Case::adapted(c.clone(), Targets::AllLinear, Loss::Vocab, Keep::Nothing);
+    let adapter = case.model.adapter.as_ref().unwrap();
+    let merged = random(c);
+    for (i, layer) in adapter.shape.layers.iter().enumerate() {
+        for (projection, pair) in super::lora::Projection::ALL.into_iter().zip(layer) {
+            let (linear, pair) = (case.model.params.layers[i].projection(projection), pair.unwrap());
+            let (low, w) = (linear.low.as_ref().unwrap(), merged.at(&linear.w));
+            let (a, b) = (case.model.at(&low.a), case.model.at(&low.b));
+            for (row, w) in (0..w.rows()).flat_map(|n| w.row_mut::<f64>(n).iter_mut().enumerate().map(move |w| (n, w)))
+            {
+                let (col, w) = w;
+                *w += pair.scale * (0..pair.rank).map(|r| b.row::<f64>(row)[r] * a.row::<f64>(r)[col]).sum::<f64>();
+            }
+        }
+    }
+    let (pairs, whole) = (case.loss(), Case::of(merged, Loss::Vocab, Keep::Nothing).loss());
+    let without = Case::of(random(config(Family::Qwen3, HeadKind::LanguageModel)), Loss::Vocab, Keep::Nothing).loss();
+    assert!((pairs - whole).abs() < 1e-12 && (pairs - without).abs() > 1e-2, "{pairs} {whole} {without}");
 }

@@ -8,7 +8,8 @@ mod safetensors;
 mod save;
 
 pub use checkpoint::Checkpoint;
-pub use save::{copy_sidecars, save, save_sharded, save_tensors};
+pub(super) use save::save_json;
+pub use save::{copy_sidecars, save, save_sharded, save_tensors, save_tensors_with};
 
 use crate::base::dtype::{Elem, Real};
 use crate::base::normal::normals;
@@ -65,7 +66,7 @@ pub fn open_tensors(path: &Path, layout: &Layout) -> Result<Arena> {
 /// # Errors
 /// When the memory is not there.
 pub fn init(layout: &Layout, seed: u64) -> Result<Arena> {
-    let pool = Pool::new(0);
+    let pool = Pool::start(0)?;
     let arena = Arena::new(&Device::Cpu(pool.clone()), "the weights", layout)?;
     for slot in layout.slots() {
         draw(&pool, &arena, slot, seed);

@@ -20,7 +20,7 @@
 //!
 //! The 8-bit codes are described in `codes.rs`; codes and scales are zero at first.
 //!
-//! Random rounding draws from (seed, step, element of the operands), so it does not depend on threads. A GPU gives the bits of
+//! Random rounding draws from (seed, step, element of the arena), so it does not depend on threads. A GPU gives the bits of
 //! the CPU: every operation is rounded by itself on both.
 
 use super::codes::{decode_signed, decode_unsigned, encode_signed, encode_unsigned};
@@ -116,10 +116,11 @@ pub fn adamw_master(dev: &Device, hp: &AdamW, p: View, master: View, m: View, v:
     }
 }
 
-/// bf16 parameters rounded at random.
-pub fn adamw_sr(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View, decays: View) {
+/// bf16 parameters rounded at random; `first` is the index of element 0 in the whole arena, a multiple of 256.
+pub fn adamw_sr(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View, decays: View, first: u64) {
     let [p, m, v, g] = flat("adamw_sr", [p, m, v, g], decays);
     assert_eq!(p.dtype(), Dtype::Bf16, "adamw_sr: only bf16 parameters need it");
+    assert!(first.is_multiple_of(BLOCK as u64), "adamw_sr: element {first} is no start of a tensor");
     let (rates, draws) = (Rates::<f32>::of(hp), Draws::new(hp.seed, hp.step));
     match dev {
         Device::Cuda(gpu) => {
@@ -136,6 +137,7 @@ pub fn adamw_sr(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View, de
                 g,
                 decays,
                 n,
+                first,
                 clip,
                 shrink,
                 new_m,
@@ -153,7 +155,7 @@ pub fn adamw_sr(dev: &Device, hp: &AdamW, p: View, m: View, v: View, g: View, de
         Device::Cpu(pool) => {
             by_dtype!(g.dtype(), G => pool.ranges(p.len(), GRAIN, |range| vectorize(#[inline(always)] || {
                 let (m, v, g) = (part_mut::<f32>(m, &range), part_mut::<f32>(v, &range), part::<G>(g, &range));
-                random(&rates, &draws, part_mut::<bf16>(p, &range), m, v, g, decays_from(decays, &range), range.start as u64);
+                random(&rates, &draws, part_mut::<bf16>(p, &range), m, v, g, decays_from(decays, &range), first + range.start as u64);
             })))
         }
     }
@@ -576,7 +578,7 @@ mod tests {
                 let (mut g, mut decays) = (vec![1f32; n], vec![0u8; n.div_ceil(BLOCK)]);
                 let [m, v, g] = [&mut m, &mut v, &mut g].map(|x| View::of(x));
                 let hp = AdamW { lr: 1e-4, ..settings(step) };
-                adamw_sr(dev, &hp, View::of(&mut p), m, v, g, View::of(&mut decays));
+                adamw_sr(dev, &hp, View::of(&mut p), m, v, g, View::of(&mut decays), 0);
             }
             p
         };
@@ -663,7 +665,7 @@ mod tests {
                 agree(&format!("adamw_sr of {n}, {gradients} gradients"), |bed| {
                     let case = Case::new(bed, n);
                     let (p, m, v) = (case.parameters(Dtype::Bf16), case.state(Dtype::F32), case.state(Dtype::F32));
-                    case.steps(gradients, |hp, g| adamw_sr(&bed.dev, hp, p, m, v, g, case.decays));
+                    case.steps(gradients, |hp, g| adamw_sr(&bed.dev, hp, p, m, v, g, case.decays, 0));
                     [("p", p), ("m", m), ("v", v)].map(|(name, x)| (name, Within::Bits, bed.get(x))).to_vec()
                 });
             }
@@ -687,11 +689,11 @@ mod tests {
 
     #[test]
     fn gpus_take_operands_of_any_alignment() {
-        agree("adamw_sr from element 3 on", |bed| {
+        agree("adamw_sr of operands from element 3 on, in an arena from element 1024 on", |bed| {
             let (case, n) = (Case::new(bed, 600), 600);
             let [m, v] = [(); 2].map(|()| bed.zeros(Dtype::F32, 1, n + 3).cols_in(3..n + 3));
             let p = bed.normals(Dtype::Bf16, 1, n + 3, 99, 1.0).cols_in(3..n + 3);
-            case.steps(Dtype::Bf16, |hp, g| adamw_sr(&bed.dev, hp, p, m, v, g, case.decays));
+            case.steps(Dtype::Bf16, |hp, g| adamw_sr(&bed.dev, hp, p, m, v, g, case.decays, 1024));
             [("p", p), ("m", m), ("v", v)].map(|(name, x)| (name, Within::Bits, bed.get(x))).to_vec()
         });
     }

@@ -21,6 +21,10 @@
 //! A row's bits depend on its own sequence up to it (backward: on its own sequence) and on nothing else: not on the
 //! other sequences of the batch, on later tokens (forward), or on the number of threads.
 //!
+//! A sequence may also be continued ([`attention_gather_fwd`], forward only): its queries are then its last positions, and its keys and
+//! values lie in rows, of tensors of their own, that a list names. So many sequences share the keys of a common beginning, and a long one
+//! is computed in pieces, with the bits that a row has when its whole sequence is computed at once.
+//!
 //! f64 runs the oracle, plain loops; f32 and bf16 run `attention/flash.rs`. Probabilities stay in f32 between the two products, but
 //! on a GPU's matrix units: there bf16 rounds them, and `ds`, to bf16. On a GPU, rows that the offsets leave out (they do not ascend from
 //! 0 to T) keep what they held, and heads have at most 256 columns.
@@ -28,8 +32,8 @@
 mod cuda;
 mod flash;
 
-use super::Heads;
 use super::gemm::kernel::Kernel;
+use super::{Heads, indices};
 use crate::base::dtype::{Dtype, Elem, Real, bf16};
 use crate::base::par::Pool;
 use crate::base::simd::level;
@@ -41,8 +45,38 @@ use std::ops::Range;
 /// What forward and backward share besides their tensors.
 struct Packed<'a> {
     starts: &'a [i32],
+    /// Where keys and values are, if not where their queries are; forward only.
+    listed: Option<Listed<'a>>,
     heads: Heads,
     scale: f64,
+}
+
+/// Rows of keys and values, and where each sequence's begin in the list.
+#[derive(Clone, Copy)]
+struct Listed<'a> {
+    starts: &'a [i32],
+    places: &'a [i32],
+}
+
+/// One sequence of a forward.
+#[derive(Clone, Copy)]
+struct Sequence<'a> {
+    /// The row of the first query, and its position.
+    row: usize,
+    before: usize,
+    /// Keys.
+    len: usize,
+    places: Option<&'a [i32]>,
+}
+
+impl Sequence<'_> {
+    fn queries(&self) -> usize {
+        self.len - self.before
+    }
+    /// The row of the key at a position.
+    fn key(&self, position: usize) -> usize {
+        self.places.map_or(self.row + position, |places| places[position] as usize)
+    }
 }
 
 impl Packed<'_> {
@@ -50,6 +84,29 @@ impl Packed<'_> {
     fn sequences(&self) -> impl Iterator<Item = Range<usize>> {
         self.starts.windows(2).map(|w| w[0] as usize..w[1] as usize)
     }
+
+    /// The sequences of a forward.
+    fn continued(&self) -> impl Iterator<Item = Sequence<'_>> {
+        self.sequences().enumerate().map(|(b, rows)| match self.listed {
+            None => Sequence { row: rows.start, before: 0, len: rows.len(), places: None },
+            Some(Listed { starts, places }) => {
+                let places = &places[starts[b] as usize..starts[b + 1] as usize];
+                let (row, before) = (rows.start, places.len() - rows.len());
+                Sequence { row, before, len: places.len(), places: Some(places) }
+            }
+        })
+    }
+}
+
+/// Which rows of `k` and `v` the sequences of [`attention_gather_fwd`] attend to.
+#[derive(Clone, Copy)]
+pub struct Paths<'a> {
+    /// `[B+1]` i32, from 0 to T: where each sequence's queries start among the rows of `q`.
+    pub queries: View<'a>,
+    /// `[B+1]` i32, from 0 to N: where each sequence's keys start in `places`. A sequence has at least as many keys as queries.
+    pub keys: View<'a>,
+    /// `[N]` i32: the row of each key and value, in the order of positions.
+    pub places: View<'a>,
 }
 
 /// `o = softmax(scale q k^T, causal) v` per sequence and head, keeping `lse`; `scale` multiplies the logits.
@@ -65,19 +122,63 @@ pub fn attention_fwd(
     heads: Heads,
     scale: f64,
 ) {
-    check("attention_fwd", heads, &[("q", q), ("o", o)], &[("k", k), ("v", v)], &[("lse", lse)]);
+    check("attention_fwd", heads, q.rows(), &[("q", q), ("o", o)], &[("k", k), ("v", v)], &[("lse", lse)]);
     disjoint("attention_fwd", o, &[q, k, v, lse]);
     assert!(!starts.is_empty(), "attention_fwd: no offsets");
     match dev {
         Device::Cuda(gpu) => cuda::forward(gpu, o, lse, [q, k, v], starts, heads, scale),
         Device::Cpu(pool) => {
-            let packed = Packed { starts: offsets("attention_fwd", starts, q.rows()), heads, scale };
-            match q.dtype() {
-                Dtype::F32 => flash::forward::<f32>(pool, Kernel::at(level()), o, lse, q, k, v, &packed),
-                Dtype::Bf16 => flash::forward::<bf16>(pool, Kernel::at(level()), o, lse, q, k, v, &packed),
-                other => by_dtype!(other, E => fwd_oracle::<E>(pool, o, lse, q, k, v, &packed)),
-            }
+            let packed = Packed { starts: offsets("attention_fwd", starts, q.rows()), listed: None, heads, scale };
+            forward(pool, o, lse, [q, k, v], &packed);
         }
+    }
+}
+
+/// As [`attention_fwd`], of sequences whose queries are their last positions, and whose keys and values are the rows of `k` and `v`
+/// (`[rows, G*K]`) that `paths` lists. Places outside of them panic on the CPU; a GPU reads zeros there.
+#[allow(clippy::too_many_arguments)]
+pub fn attention_gather_fwd(
+    dev: &Device,
+    o: View,
+    lse: View,
+    q: View,
+    k: View,
+    v: View,
+    paths: Paths,
+    heads: Heads,
+    scale: f64,
+) {
+    const OP: &str = "attention_gather_fwd";
+    check(OP, heads, k.rows(), &[("q", q), ("o", o)], &[("k", k), ("v", v)], &[("lse", lse)]);
+    disjoint(OP, o, &[q, k, v, lse]);
+    let Paths { queries, keys, places } = paths;
+    let sequences = queries.len().saturating_sub(1);
+    assert!(
+        !queries.is_empty() && keys.len() == queries.len(),
+        "{OP}: {} offsets of queries, {} of keys",
+        queries.len(),
+        keys.len()
+    );
+    match dev {
+        Device::Cuda(gpu) => cuda::gather_forward(gpu, o, lse, [q, k, v], paths, heads, scale),
+        Device::Cpu(pool) => {
+            let starts = offsets(OP, queries, q.rows());
+            let listed =
+                Listed { starts: offsets(OP, keys, places.len()), places: indices(OP, "place", places, k.rows()) };
+            for b in 0..sequences {
+                let [queries, keys] = [starts, listed.starts].map(|s| s[b + 1] - s[b]);
+                assert!(queries <= keys, "{OP}: sequence {b} has {queries} queries and {keys} keys");
+            }
+            forward(pool, o, lse, [q, k, v], &Packed { starts, listed: Some(listed), heads, scale });
+        }
+    }
+}
+
+fn forward(pool: &Pool, o: View, lse: View, [q, k, v]: [View; 3], packed: &Packed) {
+    match q.dtype() {
+        Dtype::F32 => flash::forward::<f32>(pool, Kernel::at(level()), o, lse, q, k, v, packed),
+        Dtype::Bf16 => flash::forward::<bf16>(pool, Kernel::at(level()), o, lse, q, k, v, packed),
+        other => by_dtype!(other, E => fwd_oracle::<E>(pool, o, lse, q, k, v, packed)),
     }
 }
 
@@ -102,6 +203,7 @@ pub fn attention_bwd(
     check(
         "attention_bwd",
         heads,
+        q.rows(),
         &[("q", q), ("o", o), ("do", d_o), ("dq", dq)],
         &[("k", k), ("v", v), ("dk", dk), ("dv", dv)],
         &[("lse", lse), ("delta", delta)],
@@ -114,7 +216,7 @@ pub fn attention_bwd(
     match dev {
         Device::Cuda(gpu) => cuda::backward(gpu, [dq, dk, dv, delta], [d_o, o, lse, q, k, v], starts, heads, scale),
         Device::Cpu(pool) => {
-            let packed = Packed { starts: offsets("attention_bwd", starts, q.rows()), heads, scale };
+            let packed = Packed { starts: offsets("attention_bwd", starts, q.rows()), listed: None, heads, scale };
             let (out, saved) = ([dq, dk, dv, delta], [d_o, o, lse, q, k, v]);
             match q.dtype() {
                 Dtype::F32 => flash::backward::<f32>(pool, Kernel::at(level()), out, saved, &packed),
@@ -125,15 +227,15 @@ pub fn attention_bwd(
     }
 }
 
-/// Asserts the shapes and types of the operands that are as wide as the query heads, as the key-value heads, and of
-/// the statistics; the first query operand says how many rows and which type.
-fn check(op: &str, heads: Heads, query: &[(&str, View)], kv: &[(&str, View)], stats: &[(&str, View)]) {
+/// Asserts the shapes and types of the operands that are as wide as the query heads, as the key-value heads (of `keys` rows), and of
+/// the statistics; the first query operand says how many rows the others have, and which type.
+fn check(op: &str, heads: Heads, keys: usize, query: &[(&str, View)], kv: &[(&str, View)], stats: &[(&str, View)]) {
     assert!(
         heads.kv > 0 && heads.size > 0 && heads.query.is_multiple_of(heads.kv),
         "{op}: {heads:?}: every key-value head serves the same number of query heads"
     );
     let (rows, dtype) = (query[0].1.rows(), query[0].1.dtype());
-    let of = |list: &[(&str, View)], cols, dtype| {
+    let of = |list: &[(&str, View)], rows, cols, dtype| {
         for (name, view) in list {
             assert!(
                 view.shape() == [rows, cols] && view.dtype() == dtype,
@@ -143,9 +245,9 @@ fn check(op: &str, heads: Heads, query: &[(&str, View)], kv: &[(&str, View)], st
             );
         }
     };
-    of(query, heads.query * heads.size, dtype);
-    of(kv, heads.kv * heads.size, dtype);
-    of(stats, heads.query, dtype.stat());
+    of(query, rows, heads.query * heads.size, dtype);
+    of(kv, keys, heads.kv * heads.size, dtype);
+    of(stats, rows, heads.query, dtype.stat());
 }
 
 /// The offsets of the sequences, which must cover the rows.
@@ -160,18 +262,18 @@ fn offsets<'a>(op: &str, starts: View<'a>, rows: usize) -> &'a [i32] {
 
 fn fwd_oracle<E: Elem>(pool: &Pool, o: View, lse: View, q: View, k: View, v: View, packed: &Packed) {
     let (heads, scale) = (packed.heads, E::Acc::of(packed.scale));
-    for rows in packed.sequences() {
-        pool.each(rows.len(), 1, |r| {
-            let i = rows.start + r;
+    for seq in packed.continued() {
+        pool.each(seq.queries(), 1, |r| {
+            let i = seq.row + r;
+            let keys = || (0..=seq.before + r).map(|j| seq.key(j));
             for h in 0..heads.query {
                 let (mine, theirs) = (heads.columns(h), heads.columns(h / heads.group()));
                 let q = &q.row::<E>(i)[mine.clone()];
-                let s: Vec<E::Acc> =
-                    (rows.start..=i).map(|j| scale * dot::<E>(q, &k.row::<E>(j)[theirs.clone()])).collect();
+                let s: Vec<E::Acc> = keys().map(|j| scale * dot::<E>(q, &k.row::<E>(j)[theirs.clone()])).collect();
                 let top = s.iter().fold(E::Acc::NEG_INFINITY, |a, b| a.max(*b));
                 let total: E::Acc = s.iter().map(|s| (*s - top).exp()).sum();
                 let mut sum = vec![E::Acc::ZERO; heads.size];
-                for (s, j) in s.iter().zip(rows.start..) {
+                for (s, j) in s.iter().zip(keys()) {
                     axpy(&mut sum, (*s - top).exp() / total, &v.row::<E>(j)[theirs.clone()]);
                 }
                 store(&mut o.row_mut::<E>(i)[mine], &sum);

@@ -77,11 +77,29 @@ pub fn within(dtype: Dtype) -> Within {
     if dtype == Dtype::Bf16 { BF16 } else { F32 }
 }
 
-/// One device and the tensors of one case on it.
+/// One device and the tensors of one case on it. What lies behind a tensor, up to the next stretch, holds NaN: who reads it spoils
+/// the result, and who writes it is found at the end of the case.
 pub struct Bed {
     pub dev: Device,
-    arenas: RefCell<Vec<Arena>>,
+    arenas: RefCell<Vec<(Arena, usize)>>,
 }
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for (arena, len) in self.arenas.borrow().iter() {
+            let all = arena.flat();
+            let untouched = |x: &f64| x.is_nan() || *x == f64::from(i32::MIN) || *x == f64::from(POISON);
+            let behind = self.get(all.cols_in(*len..all.len()));
+            assert!(behind.iter().all(untouched), "a tensor of {len} elements was written past its end: {behind:?}");
+        }
+    }
+}
+
+/// The byte that lies behind a tensor of bytes.
+const POISON: u8 = 0xa5;
 
 impl Bed {
     pub fn new(dev: Device) -> Bed {
@@ -95,8 +113,19 @@ impl Bed {
         let arena = Arena::new(&self.dev, "a case", &layout).unwrap();
         // SAFETY: the arena's memory does not move with the arena, and lives as long as `self`.
         let view = unsafe { std::mem::transmute::<View<'_>, View<'_>>(arena.at(&slot)) };
-        self.arenas.borrow_mut().push(arena);
+        self.poison(arena.flat().cols_in(slot.len()..arena.flat().len()));
+        self.arenas.borrow_mut().push((arena, slot.len()));
         view
+    }
+    fn poison(&self, behind: View) {
+        let n = behind.len();
+        match behind.dtype() {
+            Dtype::F64 => self.dev.write(behind, &vec![f64::NAN; n]),
+            Dtype::F32 => self.dev.write(behind, &vec![f32::NAN; n]),
+            Dtype::Bf16 => self.dev.write(behind, &vec![bf16::NAN; n]),
+            Dtype::I32 => self.dev.write(behind, &vec![i32::MIN; n]),
+            Dtype::U8 => self.dev.write(behind, &vec![POISON; n]),
+        }
     }
     /// A tensor of these numbers, rounded to the type.
     pub fn put(&self, dtype: Dtype, rows: usize, cols: usize, data: &[f64]) -> View<'_> {
@@ -121,8 +150,17 @@ impl Bed {
         let data: Vec<f64> = normals(key, rows * cols).iter().map(|x| x * scale).collect();
         self.put(dtype, rows, cols, &data)
     }
-    /// The tensor's numbers.
+    /// Standard normal numbers in rows that all start on a boundary of 16 bytes; or, `off`, all one element behind one. Kernels
+    /// that move whole vectors where they can must look at each operand.
+    pub fn placed(&self, dtype: Dtype, rows: usize, cols: usize, key: u64, off: bool) -> View<'_> {
+        let first = usize::from(off);
+        self.normals(dtype, rows, cols.next_multiple_of(8) + 8, key, 1.0).cols_in(first..first + cols)
+    }
+    /// The tensor's numbers, row by row where it is a window of a wider one.
     pub fn get(&self, view: View) -> Vec<f64> {
+        if !view.is_contiguous() {
+            return (0..view.rows()).flat_map(|i| self.get(view.rows_in(i..i + 1))).collect();
+        }
         let dev = &self.dev;
         let widen = |x: Vec<f32>| x.into_iter().map(f64::from).collect();
         match view.dtype() {

@@ -283,7 +283,7 @@ pub fn muon_cost(parameter: Dtype, gradient: Dtype, rows: usize, cols: usize) ->
 mod tests {
     use super::*;
     use crate::base::dtype::{Dtype, bf16};
-    use crate::ops::check::{F32_GRADIENT, Within, agree, close, dot, matrix, normals, stored};
+    use crate::ops::check::{Bed, F32_GRADIENT, Within, agree, close, dot, gpus, matrix, normals, stored};
 
     /// Orthonormal rows from random ones, by Gram and Schmidt, twice for accuracy.
     fn orthonormal(key: u64, rows: usize, cols: usize) -> Vec<Vec<f64>> {
@@ -434,6 +434,21 @@ mod tests {
             });
             vec![("out", Within::Bits, (0..70).flat_map(|i| bed.get(out.rows_in(i..i + 1))).collect())]
         });
+    }
+
+    /// `symmetric` computes whole blocks of [`GPU_ROWS`] on a GPU, so only larger matrices than tests have need the kernel.
+    #[test]
+    fn gpus_mirror_everything_above_the_diagonal() {
+        for (_, dev) in gpus() {
+            let (bed, n) = (Bed::new(dev), 70);
+            let out = bed.normals(Dtype::F32, n, n + 9, 1, 1.0).cols_in(3..n + 3);
+            let before = bed.get(out);
+            let Device::Cuda(gpu) = &bed.dev else { panic!("a GPU") };
+            let tiles = n.div_ceil(TILE);
+            launch::muon_mirror(gpu, Grid::new(tiles, tiles, 1), out, n as i32, out.stride() as i32);
+            let lower = |e: usize| before[(e / n).max(e % n) * n + (e / n).min(e % n)];
+            assert!(bed.get(out) == (0..n * n).map(lower).collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -118,6 +118,18 @@ mod tests {
     }
 
     #[test]
+    fn gpus_see_which_operand_is_off_its_alignment() {
+        for odd in 0..5 {
+            agree(&format!("pages_write, operand {odd} off"), |bed| {
+                let of = |rows, i| bed.placed(Dtype::Bf16, rows, 24, i, i == odd);
+                let (k, v, k_pool, v_pool) = (of(3, 0), of(3, 1), of(5, 2), of(5, 3));
+                pages_write(&bed.dev, k_pool, v_pool, k, v, bed.ints(1, 3, &[4, 0, 2]));
+                vec![("keys", Within::Bits, bed.get(k_pool)), ("values", Within::Bits, bed.get(v_pool))]
+            });
+        }
+    }
+
+    #[test]
     fn on_gpus_a_place_outside_the_pool_is_left_out() {
         for (_, dev) in gpus() {
             let bed = Bed::new(dev);

@@ -75,20 +75,27 @@ pub fn rmsnorm_fwd(dev: &Device, y: View, rstd: View, x: View, w: View, eps: f64
     }
 }
 
-/// Adds the gradients of [`rmsnorm_fwd`] into `dx` and `dw`.
-pub fn rmsnorm_bwd(dev: &Device, dx: View, dw: View, dy: View, x: View, rstd: View, w: View) {
+/// Adds the gradients of [`rmsnorm_fwd`] into `dx` and, unless the weight is frozen, into `dw`.
+pub fn rmsnorm_bwd(dev: &Device, dx: View, dw: Option<View>, dy: View, x: View, rstd: View, w: View) {
     let [t, d] = x.shape();
     assert!(
-        dx.shape() == [t, d] && dy.shape() == [t, d] && rstd.len() == t && w.len() == d && dw.len() == d,
+        dx.shape() == [t, d]
+            && dy.shape() == [t, d]
+            && rstd.len() == t
+            && w.len() == d
+            && dw.is_none_or(|dw| dw.len() == d),
         "rmsnorm_bwd: x {:?}, dy {:?}, dx {:?}, rstd {:?}, w {:?}, dw {:?}",
         x.shape(),
         dy.shape(),
         dx.shape(),
         rstd.shape(),
         w.shape(),
-        dw.shape()
+        dw.map(|dw| dw.shape())
     );
-    disjoint("rmsnorm_bwd", dx, &[dy, x, rstd, w, dw]);
+    disjoint("rmsnorm_bwd", dx, &[dy, x, rstd, w]);
+    if let Some(dw) = dw {
+        disjoint("rmsnorm_bwd", dw, &[dx, dy, x, rstd, w]);
+    }
     match dev {
         Device::Cuda(gpu) => gpu_bwd(gpu, dx, dw, dy, x, rstd, w),
         Device::Cpu(pool) => by_dtype!(x.dtype(), E => {
@@ -107,6 +114,7 @@ pub fn rmsnorm_bwd(dev: &Device, dx: View, dw: View, dy: View, x: View, rstd: Vi
                         bwd_row::<E>(dx.row_mut(i), sums, dy.row(i), x.row(i), rstd[i], w);
                     }
                 }));
+                let Some(dw) = dw else { return };
                 by_dtype!(dw.dtype(), G => pool.ranges(d, COLS, |cols| vectorize(#[inline(always)] || {
                     add_sums::<A, G>(dw.cols_in(cols.clone()).row_mut(0), sums.cols_in(cols));
                 })));
@@ -120,7 +128,7 @@ fn warps(d: usize, kept: usize, most: usize) -> usize {
     d.div_ceil(32 * kept).next_power_of_two().min(most)
 }
 
-fn gpu_bwd(gpu: &Gpu, dx: View, dw: View, dy: View, x: View, rstd: View, w: View) {
+fn gpu_bwd(gpu: &Gpu, dx: View, dw: Option<View>, dy: View, x: View, rstd: View, w: View) {
     let ([t, d], dtype) = (x.shape(), x.dtype());
     let narrow = launch::RMSNORM_BWD_F32_THREADS as usize / 32;
     let wide = launch::RMSNORM_BWD_WIDE_F32_THREADS as usize / 32;
@@ -136,7 +144,9 @@ fn gpu_bwd(gpu: &Gpu, dx: View, dw: View, dy: View, x: View, rstd: View, w: View
     let [a, b, c] = [dx, dy, x].map(|v| v.stride() as i32);
     let [rows, cols, warps, stretch] = [t, d, warps, stretch].map(|n| n as i32);
     launch(gpu, dtype, grid, dx, partials, dy, x, rstd, w, rows, cols, a, b, c, warps, stretch);
-    partials_add(gpu, dw, partials);
+    if let Some(dw) = dw {
+        partials_add(gpu, dw, partials);
+    }
 }
 
 #[inline(always)]
@@ -222,7 +232,7 @@ mod tests {
             rmsnorm_bwd(
                 &Device::cpu(2),
                 View::of(&mut dx).reshape(t, d),
-                View::of(&mut dw),
+                Some(View::of(&mut dw)),
                 View::of(&mut dy).reshape(t, d),
                 View::of(&mut x).reshape(t, d),
                 View::of(&mut rstd),
@@ -247,7 +257,7 @@ mod tests {
                         let (y, rstd) = (bed.zeros(dtype, t, d), bed.zeros(Dtype::F32, 1, t));
                         let (dx, dw) = (bed.normals(dtype, t, d, 4, 1.0), bed.normals(Dtype::F32, 1, d, 5, 1.0));
                         rmsnorm_fwd(&bed.dev, y, rstd, x, w, EPS);
-                        rmsnorm_bwd(&bed.dev, dx, dw, dy, x, rstd, w);
+                        rmsnorm_bwd(&bed.dev, dx, Some(dw), dy, x, rstd, w);
                         vec![
                             ("y", within(dtype), bed.get(y)),
                             ("rstd", F32, bed.get(rstd)),
@@ -256,6 +266,26 @@ mod tests {
                         ]
                     });
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn gpus_see_which_operand_is_off_its_alignment() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            for odd in 0..6 {
+                agree(&format!("rmsnorm {dtype}, operand {odd} off"), |bed| {
+                    let of = |rows, i| bed.placed(dtype, rows, 24, i, i == odd);
+                    let (x, w, y, dy, dx) = (of(3, 0), of(1, 1), of(3, 2), of(3, 3), of(3, 4));
+                    let (rstd, dw) = (bed.zeros(Dtype::F32, 1, 3), bed.zeros(Dtype::F32, 1, 24));
+                    rmsnorm_fwd(&bed.dev, y, rstd, x, w, EPS);
+                    rmsnorm_bwd(&bed.dev, dx, Some(dw), dy, x, rstd, w);
+                    vec![
+                        ("y", within(dtype), bed.get(y)),
+                        ("dx", within(dtype), bed.get(dx)),
+                        ("dw", F32_GRADIENT, bed.get(dw)),
+                    ]
+                });
             }
         }
     }
@@ -271,7 +301,7 @@ mod tests {
                     let (y, rstd) = (window(3), bed.zeros(Dtype::F32, 1, 4));
                     rmsnorm_fwd(&bed.dev, y.cols_in(cols.clone()), rstd, x, w, EPS);
                     let (dx, dw) = (window(4), bed.normals(dtype, 1, d, 5, 1.0));
-                    rmsnorm_bwd(&bed.dev, dx.cols_in(cols.clone()), dw, y.cols_in(cols.clone()), x, rstd, w);
+                    rmsnorm_bwd(&bed.dev, dx.cols_in(cols.clone()), Some(dw), y.cols_in(cols.clone()), x, rstd, w);
                     vec![
                         ("y", within(dtype), bed.get(y)),
                         ("rstd", F32, bed.get(rstd)),
@@ -294,7 +324,7 @@ mod tests {
                 rmsnorm_bwd(
                     &Device::cpu(threads),
                     View::of(&mut dx).reshape(t, d),
-                    View::of(&mut dw),
+                    Some(View::of(&mut dw)),
                     View::of(&mut dy).reshape(t, d),
                     View::of(&mut x).reshape(t, d),
                     View::of(&mut rstd),
@@ -313,7 +343,7 @@ mod tests {
         rmsnorm_bwd(
             &Device::cpu(1),
             View::of(&mut dx),
-            View::of(&mut dw),
+            Some(View::of(&mut dw)),
             View::of(&mut dy),
             View::of(&mut x),
             View::of(&mut rstd),

@@ -683,6 +683,27 @@ mod tests {
     }
 
     #[test]
+    fn gpus_see_which_operand_is_off_its_alignment() {
+        let heads = Heads { query: 2, kv: 1, size: 32 };
+        for (odd, normed) in (0..9).flat_map(|odd| [(odd, false), (odd, true)]) {
+            agree(&format!("rope, operand {odd} off, norm {normed}"), |bed| {
+                let of = |dtype, rows, cols, i| bed.placed(dtype, rows, cols, i, i == odd);
+                let (q, k) = (of(Dtype::F32, 3, 64, 0), of(Dtype::F32, 3, 32, 1));
+                let (q_out, k_out) = (of(Dtype::F32, 3, 64, 2), of(Dtype::F32, 3, 32, 3));
+                let table = RopeTable { cos: of(Dtype::F32, 7, 16, 4), sin: of(Dtype::F32, 7, 16, 5) };
+                let (w_q, w_k) = (of(Dtype::F32, 1, 32, 6), of(Dtype::F32, 1, 32, 7));
+                let (positions, rstd) = (bed.ints(1, 3, &[0, 6, 2]), bed.zeros(Dtype::F32, 3, 3));
+                let norm = normed.then_some(QkNorm { q: w_q, k: w_k, eps: EPS });
+                rope_fwd(&bed.dev, q_out, k_out, rstd, q, k, norm, table, positions, heads);
+                let turned = [bed.get(q_out), bed.get(k_out)].concat();
+                rope_bwd(&bed.dev, q_out, k_out, None, q, k, rstd, norm, table, positions, heads);
+                let back = [bed.get(q_out), bed.get(k_out)].concat();
+                vec![("rotated", F32, turned), ("turned back", F32, back)]
+            });
+        }
+    }
+
+    #[test]
     fn on_gpus_a_position_outside_the_table_gives_nan() {
         let heads = Heads { query: 1, kv: 1, size: 16 };
         for (_, dev) in gpus() {

@@ -412,7 +412,9 @@ mod tests {
     fn gpus_draw_the_tokens_of_the_cpu() {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             // bf16 logits tie by themselves.
-            for (rows, v, scale) in [(9, 1, 1.0), (9, 3, 1.0), (27, 700, 3.0), (9, 4100, 1e4), (18, 9001, 0.01)] {
+            for (rows, v, scale) in
+                [(9, 1, 1.0), (9, 3, 1.0), (27, 700, 3.0), (9, 4100, 1e4), (18, 9001, 0.01), (72, 3, 0.5)]
+            {
                 agree(&format!("sample {rows} of {v} {dtype} times {scale}"), |bed| {
                     let logits = bed.normals(dtype, rows, v, 5, scale);
                     let (ids, logprobs) = (bed.zeros(Dtype::I32, 1, rows), bed.zeros(Dtype::F32, 1, rows));

@@ -28,19 +28,19 @@ use crate::ops::partials::partials_add;
 const COLS: usize = 128;
 
 /// From the gradients of the rewards `ds [R]` (statistics' type) to those of the hidden rows `dh [R,D]`, stored, and of the
-/// head's row `dw [D]`, added.
-pub fn score_bwd(dev: &Device, dh: View, dw: View, ds: View, h: View, w: View) {
+/// head's row `dw [D]`, added; without `dw` the row is frozen.
+pub fn score_bwd(dev: &Device, dh: View, dw: Option<View>, ds: View, h: View, w: View) {
     let [r, d] = h.shape();
     assert!(
-        dh.shape() == [r, d] && ds.len() == r && w.len() == d && dw.len() == d,
+        dh.shape() == [r, d] && ds.len() == r && w.len() == d && dw.is_none_or(|dw| dw.len() == d),
         "score_bwd: h {:?}, dh {:?}, ds {:?}, w {:?}, dw {:?}",
         h.shape(),
         dh.shape(),
         ds.shape(),
         w.shape(),
-        dw.shape()
+        dw.map(|dw| dw.shape())
     );
-    disjoint("score_bwd", dh, &[dw, ds, h, w]);
+    disjoint("score_bwd", dh, &[ds, h, w]);
     match dev {
         Device::Cuda(gpu) => {
             let (stretch, parts) = stretches(r);
@@ -49,7 +49,9 @@ pub fn score_bwd(dev: &Device, dh: View, dw: View, ds: View, h: View, w: View) {
             let [r, d, ld_dh, ld_h, stretch] = [r, d, dh.stride(), h.stride(), stretch].map(|n| n as i32);
             let grid = Grid::new(across, parts, 1);
             launch::score_bwd(gpu, h.dtype(), grid, dh, partials, ds, h, w, r, d, ld_dh, ld_h, stretch);
-            partials_add(gpu, dw, partials);
+            if let Some(dw) = dw {
+                partials_add(gpu, dw, partials);
+            }
         }
         Device::Cpu(pool) => {
             by_dtype!(h.dtype(), E => {
@@ -60,7 +62,7 @@ pub fn score_bwd(dev: &Device, dh: View, dw: View, ds: View, h: View, w: View) {
                     }
                 }
             });
-            let ds = ds.reshape(r, 1);
+            let (Some(dw), ds) = (dw, ds.reshape(r, 1)) else { return };
             by_gradient!(h.dtype(), dw.dtype(), E, G => pool.ranges(d, COLS, |cols| {
                 let (dw, h) = (dw.cols_in(cols.clone()), h.cols_in(cols));
                 vectorize(#[inline(always)] || dw_cols::<E, G>(dw.row_mut(0), ds, h));
@@ -165,7 +167,7 @@ mod tests {
                 agree(&format!("score_bwd {stored}, {dw_type} dw, [{r}, {d}]"), |bed| {
                     let (h, w) = (bed.normals(stored, r, d, 1, 1e4), bed.normals(stored, 1, d, 2, 1.0));
                     let (dh, dw) = (bed.zeros(stored, r, d), bed.normals(dw_type, 1, d, 4, 1.0));
-                    score_bwd(&bed.dev, dh, dw, bed.normals(Dtype::F32, 1, r, 3, 1.0), h, w);
+                    score_bwd(&bed.dev, dh, Some(dw), bed.normals(Dtype::F32, 1, r, 3, 1.0), h, w);
                     let sums = if dw_type == Dtype::F32 { F32_GRADIENT } else { within(dw_type) };
                     vec![("dh", within(stored), bed.get(dh)), ("dw", sums, bed.get(dw))]
                 });
@@ -205,11 +207,13 @@ mod tests {
     fn on_gpus_an_index_that_is_no_response_gives_nan() {
         for (_, dev) in gpus() {
             let bed = Bed::new(dev);
-            let [nll, ds, s, _, _, margins, weights] = pairs(&bed, 3, 3, 1.0);
-            let (chosen, rejected) = (bed.ints(1, 3, &[0, 1, -1]), bed.ints(1, 3, &[1, 3, 1]));
+            let [nll, ds, _, _, _, margins, weights] = pairs(&bed, 3, 4, 1.0);
+            // With numbers behind the last reward.
+            let s = bed.normals(Dtype::F32, 1, 5, 4, 1.0).cols_in(0..3);
+            let (chosen, rejected) = (bed.ints(1, 4, &[0, 1, -1, 3]), bed.ints(1, 4, &[1, 3, 1, 2]));
             bradley_terry(&bed.dev, nll, ds, s, chosen, rejected, margins, weights);
             let nan = |x: View| bed.get(x).iter().map(|x| x.is_nan()).collect::<Vec<_>>();
-            assert_eq!((nan(nll), nan(ds)), (vec![false, true, true], vec![false, true, false]));
+            assert_eq!((nan(nll), nan(ds)), (vec![false, true, true, true], vec![false, true, true]));
         }
     }
 }

@@ -256,6 +256,22 @@ mod tests {
     }
 
     #[test]
+    fn gpus_see_which_operand_is_off_its_alignment() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            for odd in 0..6 {
+                agree(&format!("swiglu {dtype}, operand {odd} off"), |bed| {
+                    let [gate, up, y, d_gate, d_up] = [0, 1, 2, 3, 4].map(|i| bed.placed(dtype, 3, 24, i, i == odd));
+                    swiglu_fwd(&bed.dev, y, gate, up);
+                    let out = bed.get(y);
+                    swiglu_bwd(&bed.dev, d_gate, d_up, y, gate, up);
+                    let class = within(dtype);
+                    vec![("y", class, out), ("d_gate", class, bed.get(d_gate)), ("d_up", class, bed.get(d_up))]
+                });
+            }
+        }
+    }
+
+    #[test]
     fn gpus_take_windows_of_wider_tensors() {
         // Halves of one tensor, aligned and not.
         for (f, first) in [(16, 8), (16, 3), (13, 0)] {

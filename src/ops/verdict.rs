@@ -89,20 +89,22 @@ pub fn verdict_loss(dev: &Device, nll: View, dz: View, z: View, labels: View, ep
     }
 }
 
-/// `dh = dz w`, `dw += dz^T h`, on the two rows.
-pub fn verdict_bwd(dev: &Device, dh: View, dw: View, dz: View, h: View, w: View, ids: [i32; 2]) {
+/// `dh = dz w`, `dw += dz^T h`, on the two rows; without `dw` the head is frozen.
+pub fn verdict_bwd(dev: &Device, dh: View, dw: Option<View>, dz: View, h: View, w: View, ids: [i32; 2]) {
     let ([r, d], ids) = (h.shape(), rows("verdict_bwd", h, w, ids));
     assert!(
-        dh.shape() == [r, d] && dw.shape() == w.shape() && dz.shape() == [r, 2],
+        dh.shape() == [r, d] && dw.is_none_or(|dw| dw.shape() == w.shape()) && dz.shape() == [r, 2],
         "verdict_bwd: dh {:?}, dw {:?}, dz {:?}, h {:?}, w {:?}",
         dh.shape(),
-        dw.shape(),
+        dw.map(|dw| dw.shape()),
         dz.shape(),
         h.shape(),
         w.shape()
     );
-    disjoint("verdict_bwd", dh, &[dw, dz, h, w]);
-    disjoint("verdict_bwd", dw, &[dz, h, w]);
+    disjoint("verdict_bwd", dh, &[dz, h, w]);
+    if let Some(dw) = dw {
+        disjoint("verdict_bwd", dw, &[dh, dz, h, w]);
+    }
     match dev {
         Device::Cuda(gpu) => gpu_bwd(gpu, dh, dw, dz, h, w, ids),
         Device::Cpu(pool) => {
@@ -110,6 +112,7 @@ pub fn verdict_bwd(dev: &Device, dh: View, dw: View, dz: View, h: View, w: View,
                 let (dh, dz, w) = (dh.row_mut(i), dz.row(i), ids.map(|id| w.row(id)));
                 vectorize(#[inline(always)] || dh_row::<E, G>(dh, dz, w));
             }));
+            let Some(dw) = dw else { return };
             by_gradient!(h.dtype(), dw.dtype(), E, G => pool.ranges(d, COLS, |cols| {
                 let (dw, h) = (dw.cols_in(cols.clone()), h.cols_in(cols));
                 for (c, id) in ids.iter().enumerate() {
@@ -121,7 +124,7 @@ pub fn verdict_bwd(dev: &Device, dh: View, dw: View, dz: View, h: View, w: View,
     }
 }
 
-fn gpu_bwd(gpu: &Gpu, dh: View, dw: View, dz: View, h: View, w: View, ids: [usize; 2]) {
+fn gpu_bwd(gpu: &Gpu, dh: View, dw: Option<View>, dz: View, h: View, w: View, ids: [usize; 2]) {
     let [r, d] = h.shape();
     let (stretch, parts) = stretches(r);
     let partials = gpu.workspace(Dtype::F32, 2 * parts, d);
@@ -153,6 +156,7 @@ fn gpu_bwd(gpu: &Gpu, dh: View, dw: View, dz: View, h: View, w: View, ids: [usiz
             stretch,
         ),
     }
+    let Some(dw) = dw else { return };
     for (c, id) in ids.into_iter().enumerate() {
         partials_add(gpu, dw.rows_in(id..id + 1), partials.rows_in(c * parts..(c + 1) * parts));
     }
@@ -240,7 +244,7 @@ mod tests {
         let (mut dz, mut h, mut w) = (dz.to_vec(), h.to_vec(), w.to_vec());
         let (mut dh, mut dw) = (h.clone(), vec![E::Acc::ZERO; V * D]);
         let (dh_view, dw_view, dz) = (matrix(&mut dh, R), matrix(&mut dw, V), matrix(&mut dz, R));
-        verdict_bwd(&Device::cpu(threads), dh_view, dw_view, dz, matrix(&mut h, R), matrix(&mut w, V), IDS);
+        verdict_bwd(&Device::cpu(threads), dh_view, Some(dw_view), dz, matrix(&mut h, R), matrix(&mut w, V), IDS);
         (dh, dw)
     }
 
@@ -319,7 +323,7 @@ mod tests {
                     let (dh, dw) = (bed.zeros(dh_type, r, d), bed.normals(dw_type, V, d, 4, 1.0));
                     verdict_fwd(&bed.dev, z, h, w, IDS);
                     verdict_loss(&bed.dev, nll, dz, z, labels, eps, weights);
-                    verdict_bwd(&bed.dev, dh, dw, bed.normals(Dtype::F32, r, 2, 5, 1.0), h, w, IDS);
+                    verdict_bwd(&bed.dev, dh, Some(dw), bed.normals(Dtype::F32, r, 2, 5, 1.0), h, w, IDS);
                     let sums = if dw_type == Dtype::F32 { F32_GRADIENT } else { within(dw_type) };
                     vec![
                         ("z", F32, bed.get(z)),
@@ -349,6 +353,22 @@ mod tests {
     }
 
     #[test]
+    fn gpus_see_which_operand_is_off_its_alignment() {
+        for odd in 0..4 {
+            agree(&format!("verdict, operand {odd} off"), |bed| {
+                let of = |rows, i| bed.placed(Dtype::Bf16, rows, 24, i, i == odd);
+                let (h, w, dh) = (of(3, 0), of(V, 1), of(3, 2));
+                let (z, dz) = (bed.zeros(Dtype::F32, 3, 2), bed.normals(Dtype::F32, 3, 2, 5, 1.0));
+                let dw = bed.zeros(Dtype::F32, V, 24);
+                verdict_fwd(&bed.dev, z, h, w, IDS);
+                verdict_bwd(&bed.dev, dh, Some(dw), dz, h, w, IDS);
+                let bf16 = within(Dtype::Bf16);
+                vec![("z", F32, bed.get(z)), ("dh", bf16, bed.get(dh)), ("dw", F32_GRADIENT, bed.get(dw))]
+            });
+        }
+    }
+
+    #[test]
     fn gpus_take_windows_of_wider_tensors() {
         for cols in [3..20, 8..24] {
             agree(&format!("verdict of columns {cols:?}"), |bed| {
@@ -357,7 +377,7 @@ mod tests {
                 let (dh, dw) = (window(3, 3), bed.normals(Dtype::F32, V, cols.len(), 4, 1.0));
                 let (z, dz) = (bed.zeros(Dtype::F32, 3, 4), bed.normals(Dtype::F32, 3, 5, 5, 1.0).cols_in(1..3));
                 verdict_fwd(&bed.dev, z.cols_in(1..3), h, w, IDS);
-                verdict_bwd(&bed.dev, dh.cols_in(cols.clone()), dw, dz, h, w, IDS);
+                verdict_bwd(&bed.dev, dh.cols_in(cols.clone()), Some(dw), dz, h, w, IDS);
                 let bf16 = within(Dtype::Bf16);
                 vec![("z", F32, bed.get(z)), ("dh", bf16, bed.get(dh)), ("dw", F32_GRADIENT, bed.get(dw))]
             });

@@ -54,13 +54,13 @@ pub fn xent_fwd(dev: &Device, nll: View, lse: View, h: View, w: View, targets: V
     });
 }
 
-/// `nll`, `lse`, `dh` and `dw` in one pass over the chunks.
+/// `nll`, `lse`, `dh` and `dw` in one pass over the chunks; without `dw` the head is frozen.
 pub fn xent_step(
     dev: &Device,
     nll: View,
     lse: View,
     dh: View,
-    dw: View,
+    dw: Option<View>,
     h: View,
     w: View,
     targets: View,
@@ -69,10 +69,10 @@ pub fn xent_step(
 ) {
     check("xent_step", [nll, lse], h, w, logits);
     assert!(
-        dh.shape() == h.shape() && dw.shape() == w.shape() && weights.len() == h.rows(),
+        dh.shape() == h.shape() && dw.is_none_or(|dw| dw.shape() == w.shape()) && weights.len() == h.rows(),
         "xent_step: dh {:?}, dw {:?}, weights {:?}, h {:?}, w {:?}",
         dh.shape(),
-        dw.shape(),
+        dw.map(|dw| dw.shape()),
         weights.shape(),
         h.shape(),
         w.shape()
@@ -99,23 +99,37 @@ pub fn xent_step(
             }),
         }
         gemm_nn(dev, dh.rows_in(rows.clone()), dlogits, w, Into::Store);
-        gemm_tn(dev, dw, dlogits, h.rows_in(rows), Into::Add);
+        if let Some(dw) = dw {
+            gemm_tn(dev, dw, dlogits, h.rows_in(rows), Into::Add);
+        }
     });
 }
 
 /// Only `lse`: the normaliser that turns single logits into probabilities over the vocabulary.
 pub fn head_lse(dev: &Device, lse: View, h: View, w: View, logits: View) {
     check("head_lse", [lse, lse], h, w, logits);
-    by_chunk(dev, h, w, logits, |rows, logits| match dev {
-        Device::Cuda(gpu) => {
-            let (grid, v) = (Grid::rows(rows.len()), logits.cols() as i32);
-            launch::xent_fwd(gpu, grid, None, part(lse, &rows), logits, None, v);
-        }
-        Device::Cpu(pool) => by_stat!(logits.dtype(), A => pool.each(rows.len(), 1, |i| {
+    by_chunk(dev, h, w, logits, |rows, logits| logits_lse(dev, part(lse, &rows), logits));
+}
+
+/// `lse[r] = ln sum_v exp(logits[r,v])` of logits that are there already.
+pub fn logits_lse(dev: &Device, lse: View, logits: View) {
+    let [r, v] = logits.shape();
+    assert!(
+        lse.len() == r && lse.dtype() == logits.dtype() && logits.is_contiguous(),
+        "logits_lse: lse {:?} of {}, logits {:?} of {}",
+        lse.shape(),
+        lse.dtype(),
+        logits.shape(),
+        logits.dtype()
+    );
+    disjoint("logits_lse", lse, &[logits]);
+    match dev {
+        Device::Cuda(gpu) => launch::xent_fwd(gpu, Grid::rows(r), None, lse, logits, None, v as i32),
+        Device::Cpu(pool) => by_stat!(logits.dtype(), A => pool.each(r, 1, |i| {
             let row = logits.row::<A>(i);
-            *at::<A>(lse, rows.start + i) = vectorize(#[inline(always)] || log_sum_exp(row));
+            *at::<A>(lse, i) = vectorize(#[inline(always)] || log_sum_exp(row));
         })),
-    });
+    }
 }
 
 fn check(op: &str, stats: [View; 2], h: View, w: View, logits: View) {
@@ -230,7 +244,7 @@ mod tests {
         let [dh, dw] = [matrix(&mut out.dh, R), matrix(&mut out.dw, V)];
         let (h, w, logits) = (matrix(&mut h, R), matrix(&mut w, V), matrix(&mut logits, chunk));
         let (targets, weights) = (View::of(&mut targets), View::of(&mut weights));
-        xent_step(&Device::cpu(threads), nll, lse, dh, dw, h, w, targets, weights, logits);
+        xent_step(&Device::cpu(threads), nll, lse, dh, Some(dw), h, w, targets, weights, logits);
         out
     }
 
@@ -332,7 +346,7 @@ mod tests {
         let logits = bed.zeros(Dtype::F32, chunk, v);
         xent_fwd(&bed.dev, forward, lse, h, w, targets, logits);
         head_lse(&bed.dev, only, h, w, logits);
-        xent_step(&bed.dev, nll, lse, dh, dw, h, w, targets, weights, logits);
+        xent_step(&bed.dev, nll, lse, dh, Some(dw), h, w, targets, weights, logits);
         assert_eq!(bed.get(lse), bed.get(only));
         assert_eq!(bed.get(nll), bed.get(forward));
         // The logits of bf16 operands are tensor-core sums; a loss is a difference of two of them.

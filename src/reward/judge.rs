@@ -7,7 +7,6 @@
 //! a wins  <=>  d1 > d2                               which never saturates, unlike p_a
 //! ```
 
-use super::rank::{Method, Ranking, rank};
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
 use crate::infer::scorer::{Scorer, Shape, Verdict};
@@ -152,7 +151,20 @@ impl<'m> Judge<'m> {
     /// # Errors
     /// When the memory is not there.
     pub fn new(dev: &'m Device, model: &'m Model, prompts: Prompts, shape: Shape) -> Result<Judge<'m>> {
-        Ok(Judge { scorer: Scorer::new(dev, model, shape)?, prompts })
+        Judge::over(dev, &[model], prompts, shape)
+    }
+
+    /// A judge that may [`Judge::switch`] between models that are adapters of one base; the first one judges until then.
+    ///
+    /// # Errors
+    /// When the memory is not there.
+    pub fn over(dev: &'m Device, models: &[&'m Model], prompts: Prompts, shape: Shape) -> Result<Judge<'m>> {
+        Ok(Judge { scorer: Scorer::over(dev, models, shape)?, prompts })
+    }
+
+    /// From now on another of the models that it was made for.
+    pub fn switch(&mut self, model: &'m Model) {
+        self.scorer.switch(model);
     }
 
     /// Judges pairs; answers come in their order.
@@ -167,21 +179,6 @@ impl<'m> Judge<'m> {
             return Err(Error::new(Kind::Model, "the model's logits are not finite; its weights are damaged"));
         }
         Ok(verdicts.chunks(2).map(|v| Judgment::of(v[0], v[1])).collect())
-    }
-
-    /// Orders responses to one prompt by comparing them in pairs, both orders each.
-    ///
-    /// # Errors
-    /// As [`Judge::judge`].
-    pub fn rank(&mut self, prompt: &[Message], responses: &[String], method: Method) -> Result<Ranking> {
-        rank(responses.len(), method, |pairs| {
-            let encode = |(i, j): &(usize, usize)| {
-                let pair = Pair { prompt: prompt.to_vec(), a: responses[*i].clone(), b: responses[*j].clone() };
-                self.prompts.pair(&pair)
-            };
-            let batch = pairs.iter().map(encode).collect::<Result<Vec<EncodedPair>>>()?;
-            Ok(self.judge(&batch)?.iter().map(|j| j.p_a).collect())
-        })
     }
 
     /// Longest judge prompt that fits.

@@ -255,7 +255,14 @@ impl Service {
             return Err(Failure::Invalid(Error::data("there is nothing to rank")));
         }
         let (mail, texts) = (Mail::new(), self.core.texts.clone());
-        let task = GroupTask { group, texts, known: Default::default(), asked: Vec::new(), mail: mail.clone() };
+        let task = GroupTask {
+            group,
+            texts,
+            tournament: None,
+            wins: Default::default(),
+            asked: Vec::new(),
+            mail: mail.clone(),
+        };
         self.submit(Task::Group(Box::new(task)), mail, options)
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::text::example::{Drops, Example, Reason, Record, Side};
@@ -24,6 +24,11 @@ pub enum Purpose {
     Preferences,
     /// Two responses are needed, not which is better: pairs lose their labels, ties stay.
     Responses,
+    /// Which response is better matters, in which order the row shows them, and why if the row says so: rows with a
+    /// label become [`Example::Labelled`]. Ties are left out.
+    Claims,
+    /// As `Claims`, but ties stay, as pairs without a label.
+    Pool,
     /// Responses are to be judged: pairs lose their labels, and a row is judged or it is an error.
     Judging,
 }
@@ -268,16 +273,41 @@ enum Settled {
     Wait { prompt: Vec<Message>, completion: String, good: bool },
 }
 
+/// What one row comes to by itself: an example, or why it is left out.
+///
+/// # Errors
+/// The row does not have this format; or it is not one pair or completion, but several, or half of one.
+pub fn one(format: Format, row: &Map<String, Value>, purpose: Purpose) -> Result<std::result::Result<Example, Reason>> {
+    let mut outcomes = format.read(row)?;
+    let Some(outcome) = outcomes.pop().filter(|_| outcomes.is_empty()) else {
+        return Err(Error::data("the row holds several pairs; write one a row"));
+    };
+    match settle(outcome, purpose) {
+        Settled::Keep(example) => Ok(Ok(example)),
+        Settled::Drop(reason) => Ok(Err(reason)),
+        Settled::Wait { .. } => Err(Error::data("the row holds one rated completion; a pair of responses is needed")),
+    }
+}
+
 /// What a row's outcome is for this purpose.
 fn settle(outcome: Outcome, purpose: Purpose) -> Settled {
-    let labels = purpose == Purpose::Preferences;
+    let labels = matches!(purpose, Purpose::Preferences | Purpose::Claims | Purpose::Pool);
+    let ordered = matches!(purpose, Purpose::Claims | Purpose::Pool);
     let example = match outcome {
         Outcome::Drop(reason) => return Settled::Drop(reason),
         Outcome::Rated { prompt, completion, good } => return Settled::Wait { prompt, completion, good },
-        Outcome::Tied { .. } if labels => return Settled::Drop(Reason::Tie),
+        Outcome::Tied { .. } if labels && purpose != Purpose::Pool => return Settled::Drop(Reason::Tie),
         Outcome::Tied { prompt, a, b } => Example::Unlabelled { prompt, a, b },
-        Outcome::Compared { prompt, a, b, .. } if !labels => Example::Unlabelled { prompt, a, b },
-        Outcome::Compared { prompt, a, b, better } => {
+        Outcome::Compared { prompt, a, b, .. } | Outcome::Reasoned { prompt, a, b, .. } if !labels => {
+            Example::Unlabelled { prompt, a, b }
+        }
+        Outcome::Compared { prompt, a, b, better } if ordered => {
+            Example::Labelled { prompt, a, b, label: better, why: None }
+        }
+        Outcome::Reasoned { prompt, a, b, better, why } if ordered => {
+            Example::Labelled { prompt, a, b, label: better, why: Some(why) }
+        }
+        Outcome::Compared { prompt, a, b, better } | Outcome::Reasoned { prompt, a, b, better, .. } => {
             let (chosen, rejected) = if better == Side::A { (a, b) } else { (b, a) };
             Example::Pair { prompt, chosen, rejected, margin: None }
         }
@@ -305,7 +335,7 @@ fn flaw(example: &Example) -> Option<Reason> {
             }
             prompt
         }
-        Example::Unlabelled { prompt, a, b } => {
+        Example::Unlabelled { prompt, a, b } | Example::Labelled { prompt, a, b, .. } => {
             if blank(a) || blank(b) {
                 return Some(Reason::EmptyResponse);
             }

@@ -5,7 +5,10 @@
 //! | pretrain | two responses   | the user's question            | both responses, in GRAM's blocks, and the end of turn  |
 //! | finetune | a labelled pair | the judge prompt               | A or B at the last position                            |
 //! | sft      | a completion    | the conversation so far        | the completion and the end of turn                     |
+//! | prove    | a completion    | the proving prompt             | the proof and the end of turn                          |
 //! | scalar   | a labelled pair | both conversations, whole      | that the chosen one's reward is the higher             |
+//!
+//! Labelled pairs with a rationale become completions first: see [`Lesson`](super::proving::Lesson).
 //!
 //! A prompt is always rendered as it is for generation, so that what is trained is what will be asked.
 
@@ -23,10 +26,11 @@ pub enum Stage {
     Finetune,
     Sft,
     Scalar,
+    Prove,
 }
 
 impl Stage {
-    pub const ALL: [Stage; 4] = [Stage::Pretrain, Stage::Finetune, Stage::Sft, Stage::Scalar];
+    pub const ALL: [Stage; 5] = [Stage::Pretrain, Stage::Finetune, Stage::Sft, Stage::Scalar, Stage::Prove];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -34,12 +38,15 @@ impl Stage {
             Stage::Finetune => "finetune",
             Stage::Sft => "sft",
             Stage::Scalar => "scalar",
+            Stage::Prove => "prove",
         }
     }
 
     pub fn parse(name: &str) -> Result<Stage> {
         Self::ALL.into_iter().find(|s| s.name() == name).ok_or_else(|| {
-            Error::usage(format!("there is no stage {name:?}; the stages are pretrain, finetune, sft and scalar"))
+            Error::usage(format!(
+                "there is no stage {name:?}; the stages are pretrain, finetune, sft, scalar and prove"
+            ))
         })
     }
 
@@ -48,8 +55,9 @@ impl Stage {
         match self {
             Stage::Pretrain => "pairs of responses",
             Stage::Finetune => "preference pairs or labelled judge prompts",
-            Stage::Sft => "completions",
+            Stage::Sft => "completions, or labelled pairs with a rationale",
             Stage::Scalar => "preference pairs",
+            Stage::Prove => "labelled pairs with a rationale",
         }
     }
 }
@@ -119,7 +127,7 @@ impl Encoder {
         match self.stage {
             Stage::Finetune => matches!(example, Example::Pair { .. }),
             Stage::Pretrain => matches!(example, Example::Pair { .. } | Example::Unlabelled { .. }),
-            Stage::Sft | Stage::Scalar => false,
+            Stage::Sft | Stage::Scalar | Stage::Prove => false,
         }
     }
 
@@ -144,7 +152,7 @@ impl Encoder {
                 let (user, assistant) = pretraining_turns(&prompt, a, b);
                 Ok(Ok(Draft::Tokens(self.chat.complete(&[Message::user(user)], &assistant)?)))
             }
-            (Stage::Pretrain | Stage::Sft, Example::Completion { prompt, completion }) => {
+            (Stage::Pretrain | Stage::Sft | Stage::Prove, Example::Completion { prompt, completion }) => {
                 Ok(Ok(Draft::Tokens(self.chat.complete(prompt, completion)?)))
             }
             (Stage::Sft, Example::Judged { prompt, label }) => {

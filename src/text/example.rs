@@ -15,6 +15,24 @@ pub enum Side {
     B,
 }
 
+impl Side {
+    pub fn other(self) -> Side {
+        match self {
+            Side::A => Side::B,
+            Side::B => Side::A,
+        }
+    }
+}
+
+/// Why a response is the better one, in words.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Why {
+    /// A rationale, to the letter.
+    Text(String),
+    /// The sections of one, by name.
+    Sections(Vec<(&'static str, String)>),
+}
+
 /// One example.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Example {
@@ -26,6 +44,8 @@ pub enum Example {
     Completion { prompt: Vec<Message>, completion: String },
     /// A filled judge prompt, to the letter, and its label.
     Judged { prompt: String, label: Side },
+    /// Two responses in the order given, the better one, and perhaps why it is.
+    Labelled { prompt: Vec<Message>, a: String, b: String, label: Side, why: Option<Why> },
     /// Any number of responses, to be ranked.
     Group { prompt: Vec<Message>, responses: Vec<String> },
 }
@@ -38,6 +58,7 @@ impl Example {
             Example::Unlabelled { .. } => "unlabelled pairs",
             Example::Completion { .. } => "completions",
             Example::Judged { .. } => "labelled judge prompts",
+            Example::Labelled { .. } => "labelled pairs",
             Example::Group { .. } => "groups of responses",
         }
     }
@@ -70,6 +91,10 @@ pub enum Reason {
     TooLong,
     /// An example that the stage of training has no use for.
     WrongKind,
+    /// A label without a word about it.
+    NoRationale,
+    /// A rationale that breaks its form or speaks for the other response.
+    BadRationale,
     /// A row that does not parse or lacks a field (only counted where bad rows are skipped).
     Malformed,
 }
@@ -87,6 +112,8 @@ impl Reason {
             Reason::Unpaired => "without a counterpart",
             Reason::TooLong => "too long",
             Reason::WrongKind => "of a kind this stage has no use for",
+            Reason::NoRationale => "without a rationale",
+            Reason::BadRationale => "with a rationale that breaks its form",
             Reason::Malformed => "malformed rows",
         }
     }

@@ -8,7 +8,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::text::example::{Example, Reason, Side};
+use crate::text::example::{Example, Reason, Side, Why};
 use crate::text::message::Message;
 use crate::text::rows::{is_ranked_output, prompt_column, response_columns, side, texts};
 
@@ -17,9 +17,11 @@ use crate::text::rows::{is_ranked_output, prompt_column, response_columns, side,
 pub enum Format {
     /// `conv_A`, `conv_B`, `conv_A_rating`, `conv_B_rating`.
     UnifiedFeedback,
-    /// `context`, `response1`, `response2`, `overall_preference` in -3..3, negative where the first is better.
+    /// `context`, `response1`, `response2`, `overall_preference` in -3..3, negative where the first is better; and
+    /// `individual_preference`: what each annotator wrote.
     HelpSteer3,
-    /// `prompt`, `response_a`, `response_b` (or `_1`, `_2`; `_A`, `_B`) and perhaps `label`: A, B, A>B, B>A, tie.
+    /// `prompt`, `response_a`, `response_b` (or `_1`, `_2`; `_A`, `_B`) and perhaps `label`: A, B, A>B, B>A, tie;
+    /// with a label, perhaps `rationale`.
     Responses,
     /// `prompt`, `responses`: a list of texts.
     Group,
@@ -60,6 +62,14 @@ pub enum Outcome {
         a: String,
         b: String,
         better: Side,
+    },
+    /// As `Compared`, and why.
+    Reasoned {
+        prompt: Vec<Message>,
+        a: String,
+        b: String,
+        better: Side,
+        why: Why,
     },
     /// Two responses of which neither is better.
     Tied {

@@ -1,9 +1,12 @@
 //! What the rows of each format mean.
 
+use std::sync::LazyLock;
+
+use regex::{Captures, Regex};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::text::example::{Example, Reason, Side};
+use crate::text::example::{Example, Reason, Side, Why};
 use crate::text::format::{Format, Outcome};
 use crate::text::message::{Message, kind};
 
@@ -236,7 +239,53 @@ fn helpsteer3(row: &Object) -> Result<Outcome> {
         p if p > 0.0 => Some(Side::B),
         _ => None,
     });
-    Ok(two(prompt, text_field(row, "response1")?.into(), text_field(row, "response2")?.into(), better))
+    let outcome = two(prompt, text_field(row, "response1")?.into(), text_field(row, "response2")?.into(), better);
+    let why = match better {
+        Some(Some(better)) => annotation(row, better)?,
+        _ => None,
+    };
+    Ok(reasoned(outcome, why))
+}
+
+/// What the annotator wrote who agrees with the overall preference and holds it most strongly; of equals the first.
+fn annotation(row: &Object, better: Side) -> Result<Option<Why>> {
+    let Some(all) = row.get("individual_preference").and_then(Value::as_array) else { return Ok(None) };
+    let mut best: Option<(f64, Why)> = None;
+    for one in all {
+        let Some(one) = one.as_object() else {
+            return Err(Error::data(
+                "an entry of \"individual_preference\" is an object with score, reasoning and feedback",
+            ));
+        };
+        let said = |name: &str| one.get(name).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
+        let score = number(one, "score")?.unwrap_or(0.0);
+        let agrees = if better == Side::A { score < 0.0 } else { score > 0.0 };
+        let (Some(first), Some(second), Some(reasoning)) = (said("feedback1"), said("feedback2"), said("reasoning"))
+        else {
+            continue;
+        };
+        if agrees && best.as_ref().is_none_or(|(strongest, _)| score.abs() > *strongest) {
+            let feedback = format!("Response A: {}\nResponse B: {}", renamed(first), renamed(second));
+            let sections = vec![("feedback", feedback), ("comparison", renamed(reasoning))];
+            best = Some((score.abs(), Why::Sections(sections)));
+        }
+    }
+    Ok(best.map(|(_, why)| why))
+}
+
+/// Annotators write "Response 1" and "@Response 1" of what a judge knows as Response A.
+fn renamed(text: &str) -> String {
+    static NUMBERED: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"@?\b([Rr]esponse) ?([12])\b").expect("a pattern"));
+    let name = |found: &Captures| format!("{} {}", &found[1], if &found[2] == "1" { "A" } else { "B" });
+    NUMBERED.replace_all(text, name).into_owned()
+}
+
+/// A comparison with its reason, if there is one.
+fn reasoned(outcome: Outcome, why: Option<Why>) -> Outcome {
+    match (outcome, why) {
+        (Outcome::Compared { prompt, a, b, better }, Some(why)) => Outcome::Reasoned { prompt, a, b, better, why },
+        (outcome, _) => outcome,
+    }
 }
 
 fn responses(row: &Object) -> Result<Outcome> {
@@ -251,7 +300,12 @@ fn responses(row: &Object) -> Result<Outcome> {
             None => return Err(Error::data(format!("the field {name:?} is A, B, A>B, B>A or tie, not {label}"))),
         },
     };
-    Ok(two(required_prompt(row)?, text_field(row, a)?.into(), text_field(row, b)?.into(), better))
+    let why = match row.get("rationale") {
+        None | Some(Value::Null) => None,
+        Some(_) => Some(Why::Text(text_field(row, "rationale")?.into())),
+    };
+    let outcome = two(required_prompt(row)?, text_field(row, a)?.into(), text_field(row, b)?.into(), better);
+    Ok(reasoned(outcome, why))
 }
 
 /// Two responses: unrated, rated as a tie, or with a better one. A tie keeps its responses, for readers without use for labels.

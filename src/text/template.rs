@@ -24,19 +24,20 @@ pub struct JudgeTemplate {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Part {
+pub(super) enum Part {
     Text(String),
     Place(Place),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     Prompt,
     A,
     B,
+    Label,
 }
 
-const PLACES: [(&str, Place); 7] = [
+pub(super) const PLACES: [(&str, Place); 7] = [
     ("{prompt}", Place::Prompt),
     ("{input}", Place::Prompt),
     ("{user_input}", Place::Prompt),
@@ -90,7 +91,7 @@ impl JudgeTemplate {
             Some((known, source)) => (known.to_string(), source),
             None => (name.to_string(), trimmed),
         };
-        let parts = parts(source);
+        let parts = parts(source, &PLACES);
         for (place, field) in [(Place::Prompt, "{prompt}"), (Place::A, "{response_a}"), (Place::B, "{response_b}")] {
             if !parts.contains(&Part::Place(place)) {
                 return Err(Error::usage(format!(
@@ -123,16 +124,12 @@ impl JudgeTemplate {
 
     /// The template with its places filled.
     pub fn fill(&self, prompt: &str, a: &str, b: &str) -> String {
-        let mut out = String::with_capacity(self.source.len() + prompt.len() + a.len() + b.len());
-        for part in &self.parts {
-            out.push_str(match part {
-                Part::Text(text) => text,
-                Part::Place(Place::Prompt) => prompt,
-                Part::Place(Place::A) => a,
-                Part::Place(Place::B) => b,
-            });
-        }
-        out
+        fill(&self.parts, |place| match place {
+            Place::Prompt => prompt,
+            Place::A => a,
+            Place::B => b,
+            Place::Label => unreachable!("a judge template has no place for the label"),
+        })
     }
 
     /// The filled template as the one user turn that a judge gets.
@@ -141,10 +138,20 @@ impl JudgeTemplate {
     }
 }
 
-fn parts(source: &str) -> Vec<Part> {
+/// The parts with each place filled.
+pub(super) fn fill<'t>(parts: &'t [Part], text: impl Fn(Place) -> &'t str) -> String {
+    let texts = parts.iter().map(|part| match part {
+        Part::Text(text) => text,
+        Part::Place(place) => text(*place),
+    });
+    texts.collect()
+}
+
+/// Splits a template at its places.
+pub(super) fn parts(source: &str, places: &[(&str, Place)]) -> Vec<Part> {
     let (mut parts, mut text, mut at) = (Vec::new(), 0, 0);
     while let Some(brace) = source[at..].find('{').map(|i| at + i) {
-        let Some((field, place)) = PLACES.iter().find(|(field, _)| source[brace..].starts_with(field)) else {
+        let Some((field, place)) = places.iter().find(|(field, _)| source[brace..].starts_with(field)) else {
             at = brace + 1;
             continue;
         };

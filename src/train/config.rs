@@ -2,7 +2,7 @@
 //!
 //! Every key is named once, in the table `run_file!` below, with its meaning, type, default and range. From that table
 //! come the typed [`Run`], the checks, `--print-config` ([`Run::explain`]) and the reference ([`reference()`]). A default
-//! in brackets depends on the stage: `[pretrain, finetune, sft, scalar]`. Defaults are GRAM's published ones.
+//! in brackets depends on the stage: `[pretrain, finetune, sft, scalar, prove]`. Defaults are GRAM's published ones.
 
 use crate::error::{Error, Result};
 use crate::train::checkpoint::{Resume, Retention};
@@ -17,11 +17,13 @@ use toml::Value;
 
 mod check;
 mod explain;
-mod given;
-mod key;
-mod setting;
+pub(crate) mod given;
+pub(crate) mod key;
+pub(crate) mod setting;
 
+pub use check::ALL_LINEAR;
 pub use explain::{Row, reference};
+pub(crate) use explain::{digest, reference_of, write};
 pub use key::{Key, Origin};
 pub use setting::Span;
 
@@ -36,6 +38,8 @@ choices! {
         Sft = "sft",
         /// A scalar reward (Bradley-Terry).
         Scalar = "scalar",
+        /// The proof of a known label.
+        Prove = "prove",
     }
     /// Storage type of weights and activations.
     Precision {
@@ -58,7 +62,18 @@ choices! {
     OnError { Fail = "fail", Skip = "skip", }
     /// [`Shape`] without its numbers.
     Curve { Cosine = "cosine", Linear = "linear", Constant = "constant", Wsd = "wsd", }
-    Optimizer { Adamw = "adamw", }
+    Optimizer {
+        /// f32 moments; bf16 weights follow f32 master copies.
+        Adamw = "adamw",
+        /// f32 moments; bf16 weights are rounded at random, without master copies.
+        AdamwSr = "adamw-sr",
+        /// Moments of one byte; bf16 weights are rounded at random.
+        Adamw8bit = "adamw-8bit",
+        /// Muon for matrices, AdamW for tables, heads and vectors; bf16 weights are rounded at random.
+        Muon = "muon",
+    }
+    /// Storage type of gradients.
+    Gradients { F32 = "f32", Bf16 = "bf16", }
     /// How the losses of one step become one.
     Reduction {
         /// The mean over all examples (or tokens) of the step.
@@ -75,7 +90,12 @@ choices! {
 /// Sequences of a step and tokens of a micro-batch, at most: far more than fit anywhere.
 const MOST: f64 = (1 << 20) as f64;
 
+const MUON_MOMENTUM: f64 = 0.95;
+const MUON_RATE: f64 = 1.0;
+
 run_file! {
+    /// A run file with its overrides: every value, checked, and where it came from.
+    Run;
     /// Where the weights and the tokenizer come from.
     model: Model, Learned {
         /// Hugging Face model directory to start from.
@@ -116,40 +136,52 @@ run_file! {
         /// Seed of the order of examples; `train.seed` if not set.
         shuffle_seed: Option<u64> = None;
         /// Longer examples are dropped and counted.
-        max_tokens: u64 => [2048, 2048, 4096, 2048], AtLeast(1.0);
+        max_tokens: u64 => [2048, 2048, 4096, 2048, 4096], AtLeast(1.0);
         /// What a row that cannot be used does: end the run, or be skipped and counted.
         on_error: OnError = OnError::Fail;
-        /// Judge prompt template; ours if not set.
+        /// Judge prompt template, in stage prove the proving template; ours if not set.
         template: Option<PathBuf> = None;
+        /// Layout of rationales; ours if not set.
+        rationale_form: Option<PathBuf> = None;
+        /// Layout of proofs, of the same sections; ours if not set.
+        proof_form: Option<PathBuf> = None;
         /// The date that a chat template may write, such as "26 Jul 2024"; a fixed one if not set.
         template_date: Option<String> = None;
         /// Use only this many rows.
         limit: Option<u64> = None, AtLeast(1.0);
+        /// Draw the rows of `limit` with this seed instead of taking the first; fewer are then some of more.
+        limit_seed: Option<u64> = None;
     }
     /// What is learned, and how.
     train: Train, Learned {
-        /// What is learned: response pairs, verdicts, completions, or a scalar reward.
+        /// What is learned: response pairs, verdicts, completions, a scalar reward, or proofs of labels.
         stage: Stage = Stage::Finetune;
         /// Length of the run in optimizer steps; instead of `epochs`.
         steps: Option<u64> = None, AtLeast(1.0);
         /// Length of the run in passes over the data.
-        epochs: Option<f64> => [Some(1.0), Some(2.0), Some(3.0), Some(1.0)], Above(0.0);
+        epochs: Option<f64> => [Some(1.0), Some(2.0), Some(3.0), Some(1.0), Some(3.0)], Above(0.0);
         /// Sequences (or pairs) in one optimizer step, all micro-batches together.
-        batch: u64 => [256, 128, 128, 128], Within(1.0, MOST);
+        batch: u64 => [256, 128, 128, 128, 128], Within(1.0, MOST);
         /// Tokens in one packed micro-batch, at most: what fits into memory.
         micro_tokens: u64 = 8192, Within(1.0, MOST);
         /// Peak learning rate.
-        lr: f64 => [1e-5, 2e-5, 1e-5, 1e-5], AtLeast(0.0);
+        lr: f64 => [1e-5, 2e-5, 1e-5, 1e-5, 1e-5], AtLeast(0.0);
         /// How the rate goes on after the warm-up.
         schedule: Curve = Curve::Cosine;
         /// Warm-up from 0, in steps (whole number) or as a fraction of the run.
-        warmup: Span => [Span::Fraction(0.1), Span::Fraction(0.1), Span::Fraction(0.05), Span::Fraction(0.1)];
+        warmup: Span => [Span::Fraction(0.1), Span::Fraction(0.1), Span::Fraction(0.05), Span::Fraction(0.1), Span::Fraction(0.05)];
         /// Final learning rate as a fraction of the peak.
         final_lr: f64 = 0.0, Within(0.0, 1.0);
         /// Length of the final decay of `wsd`, in steps or as a fraction of the run.
         wsd_decay: Span = Span::Fraction(0.1);
-        /// The optimizer; its weight decay is decoupled.
+        /// What steps the weights (see Optimizers); weight decay is decoupled in all.
         optimizer: Optimizer = Optimizer::Adamw;
+        /// Storage type of gradients; `bf16` goes with bf16 weights and rounds with each micro-batch that is added.
+        gradients: Gradients = Gradients::F32;
+        /// Decay rate of Muon's momentum.
+        muon_momentum: f64 = MUON_MOMENTUM, Below(0.0, 1.0);
+        /// Learning rate of Muon's matrices as a multiple of `lr`.
+        muon_rate: f64 = MUON_RATE, AtLeast(0.0);
         /// Decay rate of AdamW's first moment.
         beta1: f64 = 0.9, Below(0.0, 1.0);
         /// Decay rate of AdamW's second moment.
@@ -170,12 +202,27 @@ run_file! {
         verdict: Verdict = Verdict::Candidates;
         /// The two verdicts, one token each.
         labels: [String; 2] = ["A".into(), "B".into()];
+        /// Share of the proofs of stage prove that are learned without their context, too.
+        empty_context: f64 = 0.1, Within(0.0, 1.0);
         /// Train on every pair in both orders.
         both_orders: bool = false;
         /// What the backward pass computes again instead of keeping; saves memory, changes no result.
         recompute: Recompute = Recompute::None; Inert;
         /// Seed of everything random.
         seed: u64 = 42;
+    }
+    /// Low-rank adaptation (LoRA): an adapter is trained beside a frozen model.
+    lora: Lora, Learned {
+        /// Rank of the adapter's pairs; without one, and without `adapter`, the whole model is trained.
+        rank: Option<u64> = None, Within(1.0, 65536.0);
+        /// Strength of the pairs, which count alpha / rank; twice the rank if not set.
+        alpha: Option<f64> = None, Above(0.0);
+        /// Projections with a pair: names such as "q_proj", or "all-linear".
+        targets: Vec<String> = vec!["all-linear".into()];
+        /// Pairs count alpha / sqrt(rank) (rsLoRA).
+        rslora: bool = false;
+        /// Adapter directory (PEFT) to go on from instead of a new adapter.
+        adapter: Option<PathBuf> = None;
     }
     /// What is measured on `data.eval`.
     eval: Eval, Inert {
@@ -212,38 +259,47 @@ run_file! {
     }
 }
 
+/// The text of a run file.
+///
+/// # Errors
+/// It cannot be read, and why.
+pub(crate) fn text_of(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::usage(format!("there is no run file {}", path.display())),
+        std::io::ErrorKind::InvalidData => Error::usage(format!("{}: not UTF-8 text", path.display())),
+        std::io::ErrorKind::IsADirectory => Error::usage(format!("{} is a directory; name a run file", path.display())),
+        _ => Error::io("read", path, e),
+    })
+}
+
 impl Run {
     /// Reads a run file and applies `key=value` overrides, the later ones last.
     ///
     /// # Errors
     /// The file cannot be read; or the first thing wrong in it, with file and line.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Run> {
-        let text = fs::read_to_string(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::usage(format!("there is no run file {}", path.display())),
-            std::io::ErrorKind::InvalidData => Error::usage(format!("{}: not UTF-8 text", path.display())),
-            std::io::ErrorKind::IsADirectory => {
-                Error::usage(format!("{} is a directory; name a run file", path.display()))
-            }
-            _ => Error::io("read", path, e),
-        })?;
-        Run::parse(&text, &path.display().to_string(), overrides)
+        Run::parse(&text_of(path)?, &path.display().to_string(), overrides)
     }
 
     /// [`Run::load`] of a text; `name` stands for the file in messages.
     pub fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Run> {
-        let mut given = Given::default();
+        let mut given = Given::of(KEYS, "");
         given.file(text, name)?;
         for argument in overrides {
             given.argument(argument)?;
         }
-        let mut run = Run::read(&given)?;
-        run.settle()?;
-        Ok(run)
+        Run::of(&given)
     }
 
-    /// Where the value of a key (`train.lr`) came from.
-    pub fn origin(&self, key: &str) -> &Origin {
-        self.origins.get(key).unwrap_or_else(|| panic!("`{key}` is not a key of the run file"))
+    /// The run that the values given come to.
+    ///
+    /// # Errors
+    /// The first thing wrong with them.
+    pub(crate) fn of(given: &Given) -> Result<Run> {
+        let (stage, _) = given.read("train.stage", Any, Stage::Finetune)?;
+        let mut run = Run::read(given, stage)?;
+        run.settle()?;
+        Ok(run)
     }
 
     /// The head, `auto` resolved: `verdict` for two-candidate fine-tuning, `scalar` for rewards, else `lm`.
@@ -288,6 +344,25 @@ impl Run {
         };
         Schedule::new(shape, train.lr, train.final_lr, train.warmup.steps(total), total)
             .map_err(|e| self.wrong("train.warmup", format!("train.warmup: {e}")))
+    }
+
+    /// The same run from the weights and the tokenizer of a model directory.
+    pub fn starting_from(mut self, dir: &Path) -> Run {
+        let Model { dtype, head, .. } = self.model;
+        self.model = Model {
+            path: Some(dir.into()),
+            config: None,
+            family: None,
+            layers: None,
+            hidden: None,
+            heads: None,
+            kv_heads: None,
+            ffn: None,
+            tokenizer: None,
+            dtype,
+            head,
+        };
+        self
     }
 
     /// Which checkpoints are kept.

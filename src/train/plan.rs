@@ -1,21 +1,26 @@
 //! What a training run needs of memory, item by item, before anything is allocated.
 
-use super::optim::Optimizer;
+use super::optim::{self, Optimizer};
 use crate::base::dtype::Dtype;
-use crate::device::Device;
+use crate::device::Layout;
 use crate::error::{Error, Result};
 use crate::model::acts::{Acts, Capacity, Keep};
 use crate::model::config::Config;
+use crate::model::lora::Shape;
 use crate::model::params::Params;
 
 /// A memory plan in bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub parameters: usize,
+    /// Those that are trained: an adapter's, or all.
+    pub trained: usize,
     pub weights: usize,
     pub gradients: usize,
-    /// Moments and master copies.
+    /// Moments, master copies, and what else the optimizer keeps and works in.
     pub optimizer: usize,
+    /// What training all parameters would need more of gradients, moments and master copies.
+    pub saved: usize,
     /// Activations and scratch of one micro-batch, for each recompute policy.
     pub activations: [(Keep, usize); 3],
     /// The policy that the run uses.
@@ -29,26 +34,36 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a run of this model on a device; `capacity` gives the activations for a number of tokens.
+    /// Plans a run of this model with so much free memory, perhaps of an adapter beside it alone; `capacity` gives the
+    /// activations for a number of tokens.
     pub fn new(
-        dev: &Device,
         c: &Config,
         dtype: Dtype,
-        keep: Keep,
-        micro_tokens: usize,
+        adapter: Option<&Shape>,
+        settings: &optim::Settings,
+        (keep, micro_tokens): (Keep, usize),
         capacity: impl Fn(usize) -> Capacity,
+        available: Option<usize>,
     ) -> Plan {
-        let (layout, _) = Params::layout(c, dtype);
+        let (layout, params) = Params::layout(c, dtype);
+        let adapter = adapter.map(|shape| params.adapted(c, dtype, shape));
+        let weights = layout.bytes() + adapter.as_ref().map_or(0, |a| a.layout.bytes() + a.constants.bytes());
+        let trained = adapter.as_ref().map_or(&layout, |a| &a.layout);
+        let needs = |layout: &Layout| {
+            let gradients = layout.with_dtype(settings.gradients_of(dtype)).bytes();
+            (gradients, Optimizer::bytes(layout, dtype, settings.method))
+        };
+        let ((gradients, optimizer), all) = (needs(trained), needs(&layout));
         let activations = |tokens: usize, keep: Keep| Acts::bytes(c, dtype, Capacity { keep, ..capacity(tokens) });
-        let gradients = layout.with_dtype(dtype.stat()).bytes();
-        let fixed = layout.bytes() + gradients + Optimizer::bytes(&layout, dtype);
-        let available = dev.free_memory();
+        let fixed = weights + gradients + optimizer;
         let room = available.unwrap_or(usize::MAX).saturating_sub(fixed);
         Plan {
             parameters: layout.elements(),
-            weights: layout.bytes(),
+            trained: trained.elements(),
+            weights,
             gradients,
-            optimizer: Optimizer::bytes(&layout, dtype),
+            optimizer,
+            saved: (all.0 + all.1).saturating_sub(gradients + optimizer),
             activations: [Keep::All, Keep::Costly, Keep::Doors].map(|keep| (keep, activations(micro_tokens, keep))),
             keep,
             micro_tokens,
@@ -73,9 +88,9 @@ impl Plan {
             return Ok(());
         }
         let advice = match self.largest {
-            0 => {
-                "not even the smallest micro-batch fits; use a smaller model or a machine with more memory".to_string()
-            }
+            0 => "not even the smallest micro-batch fits; use train.optimizer = \"adamw-8bit\" with model.dtype and \
+                 train.gradients = \"bf16\", a smaller model or a machine with more memory"
+                .to_string(),
             n => format!("set train.micro_tokens to at most {n}, or train.recompute = \"layer\""),
         };
         Err(Error::device(format!(
@@ -92,8 +107,20 @@ impl Plan {
             out.push_str(&format!("{name:<28}{:>12}  {note}\n", gigabytes(bytes)));
         };
         row("weights", self.weights, &format!("{} parameters", self.parameters));
-        row("gradients", self.gradients, "");
+        let share = 100.0 * self.trained as f64 / self.parameters as f64;
+        let adapter = format!("of {} trained parameters, {share:.2}% as many as the model has", self.trained);
+        row("gradients", self.gradients, if self.saved > 0 { &adapter } else { "" });
         row("optimizer", self.optimizer, "");
+        let fixed = self.weights + self.gradients + self.optimizer;
+        let each = fixed as f64 / self.parameters.max(1) as f64;
+        row("together", fixed, &format!("{each:.2} bytes a parameter"));
+        if self.saved > 0 {
+            row(
+                "saved by the adapter",
+                self.saved,
+                "not needed: gradients, moments and master copies of the frozen model",
+            );
+        }
         for (keep, bytes) in self.activations {
             let mark = if keep == self.keep { " <- this run" } else { "" };
             let name = format!("activations, recompute {}", name(keep));
@@ -144,9 +171,16 @@ mod tests {
 
     #[test]
     fn the_plan_adds_up_and_policies_save_memory() {
-        let capacity =
-            |tokens| Capacity { tokens, sequences: tokens, rows: tokens, positions: tokens, keep: Keep::All };
-        let plan = Plan::new(&Device::cpu(1), &Config::tiny(Family::Qwen3), Dtype::F32, Keep::Costly, 256, capacity);
+        let capacity = |tokens| Capacity {
+            tokens,
+            sequences: tokens,
+            rows: tokens,
+            positions: tokens,
+            keep: Keep::All,
+            ranks: [0; 7],
+        };
+        let (config, settings) = (Config::tiny(Family::Qwen3), optim::Settings::ADAMW);
+        let plan = Plan::new(&config, Dtype::F32, None, &settings, (Keep::Costly, 256), capacity, Some(1 << 30));
         let [all, costly, doors] = plan.activations.map(|(_, bytes)| bytes);
         assert!(all > costly && costly > doors, "{all} {costly} {doors}");
         assert_eq!(plan.total(), plan.weights + plan.gradients + plan.optimizer + costly);
@@ -155,6 +189,30 @@ mod tests {
         let tight = Plan { available: Some(plan.total() - 1), largest: 7, ..plan };
         let message = tight.check().unwrap_err().to_string();
         assert!(message.contains("train.micro_tokens to at most 7"), "{message}");
+    }
+
+    #[test]
+    fn an_adapter_needs_gradients_and_moments_of_its_own_parameters_alone() {
+        let c = Config::tiny(Family::Llama);
+        let pair = |_| Some(crate::model::lora::Pair { rank: 2, scale: 1.0 });
+        let shape = Shape { layers: vec![[(); 7].map(pair); c.layers], score: false };
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let plan = |adapter: Option<&Shape>| {
+                let ranks = adapter.map_or([0; 7], |shape| shape.ranks());
+                let capacity = move |tokens| {
+                    let (sequences, rows, positions) = (tokens, tokens, tokens);
+                    Capacity { tokens, sequences, rows, positions, keep: Keep::All, ranks }
+                };
+                Plan::new(&c, dtype, adapter, &optim::Settings::ADAMW, (Keep::All, 256), capacity, None)
+            };
+            let (full, lora) = (plan(None), plan(Some(&shape)));
+            let sizes = crate::model::lora::Projection::ALL.map(|p| p.shape(&c).iter().sum::<usize>());
+            assert_eq!(lora.trained, c.layers * 2 * sizes.iter().sum::<usize>());
+            assert_eq!((full.trained, full.saved), (full.parameters, 0));
+            assert_eq!(lora.saved, full.gradients + full.optimizer - lora.gradients - lora.optimizer);
+            assert!(lora.gradients < full.gradients && lora.weights > full.weights && lora.working() > full.working());
+            assert!(lora.table().contains("saved by the adapter") && !full.table().contains("adapter"));
+        }
     }
 
     #[test]

@@ -6,28 +6,33 @@
 //! now and then: evaluate, checkpoint; at the end, or when told to stop: checkpoint
 //! ```
 //! A checkpoint directory is a model directory: the weights and the tokenizer as any other program loads them, beside the
-//! optimizer's state, the run file as it was understood, and `state.json`.
+//! optimizer's state, the run file as it was understood, and `state.json`. Of a run that trains an adapter it is an adapter
+//! directory, with the same beside.
+
+mod adapter;
 
 use super::checkpoint::{self, State};
 use super::config::{self, Precision, Recompute, Run, Stage};
-use super::data::Data;
+use super::data::{Data, Evaluation};
 use super::log::{Log, LogFiles, Record, Sink, progress_line};
 use super::objective::{self, Over, Reduction};
-use super::optim;
+use super::optim::{self, Method};
 use super::order::Order;
 use super::pass::Tally;
 use super::plan::Plan;
 use super::schedule::Schedule;
-use super::trainer::{Report, Shape, Trainer};
+use super::trainer::{self, Report, Shape, Trainer};
 use crate::base::atomic::write_file;
 use crate::base::dtype::Dtype;
 use crate::device::{Arena, Device, Layout};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::Model;
-use crate::model::acts::Keep;
+use crate::model::acts::{Acts, Keep};
 use crate::model::config::preset;
 use crate::model::config::{Config, Family, HeadKind};
+use crate::model::lora;
 use crate::ops::gemm::gemm_nt;
+use crate::text::corpus::Corpus;
 use crate::text::encode::Item;
 use crate::text::tokenizer::Tokenizer;
 use std::path::PathBuf;
@@ -43,6 +48,8 @@ pub struct Finished {
     pub total_steps: u64,
     /// It was told to stop before the end.
     pub stopped: bool,
+    /// Training examples, over-long ones left out.
+    pub examples: usize,
     /// All rows of its log.
     pub records: Vec<Record>,
 }
@@ -73,16 +80,17 @@ pub fn run(dev: &Device, run: &Run, sink: &mut dyn Sink, stop: &dyn Fn() -> bool
         checkpoint,
         step: session.state.step,
         total_steps: session.total,
+        examples: session.data.train.len(),
         stopped,
         records: session.log.records().to_vec(),
     })
 }
 
-/// The memory plan of a run on a device, without reading its data or its weights.
+/// The memory plan of a run on a device with so many free bytes, without reading its data or its weights.
 ///
 /// # Errors
 /// A model directory or shape that cannot be used.
-pub fn plan(dev: &Device, run: &Run) -> Result<Plan> {
+pub fn plan(run: &Run, available: Option<usize>) -> Result<Plan> {
     let config = match (&run.model.path, shape_of(run)?) {
         (Some(path), _) => {
             let mut config = Config::open(path)?;
@@ -93,7 +101,35 @@ pub fn plan(dev: &Device, run: &Run) -> Result<Plan> {
         (None, None) => return Err(no_model()),
     };
     let dtype = dtype(run, config.dtype);
-    Ok(plan_of(dev, run, &config, dtype))
+    let shape = adapter::wanted(run)?.map(|peft| peft.resolve(&config, "lora")).transpose()?;
+    plan_of(run, &config, dtype, shape.as_ref(), available)
+}
+
+/// The memory plan of a run, were it of a model of this shape, on a device with so many free bytes.
+///
+/// # Errors
+/// Settings that do not go with the type of the weights.
+pub fn plan_shape(run: &Run, config: &Config, available: Option<usize>) -> Result<Plan> {
+    let mut config = config.clone();
+    config.head = head(run);
+    let shape = adapter::wanted(run)?.map(|peft| peft.resolve(&config, "lora")).transpose()?;
+    plan_of(run, &config, dtype(run, config.dtype), shape.as_ref(), available)
+}
+
+/// Measures the model that a run starts from on the run's evaluation examples.
+///
+/// # Errors
+/// As [`run`], before its first step; a run without `data.eval`.
+pub fn evaluate(dev: &Device, run: &Run, sink: &mut dyn Sink) -> Result<Record> {
+    let tokenizer = Arc::new(Tokenizer::open(&tokenizer_dir(run)?)?);
+    let Evaluation { examples, labels, notes } = dev.install(|| Evaluation::open(run, tokenizer.clone()))?;
+    notes.iter().for_each(|note| sink.note(note));
+    let model = open_model(run, None, &tokenizer, sink)?.on(dev)?;
+    let shape = Shape { keep: Keep::Nothing, ..step_shape(run, labels, tokenizer.pad()) };
+    let acts = Acts::new(dev, &model.config, model.dtype, shape.capacity(model.ranks()))?;
+    let mut record = Record::default();
+    measure(run, &examples, &mut record, |items| trainer::evaluate(dev, &model, &acts, &shape, items))?;
+    Ok(record)
 }
 
 /// A run under way.
@@ -135,7 +171,8 @@ impl<'a> Session<'a> {
         data.notes.iter().for_each(|note| sink.note(note));
         let resumed = found.as_ref().map(|f| f.dir.clone());
         let model = open_model(run, resumed.as_deref(), &tokenizer, sink)?;
-        let plan = plan_of(dev, run, &model.config, model.dtype);
+        let adapter = model.adapter.as_ref().map(|a| &a.shape);
+        let plan = plan_of(run, &model.config, model.dtype, adapter, dev.free_memory())?;
         if let Err(error) = plan.check() {
             plan.table().lines().for_each(|line| sink.note(line));
             return Err(error);
@@ -147,7 +184,17 @@ impl<'a> Session<'a> {
             model.dtype,
             dev.name()
         ));
-        let mut trainer = Trainer::new(dev, model.on(dev)?, optimizer_settings(run), shape(run, &data, &tokenizer))?;
+        if let Some(adapter) = &model.adapter {
+            sink.note(&format!("adapter: {} parameters are trained, the model is frozen", adapter.parameters()));
+        }
+        let steps = shape(run, &data, &tokenizer);
+        let opened = model.on(dev).and_then(|model| Trainer::new(dev, model, optimizer_settings(run), steps));
+        // Another process may have taken what was free a moment ago.
+        let mut trainer = opened.inspect_err(|error| {
+            if error.kind() == Kind::Device {
+                plan.table().lines().for_each(|line| sink.note(line));
+            }
+        })?;
         let mut state = State { config_hash: run.config_hash(), ..State::default() };
         if let Some(found) = &found {
             found.damaged.iter().for_each(|e| sink.note(&format!("passed over a damaged checkpoint: {e}")));
@@ -215,7 +262,9 @@ impl<'a> Session<'a> {
     fn record(&mut self, report: Report, lr: f64, evaluate: bool, sink: &mut dyn Sink) -> Result<()> {
         let window = std::mem::replace(&mut self.window, Window::new());
         let seconds = window.since.elapsed().as_secs_f64();
-        let passes = if self.run.train.recompute == Recompute::Layer { 4.0 } else { 3.0 };
+        // Forward, gradients of inputs, gradients of weights; a frozen model has none of the last.
+        let passes = if self.trainer.model.adapter.is_some() { 2.0 } else { 3.0 };
+        let passes = passes + if self.run.train.recompute == Recompute::Layer { 1.0 } else { 0.0 };
         let mut record = Record {
             step: self.state.step,
             total_steps: self.total,
@@ -239,28 +288,11 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Measures the evaluation examples. Preferences come in both orders, one after the other: a pair is right when the
-    /// right side leads over both orders together, and consistent when it leads or trails in both.
     fn evaluate(&self, record: &mut Record) -> Result<()> {
-        let Some(eval) = &self.data.eval else { return Ok(()) };
-        let all: Vec<u32> = (0..eval.len() as u32).collect();
-        let (mut tally, mut leads) = (Tally::default(), Vec::new());
-        for chunk in all.chunks(256) {
-            let (part, more) = self.trainer.evaluate(&eval.items(chunk, 0)?)?;
-            tally.add(part);
-            leads.extend(more);
+        match &self.data.eval {
+            Some(eval) => measure(self.run, eval, record, |items| self.trainer.evaluate(items)),
+            None => Ok(()),
         }
-        record.eval_loss = Some(tally.mean_nll());
-        let both = self.run.train.stage == Stage::Finetune && leads.len() == eval.len() && in_both_orders(eval);
-        let share = |n: usize, of: usize| (of > 0).then(|| n as f64 / of as f64);
-        if both {
-            let pairs = leads.chunks(2);
-            record.eval_accuracy = share(pairs.clone().filter(|p| p[0] + p[1] > 0.0).count(), pairs.len());
-            record.eval_consistency = share(pairs.clone().filter(|p| p[0] * p[1] > 0.0).count(), pairs.len());
-        } else {
-            record.eval_accuracy = share(tally.correct, tally.judged);
-        }
-        Ok(())
     }
 
     /// Writes a checkpoint, unless this step's is there already.
@@ -288,11 +320,39 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Measures the evaluation examples. Preferences come in both orders, one after the other: a pair is right when the
+/// right side leads over both orders together, and consistent when it leads or trails in both.
+fn measure(
+    run: &Run,
+    eval: &Corpus,
+    record: &mut Record,
+    evaluate: impl Fn(&[Item]) -> Result<(Tally, Vec<f64>)>,
+) -> Result<()> {
+    let all: Vec<u32> = (0..eval.len() as u32).collect();
+    let (mut tally, mut leads) = (Tally::default(), Vec::new());
+    for chunk in all.chunks(256) {
+        let (part, more) = evaluate(&eval.items(chunk, 0)?)?;
+        tally.add(part);
+        leads.extend(more);
+    }
+    record.eval_loss = Some(tally.mean_nll());
+    let both = run.train.stage == Stage::Finetune && leads.len() == eval.len() && in_both_orders(eval);
+    let share = |n: usize, of: usize| (of > 0).then(|| n as f64 / of as f64);
+    if both {
+        let pairs = leads.chunks(2);
+        record.eval_accuracy = share(pairs.clone().filter(|p| p[0] + p[1] > 0.0).count(), pairs.len());
+        record.eval_consistency = share(pairs.clone().filter(|p| p[0] * p[1] > 0.0).count(), pairs.len());
+    } else {
+        record.eval_accuracy = share(tally.correct, tally.judged);
+    }
+    Ok(())
+}
+
 /// The run file inside a checkpoint.
 const RUN_FILE: &str = "run.toml";
 
 /// Whether a corpus holds every pair twice, as [`Orders::Both`](crate::text::corpus::Orders) makes it.
-fn in_both_orders(corpus: &crate::text::corpus::Corpus) -> bool {
+fn in_both_orders(corpus: &Corpus) -> bool {
     corpus.len().is_multiple_of(2)
         && (0..corpus.len()).step_by(2).all(|i| corpus.record(i).place == corpus.record(i + 1).place)
 }
@@ -317,11 +377,10 @@ fn open_model(
     sink: &mut dyn Sink,
 ) -> Result<Model> {
     let model = match (resumed.or(run.model.path.as_deref()), shape_of(run)?) {
+        (Some(_), _) if let Some(peft) = adapter::of(run, resumed)? => adapter::open(run, peft, resumed, sink)?,
         (Some(dir), _) => {
             let (model, drawn) = Model::open_to_train(dir, |stored| dtype(run, stored), head(run), run.train.seed)?;
-            if !drawn.is_empty() {
-                sink.note(&format!("{} is new and starts from random weights", drawn.join(", ")));
-            }
+            note_drawn(&drawn, sink);
             model
         }
         (None, Some(config)) => {
@@ -338,6 +397,12 @@ fn open_model(
         )));
     }
     Ok(model)
+}
+
+fn note_drawn(drawn: &[String], sink: &mut dyn Sink) {
+    if !drawn.is_empty() {
+        sink.note(&format!("{} is new and starts from random weights", drawn.join(", ")));
+    }
 }
 
 /// The shape of a run that starts from random weights.
@@ -374,7 +439,11 @@ fn shape_of(run: &Run) -> Result<Option<Config>> {
     Ok(Some(config))
 }
 
-fn tokenizer_dir(run: &Run) -> Result<PathBuf> {
+/// The directory of the run's tokenizer.
+///
+/// # Errors
+/// It names none.
+pub fn tokenizer_dir(run: &Run) -> Result<PathBuf> {
     let dir = run.model.tokenizer.as_ref().or(run.model.path.as_ref());
     dir.cloned().ok_or_else(|| Error::usage("a model from random weights needs model.tokenizer, a tokenizer directory"))
 }
@@ -386,7 +455,7 @@ fn no_model() -> Error {
 fn head(run: &Run) -> HeadKind {
     match run.train.stage {
         Stage::Scalar => HeadKind::Scalar,
-        Stage::Pretrain | Stage::Finetune | Stage::Sft => HeadKind::LanguageModel,
+        Stage::Pretrain | Stage::Finetune | Stage::Sft | Stage::Prove => HeadKind::LanguageModel,
     }
 }
 
@@ -432,20 +501,40 @@ fn shape(run: &Run, data: &Data, tokenizer: &Tokenizer) -> Shape {
     step_shape(run, data.labels, tokenizer.pad())
 }
 
-fn plan_of(dev: &Device, run: &Run, config: &Config, dtype: Dtype) -> Plan {
+fn plan_of(
+    run: &Run,
+    config: &Config,
+    dtype: Dtype,
+    adapter: Option<&lora::Shape>,
+    available: Option<usize>,
+) -> Result<Plan> {
+    let settings = optimizer_settings(run);
+    settings.check(dtype)?;
     let shape = step_shape(run, [0, 0], None);
-    let capacity = |tokens| Shape { micro_tokens: tokens, ..shape }.capacity();
-    Plan::new(dev, config, dtype, keep(run), shape.micro_tokens, capacity)
+    let ranks = adapter.map_or([0; 7], lora::Shape::ranks);
+    let capacity = |tokens| Shape { micro_tokens: tokens, ..shape }.capacity(ranks);
+    Ok(Plan::new(config, dtype, adapter, &settings, (keep(run), shape.micro_tokens), capacity, available))
 }
 
 fn optimizer_settings(run: &Run) -> optim::Settings {
     let t = &run.train;
     optim::Settings {
+        method: match t.optimizer {
+            config::Optimizer::Adamw => Method::AdamW,
+            config::Optimizer::AdamwSr => Method::AdamWSr,
+            config::Optimizer::Adamw8bit => Method::AdamW8bit,
+            config::Optimizer::Muon => Method::Muon { momentum: t.muon_momentum, rate: t.muon_rate },
+        },
         beta1: t.beta1,
         beta2: t.beta2,
         eps: t.eps,
         weight_decay: t.weight_decay,
         clip: if t.clip > 0.0 { t.clip } else { f64::INFINITY },
+        gradients: match t.gradients {
+            config::Gradients::F32 => Dtype::F32,
+            config::Gradients::Bf16 => Dtype::Bf16,
+        },
+        seed: t.seed,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::device::{Arena, Device};
 use crate::error::{Error, Kind, Result};
 use crate::model::Model;
 use crate::model::acts::{Acts, Capacity, Keep};
+use crate::model::lora::Ranks;
 use crate::text::encode::Item;
 
 /// What shapes a step.
@@ -22,8 +23,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The activations that micro-batches of this shape need.
-    pub fn capacity(&self) -> Capacity {
+    /// The activations that micro-batches of this shape need, with adapters of these ranks.
+    pub fn capacity(&self, ranks: Ranks) -> Capacity {
         Capacity {
             tokens: self.micro_tokens,
             // A sequence has at least two tokens: one to read and one to predict.
@@ -32,6 +33,7 @@ impl Shape {
             rows: self.micro_tokens,
             positions: self.micro_tokens,
             keep: self.keep,
+            ranks,
         }
     }
 }
@@ -42,6 +44,21 @@ pub struct Report {
     pub tally: Tally,
     /// Gradient norm before clipping.
     pub norm: f64,
+}
+
+/// The loss of a model on items and, for preferences, the lead of the right side in each.
+///
+/// # Errors
+/// An item that does not fit into a micro-batch.
+pub fn evaluate(dev: &Device, model: &Model, acts: &Acts, shape: &Shape, items: &[Item]) -> Result<(Tally, Vec<f64>)> {
+    let (mut tally, mut leads) = (Tally::default(), Vec::new());
+    let settings = objective::Settings { reduction: Reduction::Mean, ..shape.objective };
+    for batch in micro_batches(items, &settings, shape.micro_tokens)? {
+        let (part, more) = pass::evaluate(dev, model, acts, &batch)?;
+        tally.add(part);
+        leads.extend(more);
+    }
+    Ok((tally, leads))
 }
 
 /// A model in training.
@@ -60,10 +77,13 @@ impl<'d> Trainer<'d> {
     /// Allocates everything a step needs.
     ///
     /// # Errors
-    /// When the memory is not there.
+    /// As [`optim::Settings::check`]; when the memory is not there.
     pub fn new(dev: &'d Device, model: Model, settings: optim::Settings, shape: Shape) -> Result<Trainer<'d>> {
-        let grads = Arena::new(dev, "gradients", &model.layout.with_dtype(model.dtype.stat()))?;
-        let acts = Acts::new(dev, &model.config, model.dtype, shape.capacity())?;
+        // Before anything of their type is allocated.
+        settings.check(model.dtype)?;
+        let gradients = model.trained().0.with_dtype(settings.gradients_of(model.dtype));
+        let grads = Arena::new(dev, "gradients", &gradients)?;
+        let acts = Acts::new(dev, &model.config, model.dtype, shape.capacity(model.ranks()))?;
         let optimizer = Optimizer::new(dev, &model, settings)?;
         Ok(Trainer { dev, model, optimizer, grads, acts, shape, step: 0 })
     }
@@ -79,7 +99,7 @@ impl<'d> Trainer<'d> {
             tally.add(pass::train(self.dev, &self.model, &self.grads, &self.acts, &batch)?);
         }
         let dev = self.dev;
-        let norm = dev.install(|| self.optimizer.gradient_norm(dev, &self.grads))?;
+        let norm = dev.install(|| self.optimizer.gradient_norm(dev, &self.model, &self.grads))?;
         if !tally.loss.is_finite() || !norm.is_finite() {
             return Err(Error::new(
                 Kind::Diverged,
@@ -101,14 +121,7 @@ impl<'d> Trainer<'d> {
     /// # Errors
     /// As [`Trainer::step`], but for divergence.
     pub fn evaluate(&self, items: &[Item]) -> Result<(Tally, Vec<f64>)> {
-        let (mut tally, mut leads) = (Tally::default(), Vec::new());
-        let settings = objective::Settings { reduction: Reduction::Mean, ..self.shape.objective };
-        for batch in micro_batches(items, &settings, self.shape.micro_tokens)? {
-            let (part, more) = pass::evaluate(self.dev, &self.model, &self.acts, &batch)?;
-            tally.add(part);
-            leads.extend(more);
-        }
-        Ok((tally, leads))
+        evaluate(self.dev, &self.model, &self.acts, &self.shape, items)
     }
 
     /// The model, when training is over.

@@ -14,7 +14,7 @@ void cp_async(void* to, const void* from, uint32_t bytes, uint32_t bytes_read, L
     Block& b = *block;
     Lane& l = *current();
     const uint32_t offset = require_shared(to, bytes, "cp.async", at);
-    if (bytes != 4 && bytes != 8 && bytes != 16) fail(at, "cp.async: copies 4, 8 or 16 bytes, not %u", bytes);
+    if (bytes != 4 && bytes != 16) fail(at, "cp.async: emulated for copies of 4 or 16 bytes, not %u (base/ptx.cuh)", bytes);
     if (offset % bytes)
         fail(at, "MISALIGNED cp.async: %s is not aligned to %u bytes", b.describe_shared(offset).c_str(), bytes);
     if (uintptr_t(from) % bytes)

@@ -105,6 +105,7 @@ struct Settings {
     bool strict_wgmma = true;
     int capability_major = 9, capability_minor = 0;
     uint64_t memory = 4ull << 30;
+    uint64_t taken = 0;  // of it, by other processes
     int multiprocessors = 4;
     int driver_version = 13000;
     uint64_t steps = 0;

@@ -30,7 +30,8 @@ static void mark_initialised(Device& d, DevicePointer p, size_t size) {
 
 static int allocate(Device& d, DevicePointer* p, size_t size) {
     if (!size) return INVALID_VALUE;
-    if (size > d.settings.memory || d.statistics.allocated > d.settings.memory - size) return OUT_OF_MEMORY;
+    const uint64_t ours = d.settings.memory - std::min(d.settings.taken, d.settings.memory);
+    if (size > ours || d.statistics.allocated > ours - size) return OUT_OF_MEMORY;
     char* memory = heap_allocate(d.ordinal, size, d.settings.checked);
     if (!memory) return OUT_OF_MEMORY;
     *p = reinterpret_cast<DevicePointer>(memory);
@@ -112,7 +113,7 @@ using namespace emu;
 EMU_EXPORT int cuMemGetInfo_v2(size_t* free, size_t* total) {
     EMU_ENTER(entry, __func__);
     *total = entry.device().settings.memory;
-    *free = *total - entry.device().statistics.allocated;
+    *free = *total - std::min(*total, size_t(entry.device().settings.taken)) - entry.device().statistics.allocated;
     return SUCCESS;
 }
 EMU_EXPORT int cuMemAlloc_v2(DevicePointer* p, size_t size) {

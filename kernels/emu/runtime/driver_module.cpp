@@ -233,7 +233,10 @@ struct LaunchConfig {
 };
 EMU_EXPORT int cuLaunchKernelEx(const LaunchConfig* c, void* function, void** arguments, void** extra) {
     EMU_ENTER(entry, __func__);
-    if (c->attribute_count) return NOT_SUPPORTED;  // clusters and the like
+    if (c->attribute_count) {
+        fprintf(stderr, "emulated GPU: launches with attributes (clusters, dependent launches) are not emulated\n");
+        return NOT_SUPPORTED;
+    }
     return queue_launch(entry, function, {c->grid[0], c->grid[1], c->grid[2]}, {c->block[0], c->block[1], c->block[2]},
                         c->dynamic, c->stream, arguments, extra);
 }

@@ -7,7 +7,7 @@ namespace emu {
 
 Settings settings_of(const EmuConfiguration& c) {
     Settings s;
-    s.seed = c.seed, s.memory = c.memory, s.steps = c.steps, s.seconds = c.seconds;
+    s.seed = c.seed, s.memory = c.memory, s.taken = c.taken, s.steps = c.steps, s.seconds = c.seconds;
     s.checked = c.checked, s.strict_wgmma = c.strict_wgmma;
     s.capability_major = c.capability_major, s.capability_minor = c.capability_minor;
     s.multiprocessors = c.multiprocessors, s.driver_version = c.driver_version;
@@ -19,7 +19,7 @@ Settings settings_of(const EmuConfiguration& c) {
     fprintf(
         stderr,
         "emulated GPU: GRAMOPHONE_EMU has \"%s\"; it takes, separated by commas: checked, fast, seed=N, memory=BYTES, "
-        "devices=N,\n"
+        "taken=BYTES, devices=N,\n"
         "capability=MAJOR.MINOR, multiprocessors=N, driver=VERSION, steps=N, seconds=S, lenient, fail=FUNCTION:NTH:ERROR\n",
         word.c_str());
     _Exit(2);
@@ -41,6 +41,7 @@ static void take_word(Environment& e, const std::string& word) {
     else if (word == "lenient") s.strict_wgmma = false;
     else if (key == "seed") s.seed = number(word, value);
     else if (key == "memory") s.memory = number(word, value);
+    else if (key == "taken") s.taken = number(word, value);
     else if (key == "multiprocessors") s.multiprocessors = int(number(word, value));
     else if (key == "driver") s.driver_version = int(number(word, value));
     else if (key == "steps") s.steps = number(word, value);

@@ -4,7 +4,7 @@
 
 // Mirrors `Configuration` in kernels/emu/src/lib.rs.
 struct EmuConfiguration {
-    uint64_t seed, memory, steps, fail_nth;
+    uint64_t seed, memory, taken, steps, fail_nth;
     double seconds;
     const char* fail_call;
     int32_t checked, strict_wgmma, capability_major, capability_minor, multiprocessors, driver_version, fail_code;

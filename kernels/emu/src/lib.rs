@@ -18,6 +18,7 @@
 //! | `seed=N` | [`Settings::seed`] |
 //! | `lenient` | [`Settings::strict_wgmma`] off |
 //! | `memory=BYTES` | [`Settings::memory`] |
+//! | `taken=BYTES` | [`Settings::taken`] |
 //! | `capability=9.0` | [`Settings::capability`] |
 //! | `multiprocessors=N` | [`Settings::multiprocessors`] |
 //! | `driver=13000` | [`Settings::driver_version`] |
@@ -47,6 +48,8 @@ pub struct Settings {
     pub capability: (i32, i32),
     /// Bytes of device memory; allocating more fails with `CUDA_ERROR_OUT_OF_MEMORY`.
     pub memory: u64,
+    /// Bytes of that memory which other processes hold: they are neither free nor to be had.
+    pub taken: u64,
     /// The number of multiprocessors that the device says it has.
     pub multiprocessors: i32,
     /// What `cuDriverGetVersion` says: 13000 is CUDA 13.0.
@@ -79,6 +82,7 @@ impl Default for Settings {
             strict_wgmma: true,
             capability: (9, 0),
             memory: 4 << 30,
+            taken: 0,
             multiprocessors: 4,
             driver_version: 13000,
             steps: 0,
@@ -124,6 +128,7 @@ pub struct Statistics {
 struct Configuration {
     seed: u64,
     memory: u64,
+    taken: u64,
     steps: u64,
     fail_nth: u64,
     seconds: f64,
@@ -192,6 +197,7 @@ pub fn open(settings: Settings) -> i32 {
     let configuration = Configuration {
         seed: settings.seed,
         memory: settings.memory,
+        taken: settings.taken,
         steps: settings.steps,
         fail_nth: settings.fail.as_ref().map_or(0, |f| f.nth),
         seconds: settings.seconds,

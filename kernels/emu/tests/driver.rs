@@ -38,6 +38,16 @@ fn memory_is_counted_and_limited() {
 }
 
 #[test]
+fn memory_that_others_hold_is_not_free() {
+    let d = Device::new(Settings { memory: 1 << 20, taken: 1 << 19, ..Settings::fast() });
+    assert_eq!(result::mem_get_info().unwrap(), (1 << 19, 1 << 20));
+    // SAFETY: nothing is done with the memory.
+    let refused = unsafe { result::malloc_sync((1 << 19) + 1) };
+    assert_eq!(refused.unwrap_err().0, Code::CUDA_ERROR_OUT_OF_MEMORY);
+    d.free(d.alloc(1 << 19));
+}
+
+#[test]
 fn the_end_of_a_context_frees_and_counts_what_leaked() {
     let d = Device::new(Settings::fast());
     let (kept, freed) = (d.zeros(100), d.zeros(50));

@@ -14,7 +14,7 @@ use crate::model::cost::forward_flops;
 use crate::ops::cost::Cost;
 use crate::text::encode::Item;
 use crate::train::objective::{self, Over, Reduction};
-use crate::train::optim;
+use crate::train::optim::{self, Method, Optimizer};
 use crate::train::trainer::{self, Trainer};
 use std::time::Instant;
 
@@ -132,6 +132,9 @@ impl Bench<'_> {
             Work::Prefill => format!("prefill {model}, {tokens} tokens"),
             Work::Decode => format!("decode {model}, {sequences} sequences of {tokens} tokens"),
             Work::Judge => format!("judge {model}, prompts of {} to {} tokens", tokens / 8, tokens / 2),
+            Work::Train if *dtype == Dtype::Bf16 => {
+                format!("train {model}, {tokens} tokens, adamw-8bit, bf16 gradients")
+            }
             Work::Train => format!("train {model}, {tokens} tokens"),
         }
     }
@@ -216,12 +219,21 @@ impl Bench<'_> {
     }
 }
 
+/// AdamW; with bf16 weights the leanest form, so that a model of 8 billion parameters fits one GPU.
+fn optimizer(weights: Dtype) -> optim::Settings {
+    let settings = optim::Settings { beta2: 0.95, weight_decay: 0.1, clip: 1.0, ..optim::Settings::ADAMW };
+    match weights {
+        Dtype::Bf16 => optim::Settings { method: Method::AdamW8bit, gradients: Dtype::Bf16, ..settings },
+        _ => settings,
+    }
+}
+
 fn train(dev: &Device, model: Model, plan: &Plan) -> Result<Timed> {
     let parameters = model.parameters();
     let bench = Bench { dev, model: &model, plan };
     let tokens = plan.tokens;
     let items = [Item::Tokens { ids: bench.ids(0, tokens), start: 1 }];
-    let settings = optim::Settings { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+    let settings = optimizer(plan.dtype);
     let objective = objective::Settings {
         labels: [0, 1],
         smoothing: 0.0,
@@ -230,6 +242,7 @@ fn train(dev: &Device, model: Model, plan: &Plan) -> Result<Timed> {
         pad: None,
     };
     let shape = trainer::Shape { micro_tokens: tokens, keep: Keep::Costly, objective };
+    let state = Optimizer::bytes(&model.layout, plan.dtype, settings.method);
     let mut trainer = Trainer::new(dev, model, settings, shape)?;
     let mut samples = Vec::new();
     for sample in 0..=plan.effort.samples {
@@ -241,7 +254,8 @@ fn train(dev: &Device, model: Model, plan: &Plan) -> Result<Timed> {
         }
     }
     let flops = 3.0 * forward_flops(&plan.config, [tokens].into_iter(), tokens - 1);
-    // Weights read twice; gradients, moments and masters read and written once.
-    let bytes = (parameters * (2 * plan.dtype.size() + 8 * 4)) as f64;
+    // Weights read twice and written once; gradients and the optimizer's state read and written once.
+    let gradient = settings.gradients_of(plan.dtype).size();
+    let bytes = (parameters * (3 * plan.dtype.size() + 2 * gradient) + 2 * state) as f64;
     Ok(Timed { seconds: Seconds::of(samples), cost: Cost { bytes, flops }, tokens: tokens as f64 })
 }

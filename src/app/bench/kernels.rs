@@ -196,7 +196,7 @@ fn rows(s: &Sizes, e: Dtype) -> Vec<Case> {
             rmsnorm_bwd_cost(e, t, d),
             Bound::Copy,
             vec![n.clone(), O::zeros(stat, 1, d), n.clone(), n.clone(), O::normal(stat, 1, t), w],
-            |dev, v| rmsnorm_bwd(dev, v[0], v[1], v[2], v[3], v[4], v[5]),
+            |dev, v| rmsnorm_bwd(dev, v[0], Some(v[1]), v[2], v[3], v[4], v[5]),
         ),
         case(
             "rope_fwd",
@@ -412,7 +412,7 @@ fn heads(s: &Sizes, e: Dtype) -> Vec<Case> {
             xent_step_cost(e, stat, r, d, v),
             Bound::Matrix,
             vec![row(), row(), h.clone(), O::zeros(stat, v, d), h, w, targets, O::normal(stat, 1, r), chunk],
-            |dev, v| xent_step(dev, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8]),
+            |dev, v| xent_step(dev, v[0], v[1], v[2], Some(v[3]), v[4], v[5], v[6], v[7], v[8]),
         ),
         draw("sample_greedy", Sampling::GREEDY),
         draw("sample_plain", plain),
@@ -457,7 +457,7 @@ fn optimizers(s: &Sizes, e: Dtype) -> Vec<Case> {
             adamw_sr_cost(Dtype::Bf16, n),
             Bound::Copy,
             vec![narrow.clone(), moment.clone(), moment, narrow.clone(), decays.clone()],
-            move |dev, v| adamw_sr(dev, &hp, v[0], v[1], v[2], v[3], v[4]),
+            move |dev, v| adamw_sr(dev, &hp, v[0], v[1], v[2], v[3], v[4], 0),
         ),
         case(
             "adamw_8bit",

@@ -82,24 +82,28 @@ struct Engine {
     /// Type of the weights; bf16 on a GPU, f32 on a CPU if not given
     #[arg(long, value_enum, default_value_t = DtypeArg::Auto)]
     dtype: DtypeArg,
-    /// A published shape such as llama-3.1-8b or qwen3-0.6b; llama-3.1-8b on a GPU, 23 million parameters on a CPU if not given
+    /// A published shape such as llama-3.1-8b or qwen3-0.6b; that of the sizes if not given
     #[arg(long, value_name = "NAME")]
     family: Option<String>,
+    /// Sizes of what is measured beside the passes, and of the passes where nothing else is said; large on a GPU, small on a CPU
+    /// if not given
+    #[arg(long, value_enum)]
+    sizes: Option<SizesArg>,
     /// Layers, if not all of them
     #[arg(long, value_name = "N")]
     layers: Option<usize>,
     /// Passes to measure; all if not given
     #[arg(long, value_enum, value_delimiter = ',')]
     work: Vec<WorkArg>,
-    /// Tokens of a prompt, of a scoring pass and of a training step; 4096 on a GPU, 512 on a CPU if not given
+    /// Tokens of a prompt, of a scoring pass and of a training step: 4096, 512 or 64 if not given
     #[arg(long, value_name = "N")]
     tokens: Option<usize>,
-    /// Sequences that decode together; 32 on a GPU, 8 on a CPU if not given
+    /// Sequences that decode together: 32, 8 or 2 if not given
     #[arg(long, value_name = "N")]
     sequences: Option<usize>,
-    /// Tokens that each of them writes
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    written: usize,
+    /// Tokens that each of them writes: 64 or, in the tiny size, 4 if not given
+    #[arg(long, value_name = "N")]
+    written: Option<usize>,
     #[command(flatten)]
     output: Output,
 }
@@ -161,14 +165,19 @@ fn kernels(args: Kernels) -> Result<()> {
 
 fn engine(args: Engine) -> Result<()> {
     let dev = args.place.open()?;
-    let gpu = matches!(dev, Device::Cuda(_));
+    let size = args.sizes.unwrap_or(default_sizes(&dev));
     let layers = Shape { layers: args.layers, ..Shape::default() };
-    let config = match args.family.as_deref() {
-        Some(name) => Config::preset(name, &layers)?,
-        None if gpu => Config::preset("llama-3.1-8b", &layers)?,
-        None => Config::family_shape(Family::Qwen3, &modest(args.layers))?,
+    let config = match (args.family.as_deref(), size) {
+        (Some(name), _) => Config::preset(name, &layers)?,
+        (None, SizesArg::Large) => Config::preset("llama-3.1-8b", &layers)?,
+        (None, SizesArg::Small) => Config::family_shape(Family::Qwen3, &modest(args.layers))?,
+        (None, SizesArg::Tiny) => Config::family_shape(Family::Qwen3, &tiny(args.layers))?,
     };
-    let sizes = if gpu { Sizes::large() } else { Sizes::small() };
+    let (sizes, [tokens, sequences, written]) = match size {
+        SizesArg::Tiny => (Sizes::tiny(), [64, 2, 4]),
+        SizesArg::Small => (Sizes::small(), [512, 8, 64]),
+        SizesArg::Large => (Sizes::large(), [4096, 32, 64]),
+    };
     let all = [Work::Prefill, Work::Decode, Work::Judge, Work::Train].to_vec();
     let chosen = |w: &WorkArg| match w {
         WorkArg::Prefill => Work::Prefill,
@@ -180,9 +189,9 @@ fn engine(args: Engine) -> Result<()> {
         config,
         dtype: resolve(args.dtype, &dev),
         work: if args.work.is_empty() { all } else { args.work.iter().map(chosen).collect() },
-        tokens: args.tokens.unwrap_or(if gpu { 4096 } else { 512 }),
-        sequences: args.sequences.unwrap_or(if gpu { 32 } else { 8 }),
-        written: args.written,
+        tokens: args.tokens.unwrap_or(tokens),
+        sequences: args.sequences.unwrap_or(sequences),
+        written: args.written.unwrap_or(written),
         effort: Effort::new(&dev, args.output.samples.unwrap_or(5) as usize),
         copied: sizes.copied,
         square: sizes.square,
@@ -200,6 +209,21 @@ fn modest(layers: Option<usize>) -> Shape {
         kv_heads: Some(4),
         head_size: Some(64),
         ffn: Some(1536),
+        tied: Some(true),
+        ..Shape::default()
+    }
+}
+
+/// Enough to see that everything runs.
+fn tiny(layers: Option<usize>) -> Shape {
+    Shape {
+        vocab: Some(256),
+        width: Some(64),
+        layers: Some(layers.unwrap_or(1)),
+        heads: Some(2),
+        kv_heads: Some(1),
+        head_size: Some(64),
+        ffn: Some(128),
         tied: Some(true),
         ..Shape::default()
     }

@@ -33,3 +33,19 @@ pub fn stdout(e: io::Error) -> Error {
     }
     Error::io("write to", Path::new("standard output"), e)
 }
+
+/// Columns as wide as their widest cell; the first is text, the others end at the same place.
+pub fn aligned(head: &[String], rows: Vec<Vec<String>>) -> String {
+    let lines: Vec<&[String]> = std::iter::once(head).chain(rows.iter().map(Vec::as_slice)).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: &&[String]| {
+        let cell = |(i, (cell, width)): (usize, (&String, &usize))| match i {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        };
+        let cells: Vec<String> = cells.iter().zip(&widths).enumerate().map(cell).collect();
+        format!("  {}\n", cells.join("   "))
+    };
+    lines.iter().map(line).collect()
+}

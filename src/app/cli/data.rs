@@ -32,10 +32,10 @@ struct Inspect {
     /// Tokenizer or model directory
     #[arg(long, alias = "model", value_name = "DIR", required_unless_present = "config")]
     tokenizer: Option<PathBuf>,
-    /// pretrain, finetune, sft or scalar
+    /// pretrain, finetune, sft, scalar or prove
     #[arg(long, default_value = "finetune", conflicts_with = "config")]
     stage: String,
-    /// Judge prompt template
+    /// Judge prompt template, or with --stage prove the proving template
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     template: Option<PathBuf>,
     /// Examples to show
@@ -55,7 +55,7 @@ pub fn run(args: Args) -> Result<()> {
     let dir = run.model.tokenizer.as_ref().or(run.model.path.as_ref());
     let dir = dir.ok_or_else(|| Error::usage("the run file names no model.path and no model.tokenizer"))?;
     let tokenizer = Arc::new(Tokenizer::open(dir)?);
-    let data = Device::cpu(0).install(|| Data::open(&run, tokenizer))?;
+    let data = Device::open("cpu", 0)?.install(|| Data::open(&run, tokenizer))?;
     let notes: String = data.notes.iter().map(|note| format!("{note}\n")).collect();
     print(format_args!("{notes}\n{}", inspect(&data.train, args.n)?))
 }

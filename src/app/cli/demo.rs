@@ -1,6 +1,6 @@
 //! `gramophone demo`: a judge trained and evaluated in minutes, with nothing downloaded.
 
-use super::console::{print, tell};
+use super::console::{aligned, print, tell};
 use super::runtime::Place;
 use crate::app::demo::world::Item;
 use crate::app::demo::{self, Outcome, Placed, Ranked, Score, Settings};
@@ -92,22 +92,6 @@ fn next(out: &Path, seconds: f64) -> String {
     )
 }
 
-/// Columns as wide as their widest cell; the first is text, the others end at the same place.
-fn aligned(head: &[String], rows: Vec<Vec<String>>) -> String {
-    let lines: Vec<&[String]> = std::iter::once(head).chain(rows.iter().map(Vec::as_slice)).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |cells: &&[String]| {
-        let cell = |(i, (cell, width)): (usize, (&String, &usize))| match i {
-            0 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        };
-        let cells: Vec<String> = cells.iter().zip(&widths).enumerate().map(cell).collect();
-        format!("  {}\n", cells.join("   "))
-    };
-    lines.iter().map(line).collect()
-}
-
 const RANKED: [&str; 4] = ["response", "mean win probability", "height", "true place"];
 
 fn ranking(ranked: &Ranked) -> Vec<Vec<String>> {
@@ -194,5 +178,5 @@ fn chart(title: &str, unit: Unit, series: Vec<Series>) -> Chart {
 
 fn series(name: &str, curve: &[Record], value: fn(&Record) -> Option<f64>) -> Series {
     let points = curve.iter().filter_map(|r| Some((r.step as f64, value(r)?))).collect();
-    Series { name: name.into(), points }
+    Series { name: name.into(), points, band: Vec::new() }
 }

@@ -1,7 +1,7 @@
 //! `gramophone generate`: continue prompts.
 
 use super::judge::into_map;
-use super::rows::{self, Request as Asked, answer, number};
+use super::rows::{self, answer_by_adapter, number};
 use super::runtime::{Files, ModelFlags, Runtime};
 use crate::error::{Error, Result};
 use crate::infer::generator::{Generator, Request, Settings, Shape};
@@ -59,10 +59,8 @@ pub fn run(args: Args) -> Result<()> {
     };
     settings.check()?;
     let tokenizer = &opened.tokenizer;
-    let mut stop = opened.model.config.eos.clone();
-    stop.extend(tokenizer.stop());
     let shape = Shape { sequences: args.batch, context: opened.context };
-    let mut generator = Generator::new(&dev, &opened.model, shape, &stop)?;
+    let mut generator = Generator::over(&dev, &opened.models(), shape, &opened.stop())?;
     let chat = if args.raw { None } else { Some(opened.chat()?) };
     let context = generator.context();
     let parse = |row: &Row| {
@@ -83,8 +81,9 @@ pub fn run(args: Args) -> Result<()> {
         let tokens = prompt.len();
         Ok((Request { prompt, settings: row_settings(row, settings)? }, tokens))
     };
-    answer(&args.files, "answers", parse, |batch: &[Asked<Request>]| {
-        let requests: Vec<Request> = batch.iter().map(|r| r.item.clone()).collect();
+    answer_by_adapter(&args.files, "answers", &opened, parse, |model, batch| {
+        generator.switch(model);
+        let requests: Vec<Request> = batch.iter().map(|request| (*request).clone()).collect();
         let made = generator.generate(&requests, |_, _| ())?;
         made.iter()
             .map(|g| {

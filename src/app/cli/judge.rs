@@ -1,7 +1,9 @@
 //! `gramophone judge`: which of two responses is better.
 
-use super::rows::{self, answer, number};
-use super::runtime::{Files, JudgeFlags, Runtime};
+use super::rationale::{self, RationaleFlags, Totals};
+use super::rows::{self, answer_by_adapter, number};
+use super::runtime::{Files, JudgeFlags, Opened, Runtime};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::infer::scorer::Scorer;
 use crate::model::config::HeadKind;
@@ -13,12 +15,16 @@ use serde_json::{Map, Value, json};
 /// {"id", "p_a", "margin_ab", "margin_ba", "label_mass", "verdict", "consistent"} for each. margin_* is logit A minus
 /// logit B with response a shown as A, and with response b shown as A; p_a averages both orders.
 /// Models with a scalar head give {"id", "reward_a", "reward_b", "verdict"}.
+/// With --rationale the model thinks first; the answers add {"rationale", "votes", "invalid", "tokens"} and more, and the verdict
+/// may be "invalid".
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     judge: JudgeFlags,
+    #[command(flatten)]
+    rationale: RationaleFlags,
     /// Demand a scalar reward model; without it the model's own architecture decides
-    #[arg(long)]
+    #[arg(long, conflicts_with = "rationale")]
     scalar: bool,
     #[command(flatten)]
     files: Files,
@@ -29,9 +35,12 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let dev = args.runtime.place.open()?;
     let opened = args.judge.model.open(&dev, &args.runtime)?;
+    if args.rationale.rationale {
+        return reason(&args, &dev, &opened);
+    }
     match opened.model.config.head {
         HeadKind::Scalar => {
-            let mut scorer = Scorer::new(&dev, &opened.model, opened.scorer())?;
+            let mut scorer = Scorer::over(&dev, &opened.models(), opened.scorer())?;
             let (chat, context) = (opened.chat()?, scorer.context());
             let parse = |row: &Row| {
                 let pair = pair(row)?;
@@ -43,8 +52,9 @@ pub fn run(args: Args) -> Result<()> {
                 let tokens = both[0].len() + both[1].len();
                 Ok((both, tokens))
             };
-            answer(&args.files, "pairs", parse, |batch| {
-                let all: Vec<Vec<i32>> = batch.iter().flat_map(|r| r.item.clone()).collect();
+            answer_by_adapter(&args.files, "pairs", &opened, parse, |model, batch| {
+                scorer.switch(model);
+                let all: Vec<Vec<i32>> = batch.iter().flat_map(|both| (*both).clone()).collect();
                 Ok(scorer.rewards(&all)?.chunks(2).map(|r| rewards(r[0], r[1])).collect())
             })
         }
@@ -53,7 +63,7 @@ pub fn run(args: Args) -> Result<()> {
         )),
         HeadKind::LanguageModel => {
             let prompts = args.judge.prompts(&opened)?;
-            let mut judge = Judge::new(&dev, &opened.model, prompts.clone(), opened.scorer())?;
+            let mut judge = Judge::over(&dev, &opened.models(), prompts.clone(), opened.scorer())?;
             let context = judge.context();
             let parse = |row: &Row| {
                 let encoded = prompts.pair(&pair(row)?)?;
@@ -61,12 +71,35 @@ pub fn run(args: Args) -> Result<()> {
                 let tokens = encoded.ab.len() + encoded.ba.len();
                 Ok((encoded, tokens))
             };
-            answer(&args.files, "pairs", parse, |batch| {
-                let pairs: Vec<EncodedPair> = batch.iter().map(|r| r.item.clone()).collect();
+            answer_by_adapter(&args.files, "pairs", &opened, parse, |model, batch| {
+                judge.switch(model);
+                let pairs: Vec<EncodedPair> = batch.iter().map(|pair| (*pair).clone()).collect();
                 Ok(judge.judge(&pairs).map_err(|e| opened.place(e))?.iter().map(verdict).collect())
             })
         }
     }
+}
+
+/// Judges with rationales.
+fn reason(args: &Args, dev: &Device, opened: &Opened) -> Result<()> {
+    let mut judge = args.rationale.judge(dev, &args.judge, opened)?;
+    let (prompts, context, mut totals) = (judge.prompts.clone(), judge.context(), Totals::default());
+    let parse = |row: &Row| {
+        let encoded = prompts.pair(&pair(row)?)?;
+        // One token at least is to be written.
+        args.judge.fits(encoded.longest(), context - 1)?;
+        let tokens = encoded.ab.len() + encoded.ba.len();
+        Ok((encoded, tokens))
+    };
+    answer_by_adapter(&args.files, "pairs", opened, parse, |model, batch| {
+        judge.switch(model);
+        let pairs: Vec<EncodedPair> = batch.iter().map(|pair| (*pair).clone()).collect();
+        let found = judge.judge(&pairs).map_err(|e| opened.place(e))?;
+        found.iter().for_each(|r| totals.add(r));
+        Ok(found.iter().map(rationale::object).collect())
+    })?;
+    totals.report(&judge);
+    Ok(())
 }
 
 fn pair(row: &Row) -> Result<Pair> {

@@ -8,16 +8,23 @@ mod console;
 mod data;
 mod demo;
 mod doctor;
+mod eval;
 mod generate;
 mod init;
 mod judge;
+mod learning_curve;
 #[cfg(feature = "server")]
 mod load;
+mod merge;
 mod plan;
 mod progress;
+mod prove;
 mod rank;
+mod rationale;
+mod reward;
 mod rows;
 mod runtime;
+mod self_train;
 #[cfg(feature = "server")]
 mod serve;
 mod train;
@@ -48,12 +55,24 @@ enum Verb {
     Init(init::Args),
     /// Train a model as a run file says
     Train(train::Args),
+    /// Train a judge that reasons, from human rationales, labelled and unlabelled pairs
+    SelfTrain(self_train::Args),
     /// Print the memory plan of a training run without starting it
     Plan(plan::Args),
+    /// Fine-tune on ever more examples, several times each, and show what they bring
+    LearningCurve(learning_curve::Args),
+    /// Add an adapter to its base: one model out of two directories
+    Merge(merge::Args),
     /// Say which of two responses is better, with a probability
     Judge(judge::Args),
     /// Order several responses to one prompt
     Rank(rank::Args),
+    /// Give rewards for reinforcement learning: against a reference response, or within a group
+    Reward(reward::Args),
+    /// Measure a judge on a public suite, score recorded verdicts, or look for benchmark rows in training text
+    Eval(eval::Args),
+    /// Prove which of two responses is better, given the label: rationales for a judge to learn from
+    Prove(prove::Args),
     /// Continue prompts
     Generate(generate::Args),
     /// Serve a judge over HTTP, on the wires that trainers speak
@@ -91,9 +110,15 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Demo(args) => demo::run(args),
         Verb::Init(args) => init::run(args),
         Verb::Train(args) => train::run(args),
+        Verb::SelfTrain(args) => self_train::run(args),
         Verb::Plan(args) => plan::run(args),
+        Verb::LearningCurve(args) => learning_curve::run(args),
+        Verb::Merge(args) => merge::run(args),
         Verb::Judge(args) => judge::run(args),
         Verb::Rank(args) => rank::run(args),
+        Verb::Reward(args) => reward::run(args),
+        Verb::Eval(args) => eval::run(args),
+        Verb::Prove(args) => prove::run(args),
         Verb::Generate(args) => generate::run(args),
         #[cfg(feature = "server")]
         Verb::Serve(args) => serve::run(*args),

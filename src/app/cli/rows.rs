@@ -5,10 +5,11 @@
 
 use super::console::{remark, stdout};
 use super::progress::Progress;
-use super::runtime::{Files, OnErrorArg};
+use super::runtime::{Files, OnErrorArg, Opened};
 use crate::app::signals::remove_when_ended;
 use crate::base::atomic::AtomicFile;
 use crate::error::{Error, Kind, Result};
+use crate::model::Model;
 use crate::text::message::Message;
 use crate::text::source::{OnError, Row, Source};
 use serde_json::{Map, Value};
@@ -34,19 +35,33 @@ pub struct Request<T> {
 pub fn answer<T>(
     files: &Files,
     what: &str,
-    mut parse: impl FnMut(&Row) -> Result<(T, usize)>,
+    parse: impl FnMut(&Row) -> Result<(T, usize)>,
     mut answer: impl FnMut(&[Request<T>]) -> Result<Vec<Map<String, Value>>>,
+) -> Result<()> {
+    select(files, what, parse, |batch| Ok(answer(batch)?.into_iter().map(Some).collect()))
+}
+
+/// As [`answer`], for verbs that have no answer to some rows.
+///
+/// # Errors
+/// As [`answer`].
+pub fn select<T>(
+    files: &Files,
+    what: &str,
+    mut parse: impl FnMut(&Row) -> Result<(T, usize)>,
+    mut answer: impl FnMut(&[Request<T>]) -> Result<Vec<Option<Map<String, Value>>>>,
 ) -> Result<()> {
     let skip = files.on_error == OnErrorArg::Skip;
     let mut rows = Source::open(&[&files.input])?.rows(if skip { OnError::Skip } else { OnError::Fail });
-    let mut output = Output::create(files)?;
+    let mut output = Output::create(&files.output, &files.input)?;
     let mut bar = Progress::new(what);
     let (mut batch, mut tokens, mut seen, mut refused) = (Vec::new(), 0, 0u64, Refused::default());
     loop {
         let row = rows.next().transpose()?;
         let full = batch.len() == BATCH_ROWS || tokens >= BATCH_TOKENS;
         if !batch.is_empty() && (full || row.is_none()) {
-            for (request, mut object) in batch.iter().zip(answer(&batch)?) {
+            for (request, object) in batch.iter().zip(answer(&batch)?) {
+                let Some(mut object) = object else { continue };
                 object.shift_insert(0, "id".into(), request.id.clone());
                 output.line(&object)?;
             }
@@ -79,6 +94,39 @@ pub fn answer<T>(
     Ok(())
 }
 
+/// As [`answer`], by the adapter that each row names: `answer` gets rows of one model of `opened` at a time.
+///
+/// # Errors
+/// As [`answer`]; a row that names an adapter that there is not.
+pub fn answer_by_adapter<'m, T>(
+    files: &Files,
+    what: &str,
+    opened: &'m Opened,
+    mut parse: impl FnMut(&Row) -> Result<(T, usize)>,
+    mut answer_one: impl FnMut(&'m Model, &[&T]) -> Result<Vec<Map<String, Value>>>,
+) -> Result<()> {
+    let models = opened.models();
+    let parse = |row: &Row| {
+        let model = opened.choose(row)?;
+        let (item, count) = parse(row)?;
+        Ok(((model, item), count))
+    };
+    answer(files, what, parse, |batch| {
+        let mut answers: Vec<Option<Map<String, Value>>> = vec![None; batch.len()];
+        for (i, model) in models.iter().enumerate() {
+            let places: Vec<usize> = (0..batch.len()).filter(|r| batch[*r].item.0 == i).collect();
+            if places.is_empty() {
+                continue;
+            }
+            let items: Vec<&T> = places.iter().map(|r| &batch[*r].item.1).collect();
+            for (place, made) in places.into_iter().zip(answer_one(model, &items)?) {
+                answers[place] = Some(made);
+            }
+        }
+        Ok(answers.into_iter().map(|made| made.expect("every row has a model")).collect())
+    })
+}
+
 /// Rows that were left out.
 #[derive(Default)]
 struct Refused {
@@ -99,18 +147,21 @@ impl Refused {
 }
 
 /// Where answers go.
-enum Output {
+pub enum Output {
     Stdout(BufWriter<std::io::Stdout>),
     File(AtomicFile),
 }
 
 impl Output {
-    fn create(files: &Files) -> Result<Output> {
-        let path = files.output.as_path();
+    /// Opens `path`, or standard output for `-`.
+    ///
+    /// # Errors
+    /// The path is the input's; or the file system refuses.
+    pub fn create(path: &Path, input: &str) -> Result<Output> {
         if path == Path::new("-") {
             return Ok(Output::Stdout(BufWriter::new(std::io::stdout())));
         }
-        if same_file(Path::new(&files.input), path) {
+        if same_file(Path::new(input), path) {
             return Err(Error::usage(format!("--output {}: it is the input; name another file", path.display())));
         }
         let file = AtomicFile::create(path)?;
@@ -120,7 +171,11 @@ impl Output {
         Ok(Output::File(file))
     }
 
-    fn line(&mut self, object: &Map<String, Value>) -> Result<()> {
+    /// One object on a line of its own.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn line(&mut self, object: &Map<String, Value>) -> Result<()> {
         let mut line = serde_json::to_vec(object).expect("JSON values print");
         line.push(b'\n');
         match self {
@@ -129,7 +184,11 @@ impl Output {
         }
     }
 
-    fn finish(self) -> Result<()> {
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn finish(self) -> Result<()> {
         match self {
             Output::Stdout(mut out) => out.flush().map_err(stdout),
             Output::File(file) => file.commit(),
@@ -148,14 +207,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
 /// # Errors
 /// It is missing or not a text.
 pub fn text<'r>(row: &'r Row, name: &str) -> Result<&'r str> {
-    match row.value.get(name) {
-        Some(Value::String(text)) => Ok(text),
-        Some(other) => {
-            let kind = crate::text::message::kind(other);
-            Err(Error::data(format!("the field {name:?} is {kind}; it must be a text")))
-        }
-        None => Err(missing(row, name)),
-    }
+    row.text(name)
 }
 
 /// A prompt field: a text, or a list of messages.
@@ -163,19 +215,7 @@ pub fn text<'r>(row: &'r Row, name: &str) -> Result<&'r str> {
 /// # Errors
 /// It is missing, empty, or neither.
 pub fn prompt(row: &Row, names: &[&str]) -> Result<Vec<Message>> {
-    let Some(value) = names.iter().find_map(|name| row.value.get(*name)) else {
-        return Err(missing(row, names[0]));
-    };
-    let messages = Message::conversation(value).map_err(|e| e.at(format!("the field {:?}", names[0])))?;
-    if messages.is_empty() {
-        return Err(Error::data(format!("the field {:?} is an empty list of messages", names[0])));
-    }
-    Ok(messages)
-}
-
-fn missing(row: &Row, name: &str) -> Error {
-    let have: Vec<&str> = row.value.keys().map(String::as_str).collect();
-    Error::data(format!("there is no field {name:?}; the row has {}", have.join(", ")))
+    row.conversation(names)
 }
 
 /// An f32 as the shortest decimal that reads back as the same f32.

@@ -71,7 +71,7 @@ pub struct Args {
     /// Which pairs /compare compares
     #[arg(long, value_enum, default_value_t = CompareArg::Circular)]
     compare: CompareArg,
-    /// How groups are ranked where a request does not say: round_robin, linear
+    /// How groups are ranked where a request does not say: round_robin, linear, knockout, swiss, anchor, adaptive
     #[arg(long, default_value = "round_robin", value_name = "METHOD", value_parser = method)]
     method: Method,
     /// No line in the log for each request

@@ -13,7 +13,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 /// Stages: pretrain (both responses given the prompt), finetune (label-smoothed pairwise), sft (completions), scalar
-/// (Bradley-Terry). SIGTERM and SIGUSR1 write a checkpoint and exit 0; the same command then goes on from there.
+/// (Bradley-Terry), prove (proofs of known labels). SIGTERM and SIGUSR1 write a checkpoint and exit 0; the same command then goes on from there.
 #[derive(clap::Args)]
 pub struct Args {
     /// The run file
@@ -50,12 +50,12 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Tells a person how the run goes: on a terminal a bar that is redrawn, elsewhere plain lines.
-struct Terminal {
+pub(super) struct Terminal {
     bar: Option<ProgressBar>,
 }
 
 impl Terminal {
-    fn new() -> Terminal {
+    pub(super) fn new() -> Terminal {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_style(ProgressStyle::with_template("{wide_bar} {msg}").expect("the template is ours"));
@@ -69,7 +69,7 @@ impl Terminal {
             None => tell(line),
         }
     }
-    fn close(&self) {
+    pub(super) fn close(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

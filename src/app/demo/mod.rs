@@ -346,7 +346,14 @@ impl<'d> Bench<'d> {
         name: &str,
         say: &mut dyn FnMut(&str),
     ) -> Result<(Model, Vec<LogRecord>)> {
-        let settings = optim::Settings { beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+        let settings = optim::Settings {
+            beta1: 0.9,
+            beta2: 0.98,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: 1.0,
+            ..optim::Settings::ADAMW
+        };
         let objective = objective::Settings {
             labels: [self.prompts.labels.a, self.prompts.labels.b],
             smoothing: 0.05,

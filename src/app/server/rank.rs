@@ -14,7 +14,14 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 /// The ways to rank, by name.
-const METHODS: [(&str, Method); 2] = [("round_robin", Method::RoundRobin), ("linear", Method::Linear)];
+const METHODS: [(&str, Method); 6] = [
+    ("round_robin", Method::RoundRobin),
+    ("linear", Method::Linear),
+    ("knockout", Method::Knockout),
+    ("swiss", Method::Swiss),
+    ("anchor", Method::Anchor { anchors: 3 }),
+    ("adaptive", Method::Adaptive { confidence: 0.95 }),
+];
 
 /// A way to rank by its name.
 ///
@@ -36,7 +43,7 @@ pub struct RankBody {
     #[schema(value_type = Object)]
     pub prompt: Value,
     pub responses: Vec<String>,
-    /// `round_robin` or `linear`.
+    /// `round_robin`, `linear`, `knockout`, `swiss`, `anchor` (three of them) or `adaptive` (to a confidence of 0.95).
     pub method: Option<String>,
     /// A rationale before each verdict. This judge refuses true.
     #[serde(default)]
@@ -63,16 +70,16 @@ pub async fn rank(
     let n = body.responses.len();
     let ranked = group(&app, &call, prompt, body.responses, method, body.priority, "responses").await?;
     let mut answer = json!({
-        "rewards": ranked.answer.ranking.scores,
-        "ranking": ranked.answer.ranking.order,
-        "comparisons": ranked.answer.ranking.comparisons,
+        "rewards": ranked.answer.scores(),
+        "ranking": ranked.answer.order(),
+        "comparisons": 0,
     });
-    if !ranked.answer.wins.is_empty() {
-        let of = |i: usize, j: usize| {
-            let wins = &ranked.answer.wins;
-            wins.get(&(i, j)).copied().or_else(|| wins.get(&(j, i)).map(|p| 1.0 - p))
-        };
-        answer["wins"] = (0..n).map(|i| (0..n).map(|j| of(i, j)).collect::<Vec<_>>()).collect();
+    if let Ranked::Compared { ranking, wins } = &ranked.answer {
+        answer["comparisons"] = ranking.comparisons.into();
+        if !wins.is_empty() {
+            let row = |i: usize| (0..n).map(|j| ranked.answer.win(i, j)).collect::<Vec<_>>();
+            answer["wins"] = (0..n).map(row).collect();
+        }
     }
     answer["model"] = app.name().into();
     answer["weight_version"] = (*ranked.version).into();
@@ -105,6 +112,8 @@ pub async fn group(
         let refusal = app.refuse(failure);
         if about_field { refusal.at(field) } else { refusal }
     })?;
-    ranked.answer.wins.values().for_each(|p| app.metrics.scored(*p));
+    if let Ranked::Compared { wins, .. } = &ranked.answer {
+        wins.values().for_each(|p| app.metrics.scored(*p));
+    }
     Ok(ranked)
 }

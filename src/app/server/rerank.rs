@@ -58,13 +58,13 @@ pub async fn rerank(
     };
     let prompt = vec![Message::user(body.query.as_str())];
     let ranked = group(&app, &call, prompt, texts.clone(), app.config.method, 0, field).await?;
-    let ranking = &ranked.answer.ranking;
+    let scores = ranked.answer.scores();
     // A scalar reward becomes a relevance between 0 and 1, unless it is wanted as it is.
     let squash = app.service.head() == HeadKind::Scalar && !body.raw_scores;
-    let score = |i: usize| if squash { 1.0 / (1.0 + (-ranking.scores[i]).exp()) } else { ranking.scores[i] };
-    let mut order = ranking.order.clone();
+    let score = |i: usize| if squash { 1.0 / (1.0 + (-scores[i]).exp()) } else { scores[i] };
+    let mut order = ranked.answer.order();
     // A list that claims to be sorted by its scores is.
-    order.sort_by(|a, b| ranking.scores[*b].total_cmp(&ranking.scores[*a]));
+    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
     order.truncate(body.top_n.filter(|n| *n > 0).unwrap_or(usize::MAX));
     if field == "texts" {
         let row = |i: &usize| {

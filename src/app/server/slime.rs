@@ -97,5 +97,5 @@ pub async fn group(
     let prompt = prompt("[0].prompt", &first.prompt)?;
     let responses = samples.iter().map(|s| policy::response(&s.response).to_string()).collect();
     let ranked = rank_group(&app, &call, prompt, responses, app.config.method, 0, "response").await?;
-    Ok(Json(json!(ranked.answer.ranking.scores)))
+    Ok(Json(json!(ranked.answer.scores())))
 }

@@ -198,7 +198,10 @@ fn rank_orders_and_shows_the_comparisons() {
     assert!(said["wins"][1][1].is_null());
     assert_eq!(said["rewards"][0].as_f64(), Some((j[0].p_a + j[1].p_a) / 2.0));
     assert_eq!((said["comparisons"].as_u64(), said["ranking"].as_array().unwrap().len()), (Some(3), 3));
-    ok(&JUDGE, "/v1/rank", json!({"prompt": "Which?", "responses": ["a", "b"], "method": "linear"}));
+    for method in ["linear", "knockout", "swiss", "anchor", "adaptive", "round-robin"] {
+        let said = ok(&JUDGE, "/v1/rank", json!({"prompt": "Which?", "responses": ["a", "b b"], "method": method}));
+        assert_eq!(said["wins"][0][1].as_f64(), Some(j[0].p_a), "{method}");
+    }
     refused(&JUDGE, "/v1/rank", json!({"prompt": "Which?", "responses": []}), 422, "responses");
     refused(&JUDGE, "/v1/rank", json!({"prompt": "Which?", "responses": ["a"], "method": "best"}), 422, "method");
     refused(&JUDGE, "/v1/rank", json!({"prompt": "Which?", "responses": ["a", 1]}), 422, "responses[1]");

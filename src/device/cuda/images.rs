@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 
-/// Image bytes aligned so that the driver can read their fields.
+/// Image bytes aligned so that the driver can read their fields. A build without nvcc has none.
+#[allow(dead_code)]
 #[repr(C, align(64))]
 struct Aligned<const N: usize>([u8; N]);
 

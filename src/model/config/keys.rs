@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 /// A JSON object and where it came from.
 #[derive(Clone, Copy)]
-pub(super) struct Keys<'a> {
+pub(in crate::model) struct Keys<'a> {
     map: &'a Map<String, Value>,
     /// The file, for messages.
     place: &'a str,

@@ -9,7 +9,7 @@
 
 use super::Missing;
 use super::safetensors::{File, Stored, Tensor};
-use crate::base::dtype::{Elem, Real, bf16};
+use crate::base::dtype::{Dtype, Elem, Real, bf16};
 use crate::base::par::Pool;
 use crate::by_dtype;
 use crate::device::{Arena, Device, Layout, Slot, View};
@@ -56,7 +56,7 @@ impl Checkpoint {
         }
         let elsewhere = ["pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.safetensors"];
         let advice = match elsewhere.iter().find(|name| dir.join(name).exists()) {
-            Some(name) if name.starts_with("adapter") => "adapters are not implemented; merge it into its model first",
+            Some(name) if name.starts_with("adapter") => "there is only an adapter; its weights are not a model's",
             Some(_) => "convert pytorch_model.bin to safetensors first",
             None => "is this a model directory?",
         };
@@ -98,6 +98,11 @@ impl Checkpoint {
         self.names.keys().map(String::as_str)
     }
 
+    /// What the (first) file's metadata says under a key.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.files.first()?.metadata.get(key).map(String::as_str)
+    }
+
     /// Whether a tensor is there.
     pub fn contains(&self, name: &str) -> bool {
         self.names.contains_key(name)
@@ -127,7 +132,7 @@ impl Checkpoint {
     /// As [`Checkpoint::map`], and when the memory is not there.
     pub fn read(&self, layout: &Layout, missing: Missing) -> Result<(Arena, Vec<String>)> {
         let found = self.find(layout, &missing)?;
-        let pool = Pool::new(0);
+        let pool = Pool::start(0)?;
         let arena = Arena::new(&Device::Cpu(pool.clone()), "the weights", layout)?;
         for (slot, found) in layout.slots().iter().zip(&found.tensors) {
             match (found, &missing) {
@@ -193,8 +198,12 @@ fn fits(file: &File, tensor: &Tensor, slot: &Slot) -> Result<()> {
     if tensor.shape != slot.shape() {
         return wrong(format!("has shape {:?}, but config.json asks for {:?}", tensor.shape, slot.shape()));
     }
-    match tensor.stored {
-        Stored::Other(name) => wrong(format!("is stored as {name}; the engine reads F32, BF16, F16 and F64")),
+    match (tensor.stored, slot.dtype) {
+        (Stored::Other(name), _) => wrong(format!("is stored as {name}; the engine reads F32, BF16, F16 and F64")),
+        (Stored::U8, Dtype::U8) => Ok(()),
+        (Stored::U8, _) | (_, Dtype::U8) => wrong(
+            "is one of 8-bit codes and numbers where the other is expected; it belongs to another optimizer".into(),
+        ),
         _ => Ok(()),
     }
 }
@@ -250,6 +259,10 @@ fn fill(pool: &Pool, to: View, stored: Stored, bytes: &[u8]) {
     pool.ranges(to.len(), PIECE, |range| {
         let from = &bytes[range.start * size..range.end * size];
         let to = row.cols_in(range);
+        if stored == Stored::U8 {
+            to.row_mut::<u8>(0).copy_from_slice(from);
+            return;
+        }
         by_dtype!(to.dtype(), To => {
             let to = to.row_mut::<To>(0);
             match stored {
@@ -257,6 +270,7 @@ fn fill(pool: &Pool, to: View, stored: Stored, bytes: &[u8]) {
                 Stored::F32 => decode(to, from, |b| f32::from_le_bytes(b) as f64),
                 Stored::Bf16 => decode(to, from, |b| bf16::from_le_bytes(b).get() as f64),
                 Stored::F16 => decode(to, from, |b| half::f16::from_le_bytes(b).to_f64()),
+                Stored::U8 => unreachable!("codes are only copied"),
                 Stored::Other(name) => unreachable!("{name} was refused"),
             }
         });

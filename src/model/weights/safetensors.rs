@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
@@ -29,6 +29,8 @@ pub(super) enum Stored {
     Bf16,
     /// Read by converting; never computed in.
     F16,
+    /// Codes of optimizer states; never weights.
+    U8,
     /// A type the format has and the engine has no use for, by its name.
     Other(&'static str),
 }
@@ -40,7 +42,7 @@ const TYPES: [(&str, usize, Stored); 22] = [
     ("BF16", 16, Stored::Bf16),
     ("F16", 16, Stored::F16),
     ("BOOL", 8, Stored::Other("BOOL")),
-    ("U8", 8, Stored::Other("U8")),
+    ("U8", 8, Stored::U8),
     ("I8", 8, Stored::Other("I8")),
     ("U16", 16, Stored::Other("U16")),
     ("I16", 16, Stored::Other("I16")),
@@ -66,6 +68,7 @@ impl Stored {
             Stored::F64 => Some(Dtype::F64),
             Stored::F32 => Some(Dtype::F32),
             Stored::Bf16 => Some(Dtype::Bf16),
+            Stored::U8 => Some(Dtype::U8),
             Stored::F16 | Stored::Other(_) => None,
         }
     }
@@ -88,6 +91,8 @@ pub(super) struct File {
     pub map: Arc<Mapped>,
     /// In the order they lie in.
     pub tensors: Vec<Tensor>,
+    /// What is text in `__metadata__`.
+    pub metadata: BTreeMap<String, String>,
 }
 
 impl File {
@@ -104,15 +109,18 @@ impl File {
         // Weights are not written to while they are in use: we never write over an existing file (`create`), and the
         // format's other writers replace whole files.
         let map = Mapped::new(&file).map_err(|e| Error::io("map", path, e))?;
-        let tensors = header(&map).map_err(|what| Error::model(format!("{}: {what}", path.display())))?;
-        Ok(File { path: path.to_path_buf(), map: Arc::new(map), tensors })
+        let (tensors, metadata) = header(&map).map_err(|what| Error::model(format!("{}: {what}", path.display())))?;
+        Ok(File { path: path.to_path_buf(), map: Arc::new(map), tensors, metadata })
     }
 }
 
 /// Headers longer than this are refused, as the format's other readers do.
 const LONGEST_HEADER: usize = 100_000_000;
 
-fn header(file: &[u8]) -> std::result::Result<Vec<Tensor>, String> {
+/// The tensors of a header, and its metadata.
+type Header = (Vec<Tensor>, BTreeMap<String, String>);
+
+fn header(file: &[u8]) -> std::result::Result<Header, String> {
     if file.starts_with(b"version https://git-lfs") {
         return Err("this is a Git LFS pointer, not the weights; fetch them with `git lfs pull`".into());
     }
@@ -128,7 +136,7 @@ fn header(file: &[u8]) -> std::result::Result<Vec<Tensor>, String> {
         return Err(format!("a header of {length} bytes is too long"));
     }
     let (text, data) = rest.split_at(length);
-    let Entries(entries) = serde_json::from_slice(text).map_err(|e| format!("bad header: {e}"))?;
+    let Entries(entries, metadata) = serde_json::from_slice(text).map_err(|e| format!("bad header: {e}"))?;
     let mut tensors =
         entries.into_iter().map(|(name, e)| tensor(name, e)).collect::<std::result::Result<Vec<_>, _>>()?;
     tensors.sort_by_key(|t| (t.bytes.start, t.bytes.end));
@@ -136,7 +144,7 @@ fn header(file: &[u8]) -> std::result::Result<Vec<Tensor>, String> {
     for tensor in &mut tensors {
         tensor.bytes = tensor.bytes.start + 8 + length..tensor.bytes.end + 8 + length;
     }
-    Ok(tensors)
+    Ok((tensors, metadata))
 }
 
 /// One entry, its size checked against its place; places still count from the end of the header.
@@ -184,8 +192,8 @@ struct Entry {
     data_offsets: [usize; 2],
 }
 
-/// The header's entries but `__metadata__`; two of the same name are an error.
-struct Entries(Vec<(String, Entry)>);
+/// The header's entries, and apart from them what is text in `__metadata__`; two of the same name are an error.
+struct Entries(Vec<(String, Entry)>, BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -198,13 +206,16 @@ impl<'de> Deserialize<'de> for Entries {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
                 use serde::de::Error;
                 let mut seen = BTreeSet::new();
-                let mut entries = Vec::new();
+                let (mut entries, mut metadata) = (Vec::new(), BTreeMap::new());
                 while let Some(name) = map.next_key::<String>()? {
                     if !seen.insert(name.clone()) {
                         return Err(A::Error::custom(format_args!("{name} is there twice")));
                     }
                     if name == "__metadata__" {
-                        map.next_value::<serde::de::IgnoredAny>()?;
+                        if let Value::Object(given) = map.next_value()? {
+                            let text = |(k, v): (String, Value)| Some((k, v.as_str()?.to_string()));
+                            metadata = given.into_iter().filter_map(text).collect();
+                        }
                         continue;
                     }
                     match map.next_value() {
@@ -212,7 +223,7 @@ impl<'de> Deserialize<'de> for Entries {
                         Err(e) => return Err(A::Error::custom(format_args!("{name}: {e}"))),
                     }
                 }
-                Ok(Entries(entries))
+                Ok(Entries(entries, metadata))
             }
         }
         deserializer.deserialize_map(Each)
@@ -230,15 +241,23 @@ pub(super) fn create(path: &Path, fill: impl FnOnce(&mut BufWriter<fs::File>) ->
     write().map_err(|e| Error::io("write", path, e))
 }
 
-/// Writes tensors as `dtype` in the order given, a piece at a time.
-pub(super) fn write(out: &mut impl Write, slots: &[&Slot], arena: &Arena, dtype: Dtype) -> io::Result<()> {
+/// Writes tensors as `dtype` in the order given, a piece at a time; `metadata` joins what every file says of itself.
+pub(super) fn write(
+    out: &mut impl Write,
+    slots: &[&Slot],
+    arena: &Arena,
+    dtype: Dtype,
+    metadata: &[(&str, &str)],
+) -> io::Result<()> {
     let name = match dtype {
         Dtype::Bf16 => "BF16",
         Dtype::F32 => "F32",
+        Dtype::U8 => "U8",
         other => panic!("weights are never saved as {other}"),
     };
     let mut header = Map::new();
-    header.insert("__metadata__".into(), json!({ "format": "pt" }));
+    let about = [("format", "pt")].iter().chain(metadata).map(|(k, v)| (k.to_string(), Value::from(*v)));
+    header.insert("__metadata__".into(), about.collect::<Map<_, _>>().into());
     let mut end = 0;
     for slot in slots {
         let start = end;

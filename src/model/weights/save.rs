@@ -40,12 +40,12 @@ pub fn save_sharded(
     save_json(&dir.join("config.json"), config.to_json(dtype))?;
     let shards = split(layout, dtype, most);
     if let [all] = shards.as_slice() {
-        return create(&dir.join("model.safetensors"), |out| write(out, all, arena, dtype));
+        return create(&dir.join("model.safetensors"), |out| write(out, all, arena, dtype, &[]));
     }
     let mut map = Map::new();
     for (i, slots) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
-        create(&dir.join(&name), |out| write(out, slots, arena, dtype))?;
+        create(&dir.join(&name), |out| write(out, slots, arena, dtype, &[]))?;
         map.extend(slots.iter().map(|slot| (slot.name.clone(), Value::from(name.as_str()))));
     }
     let total = layout.elements() * dtype.size();
@@ -60,9 +60,17 @@ pub fn save_sharded(
 /// # Errors
 /// As [`save`].
 pub fn save_tensors(path: &Path, layout: &Layout, arena: &Arena) -> Result<()> {
+    save_tensors_with(path, layout, arena, &[])
+}
+
+/// As [`save_tensors`], with more in the file's metadata.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_tensors_with(path: &Path, layout: &Layout, arena: &Arena, metadata: &[(&str, &str)]) -> Result<()> {
     let slots: Vec<&Slot> = layout.slots().iter().collect();
     let dtype = slots.first().map_or(Dtype::F32, |slot| slot.dtype);
-    create(path, |out| write(out, &slots, arena, dtype))
+    create(path, |out| write(out, &slots, arena, dtype, metadata))
 }
 
 fn split(layout: &Layout, dtype: Dtype, most: usize) -> Vec<Vec<&Slot>> {
@@ -80,7 +88,7 @@ fn split(layout: &Layout, dtype: Dtype, most: usize) -> Vec<Vec<&Slot>> {
     shards
 }
 
-fn save_json(path: &Path, map: Map<String, Value>) -> Result<()> {
+pub(in crate::model) fn save_json(path: &Path, map: Map<String, Value>) -> Result<()> {
     create(path, |out| {
         serde_json::to_writer_pretty(&mut *out, &map)?;
         out.write_all(b"\n")

@@ -277,7 +277,7 @@ fn directories_without_weights_say_what_they_hold() {
     refused(&dir.path().join("nowhere"), &l, &["nowhere", "model.safetensors is missing"]);
     refused(dir.path(), &l, &["model.safetensors is missing"]);
     fs::write(dir.path().join("adapter_model.safetensors"), "").unwrap();
-    refused(dir.path(), &l, &["merge"]);
+    refused(dir.path(), &l, &["only an adapter"]);
     fs::write(dir.path().join("pytorch_model.bin"), "").unwrap();
     refused(dir.path(), &l, &["convert"]);
     fs::create_dir(dir.path().join("model.safetensors")).unwrap();
@@ -453,12 +453,12 @@ fn saving_replaces_nothing_and_reports_a_full_disk() {
     let slots: Vec<&Slot> = l.slots().iter().collect();
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let mut whole = Vec::new();
-        safetensors::write(&mut whole, &slots, &arena, dtype).unwrap();
+        safetensors::write(&mut whole, &slots, &arena, dtype, &[]).unwrap();
         for room in [0, 5, 8, 100, whole.len() - 1] {
-            let error = safetensors::write(&mut Disk(room), &slots, &arena, dtype).unwrap_err();
+            let error = safetensors::write(&mut Disk(room), &slots, &arena, dtype, &[]).unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
         }
-        safetensors::write(&mut Disk(whole.len()), &slots, &arena, dtype).unwrap();
+        safetensors::write(&mut Disk(whole.len()), &slots, &arena, dtype, &[]).unwrap();
     }
 }
 

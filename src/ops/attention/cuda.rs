@@ -3,7 +3,7 @@
 //! bf16 goes through the matrix units (`attention.cu`, `attention_bwd.cu`) where rows are whole vectors of 16 bytes and heads are at
 //! most 128 wide; f32, and whatever else, through plain multiply-adds (`attention_plain.cu`), for heads of at most 256.
 
-use super::Heads;
+use super::{Heads, Paths};
 use crate::base::dtype::Dtype;
 use crate::device::View;
 use crate::device::cuda::Gpu;
@@ -38,6 +38,20 @@ impl Way {
     }
 }
 
+impl Way {
+    /// Queries of a block of the forward.
+    fn queries(&self) -> usize {
+        if matches!(self, Way::Matrix(_)) { QUERIES } else { TILE }
+    }
+    fn forward_grid(&self, plan: &Plan, heads: Heads) -> Grid {
+        let bytes = match self {
+            Way::Matrix(d) => 2 * d * (QUERIES + 2 * BLOCK),
+            Way::Plain(_) => plain_bytes(heads, 3, 1),
+        };
+        plan.grid(heads.query, bytes)
+    }
+}
+
 /// What every launch needs: blocks of positions of all sequences, heaviest first.
 struct Plan<'a> {
     list: View<'a>,
@@ -47,12 +61,25 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Blocks of so many positions. Only the device knows the lengths: the list has room for as many as there can be.
     fn new(gpu: &'a Gpu, starts: View, tokens: usize, rows: usize) -> Plan<'a> {
-        let sequences = starts.len() - 1;
+        Plan::of(gpu, starts.len() - 1, tokens, rows, |grid, list, [count, tokens, rows, slots]| {
+            launch::attention_plan(gpu, grid, list, starts, count, tokens, rows, slots);
+        })
+    }
+
+    /// The same where keys are listed.
+    fn gathered(gpu: &'a Gpu, paths: &Paths, tokens: usize, rows: usize) -> Plan<'a> {
+        let Paths { queries, keys, places } = *paths;
+        let listed = places.len() as i32;
+        Plan::of(gpu, queries.len() - 1, tokens, rows, |grid, list, [count, tokens, rows, slots]| {
+            launch::attention_gather_plan(gpu, grid, list, queries, keys, count, tokens, listed, rows, slots);
+        })
+    }
+
+    fn of(gpu: &'a Gpu, sequences: usize, tokens: usize, rows: usize, fill: impl Fn(Grid, View, [i32; 4])) -> Plan<'a> {
         let entries = ((tokens + sequences * (rows - 1)) / rows).min(tokens);
         let list = gpu.workspace(Dtype::I32, entries, 4);
         let warps = launch::ATTENTION_PLAN_THREADS as usize / 32;
-        let (count, tokens, slots) = (sequences as i32, tokens as i32, entries as i32);
-        launch::attention_plan(gpu, Grid::cover(entries, warps), list, starts, count, tokens, rows as i32, slots);
+        fill(Grid::cover(entries, warps), list, [sequences, tokens, rows, entries].map(|n| n as i32));
         Plan { list, entries }
     }
 
@@ -71,24 +98,45 @@ fn plain_bytes(heads: Heads, tiles: usize, squares: usize) -> usize {
 pub fn forward(gpu: &Gpu, o: View, lse: View, [q, k, v]: [View; 3], starts: View, heads: Heads, scale: f64) {
     let dtype = q.dtype();
     let way = Way::of("attention_fwd", heads, scale, &[o, q, k, v]);
-    let rows = if matches!(way, Way::Matrix(_)) { QUERIES } else { TILE };
-    let plan = Plan::new(gpu, starts, q.rows(), rows);
+    let plan = Plan::new(gpu, starts, q.rows(), way.queries());
     let [query, group, size] = [heads.query, heads.group(), heads.size].map(|n| n as i32);
     let [ld_o, ld_lse, ld_q, ld_k, ld_v] = [o, lse, q, k, v].map(|v| v.stride() as i32);
-    let (list, scale) = (plan.list, scale as f32);
+    let (list, scale, grid) = (plan.list, scale as f32, way.forward_grid(&plan, heads));
     macro_rules! launch {
-        ($kernel:ident, $grid:expr $(, $dtype:ident)?) => {
-            launch::$kernel(gpu, $($dtype,)? $grid, o, lse, q, k, v, list, query, group, size, ld_o, ld_lse, ld_q, ld_k, ld_v, scale)
+        ($kernel:ident $(, $dtype:ident)?) => {
+            launch::$kernel(gpu, $($dtype,)? grid, o, lse, q, k, v, list, query, group, size, ld_o, ld_lse, ld_q, ld_k, ld_v, scale)
         };
     }
-    let matrix = |d: usize| plan.grid(heads.query, 2 * d * (QUERIES + 2 * BLOCK));
-    let plain = || plan.grid(heads.query, plain_bytes(heads, 3, 1));
     match way {
-        Way::Matrix(64) => launch!(attention_fwd_64_bf16, matrix(64)),
-        Way::Matrix(96) => launch!(attention_fwd_96_bf16, matrix(96)),
-        Way::Matrix(_) => launch!(attention_fwd_128_bf16, matrix(128)),
-        Way::Plain(128) => launch!(attention_fwd_plain_128, plain(), dtype),
-        Way::Plain(_) => launch!(attention_fwd_plain_256, plain(), dtype),
+        Way::Matrix(64) => launch!(attention_fwd_64_bf16),
+        Way::Matrix(96) => launch!(attention_fwd_96_bf16),
+        Way::Matrix(_) => launch!(attention_fwd_128_bf16),
+        Way::Plain(128) => launch!(attention_fwd_plain_128, dtype),
+        Way::Plain(_) => launch!(attention_fwd_plain_256, dtype),
+    }
+}
+
+/// [`super::attention_gather_fwd`], its operands checked.
+pub fn gather_forward(gpu: &Gpu, o: View, lse: View, [q, k, v]: [View; 3], paths: Paths, heads: Heads, scale: f64) {
+    let dtype = q.dtype();
+    let way = Way::of("attention_gather_fwd", heads, scale, &[o, q, k, v]);
+    let plan = Plan::gathered(gpu, &paths, q.rows(), way.queries());
+    let [limit, query, group, size] = [k.rows(), heads.query, heads.group(), heads.size].map(|n| n as i32);
+    let [ld_o, ld_lse, ld_q, ld_k, ld_v] = [o, lse, q, k, v].map(|v| v.stride() as i32);
+    let (list, places, scale, grid) = (plan.list, paths.places, scale as f32, way.forward_grid(&plan, heads));
+    macro_rules! launch {
+        ($kernel:ident $(, $dtype:ident)?) => {
+            launch::$kernel(
+                gpu, $($dtype,)? grid, o, lse, q, k, v, list, places, limit, query, group, size, ld_o, ld_lse, ld_q, ld_k, ld_v, scale,
+            )
+        };
+    }
+    match way {
+        Way::Matrix(64) => launch!(attention_gather_fwd_64_bf16),
+        Way::Matrix(96) => launch!(attention_gather_fwd_96_bf16),
+        Way::Matrix(_) => launch!(attention_gather_fwd_128_bf16),
+        Way::Plain(128) => launch!(attention_gather_fwd_plain_128, dtype),
+        Way::Plain(_) => launch!(attention_gather_fwd_plain_256, dtype),
     }
 }
 

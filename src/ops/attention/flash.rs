@@ -20,6 +20,8 @@
 //! for dK and dV, whose jobs are blocks: scores are computed twice, seven products, but no sum is shared by threads
 //! however few sequences and heads there are. (`flash/backward.rs` decides.)
 //!
+//! Keys that a list names are packed from where they are if those of a block are neighbours, else from a copy.
+//!
 //! Why bits do not depend on the batch: a score is one chain of FMAs over K; a row meets its keys in ascending order, in
 //! blocks that start at multiples of [`BLOCK`] of its own sequence; a masked key adds an exact zero to a sum that holds
 //! no negative zero in the end. Which rows share a panel, a tile or a job changes none of this, nor does the thread.

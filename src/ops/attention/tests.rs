@@ -95,7 +95,7 @@ fn run<E: Elem<Acc = f32>>(way: &Way, pool: &Pool, qkv: &[f64], d_o: &[f64], sta
     let (mut o, mut d_qkv) = (vec![E::put(f32::NAN); d_o.len()], vec![E::put(f32::NAN); qkv.len()]);
     let t = *starts.last().unwrap() as usize;
     let (mut lse, mut delta) = (vec![f32::NAN; t * heads.query], vec![f32::NAN; t * heads.query]);
-    let packed = Packed { starts, heads, scale: 1.0 / (heads.size as f64).sqrt() };
+    let packed = Packed { starts, listed: None, heads, scale: 1.0 / (heads.size as f64).sqrt() };
     {
         let [q, k, v] = windows(&mut qkv, heads);
         let [dq, dk, dv] = windows(&mut d_qkv, heads);
@@ -149,7 +149,7 @@ fn flash_agrees_with_the_oracle_and_every_level_and_thread_count_with_each_other
         close("o", &first.o, &want.o, 3e-6);
         close("lse", &first.lse, &want.lse, 3e-6);
         close("d_qkv", &first.d_qkv, &want.d_qkv, 2e-5);
-        let packed = Packed { starts: &RAGGED, heads, scale: 1.0 };
+        let packed = Packed { starts: &RAGGED, listed: None, heads, scale: 1.0 };
         let ways = [1, 16].map(|threads| flash::by_sequence(Kernel::at(level()), &packed, threads));
         assert_eq!(ways, [true, false], "{heads:?}");
         for (level, pool) in levels().flat_map(|level| pools.iter().map(move |pool| (level, pool))) {
@@ -363,4 +363,107 @@ fn gpus_give_a_sequence_the_same_bits_in_a_batch_and_as_a_prefix() {
             }
         }
     }
+}
+
+/// Outputs and statistics of the last positions of sequences, from `cuts` on, whose keys are strewn over other tensors; and the same
+/// rows of whole sequences computed at once.
+fn pieces(bed: &Bed, dtype: Dtype, heads: Heads, lens: &[usize], cuts: &[usize], page: usize) -> [Vec<f64>; 4] {
+    let starts = |lens: &mut dyn Iterator<Item = usize>| -> Vec<i32> {
+        let mut sum = 0;
+        std::iter::once(0)
+            .chain(lens.map(|n| {
+                sum += n as i32;
+                sum
+            }))
+            .collect()
+    };
+    let whole = starts(&mut lens.iter().copied());
+    let (t, out, kv) = (whole[lens.len()] as usize, heads.query * heads.size, heads.kv * heads.size);
+    let wide = out + 2 * kv;
+    let data = normals(1, t * wide);
+    let [q, k, v] = columns(bed.put(dtype, t, wide, &data), [0, out, out + kv, wide]);
+    let (o, lse) = (bed.zeros(dtype, t, out), bed.zeros(dtype.stat(), t, heads.query));
+    attention_fwd(&bed.dev, o, lse, q, k, v, bed.ints(1, whole.len(), &whole), heads, heads.scale());
+    let (o, lse) = (bed.get(o), bed.get(lse));
+
+    // Pages of keys and values in the reverse order.
+    let pages = t.div_ceil(page);
+    let place = |row: usize| (pages - 1 - row / page) * page + row % page;
+    let mut strewn = vec![f64::NAN; pages * page * 2 * kv];
+    for row in 0..t {
+        strewn[place(row) * 2 * kv..][..2 * kv].copy_from_slice(&data[row * wide + out..(row + 1) * wide]);
+    }
+    let pool = bed.put(dtype, pages * page, 2 * kv, &strewn);
+    let rows: Vec<usize> = whole.windows(2).zip(cuts).flat_map(|(w, cut)| w[0] as usize + cut..w[1] as usize).collect();
+    let queries: Vec<f64> = rows.iter().flat_map(|r| data[r * wide..r * wide + out].to_vec()).collect();
+    let mine = starts(&mut lens.iter().zip(cuts).map(|(n, cut)| n - cut));
+    let places: Vec<i32> = (0..t).map(|row| place(row) as i32).collect();
+    let paths = Paths {
+        queries: bed.ints(1, mine.len(), &mine),
+        keys: bed.ints(1, whole.len(), &whole),
+        places: bed.ints(1, t, &places),
+    };
+    let q = bed.put(dtype, rows.len(), out, &queries);
+    let (of, log_total) = (bed.zeros(dtype, rows.len(), out), bed.zeros(dtype.stat(), rows.len(), heads.query));
+    let (k, v) = (pool.cols_in(0..kv), pool.cols_in(kv..2 * kv));
+    attention_gather_fwd(&bed.dev, of, log_total, q, k, v, paths, heads, heads.scale());
+    let part = |all: &[f64], wide: usize| rows.iter().flat_map(|r| all[r * wide..(r + 1) * wide].to_vec()).collect();
+    [bed.get(of), bed.get(log_total), part(&o, out), part(&lse, heads.query)]
+}
+
+#[test]
+fn a_continued_sequence_has_the_bits_of_a_whole_one() {
+    use Dtype::{Bf16, F32, F64};
+    for (threads, dtype, query, kv, size) in
+        [(1, F32, 4, 2, 64), (2, F32, 3, 1, 20), (2, Bf16, 4, 2, 64), (2, F64, 2, 1, 4)]
+    {
+        let (bed, heads) = (Bed::new(Device::cpu(threads)), Heads { query, kv, size });
+        for cut in [0, 1, 31, 33, 127, 128, 129, 200, 255, 256, 299, 300] {
+            for page in [1, 48] {
+                let (lens, cuts) = ([300, 5, 0, 140], [cut, cut % 6, 0, cut.min(139)]);
+                let [o, lse, whole, log_total] = pieces(&bed, dtype, heads, &lens, &cuts, page);
+                assert!(o == whole && lse == log_total, "{dtype} {heads:?} cut at {cut}, pages of {page}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gpus_give_a_continued_sequence_the_bits_of_a_whole_one() {
+    for (called, dev) in gpus() {
+        let cases: [(Dtype, usize, usize, &[usize], &[usize], usize); 8] = [
+            (Dtype::F32, 2, 20, &[70, 5, 0, 40], &[33, 1, 0, 39], 16),
+            (Dtype::F32, 2, 20, &[70, 33], &[64, 0], 1),
+            (Dtype::Bf16, 2, 64, &[200, 3, 0, 130], &[50, 2, 0, 129], 64),
+            (Dtype::Bf16, 1, 64, &[150], &[127], 7),
+            (Dtype::Bf16, 1, 96, &[140, 9], &[70, 9], 5),
+            (Dtype::Bf16, 1, 128, &[135], &[64], 16),
+            (Dtype::Bf16, 2, 5, &[40, 2], &[17, 1], 3),
+            (Dtype::F32, 1, 200, &[40], &[30], 4),
+        ];
+        for (dtype, group, size, lens, cuts, page) in cases {
+            let (bed, heads) = (Bed::new(dev.clone()), Heads { query: group, kv: 1, size });
+            let [o, lse, whole, log_total] = pieces(&bed, dtype, heads, lens, cuts, page);
+            assert!(o == whole && lse == log_total, "{called} {dtype} {heads:?} {lens:?} from {cuts:?}");
+        }
+        // More sequences than a warp has lanes, which share their keys' beginning.
+        let (bed, heads) = (Bed::new(dev), Heads { query: 2, kv: 1, size: 16 });
+        let [o, lse, whole, log_total] = pieces(&bed, Dtype::F32, heads, &[3; 40], &[1; 40], 2);
+        assert!(o == whole && lse == log_total, "{called}: many");
+    }
+}
+
+#[test]
+#[should_panic(expected = "attention_gather_fwd: sequence 1 has 2 queries and 1 keys")]
+fn a_query_is_one_of_its_own_keys() {
+    let bed = Bed::new(Device::cpu(1));
+    let heads = Heads { query: 1, kv: 1, size: 1 };
+    let [q, k, v] = [0; 3].map(|_| bed.zeros(Dtype::F32, 3, 1));
+    let (o, lse) = (bed.zeros(Dtype::F32, 3, 1), bed.zeros(Dtype::F32, 3, 1));
+    let paths = Paths {
+        queries: bed.ints(1, 3, &[0, 1, 3]),
+        keys: bed.ints(1, 3, &[0, 2, 3]),
+        places: bed.ints(1, 3, &[0, 1, 2]),
+    };
+    attention_gather_fwd(&bed.dev, o, lse, q, k, v, paths, heads, 1.0);
 }

@@ -5,7 +5,7 @@ use super::{Counters, Failure};
 use crate::error::{Error, Kind};
 use crate::infer::scorer::{LabelLogits, Verdict};
 use crate::reward::judge::{EncodedPair, Judgment, Pair, Prompts, Side, conversation};
-use crate::reward::rank::{Method, Ranking, by_reward, rank};
+use crate::reward::rank::{Method, Outcome, Ranking, Rules, Tournament, by_reward};
 use crate::text::chat::Chat;
 use crate::text::message::Message;
 use std::collections::BTreeMap;
@@ -76,10 +76,40 @@ pub struct Group {
 
 /// An order, and what it rests on.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Ranked {
-    pub ranking: Ranking,
-    /// P(i beats j) of the pairs that were compared. Empty for a scalar model, whose rewards are the ranking's scores.
-    pub wins: BTreeMap<(usize, usize), f64>,
+pub enum Ranked {
+    Compared {
+        ranking: Ranking,
+        /// P(i beats j) of the pairs that were compared, `i < j`.
+        wins: BTreeMap<(usize, usize), f64>,
+    },
+    /// The rewards of a scalar model, which compares nothing.
+    Rewards(Vec<f32>),
+}
+
+impl Ranked {
+    /// Indices of the responses, best first.
+    pub fn order(&self) -> Vec<usize> {
+        match self {
+            Ranked::Compared { ranking, .. } => ranking.order.clone(),
+            Ranked::Rewards(rewards) => by_reward(rewards),
+        }
+    }
+
+    /// In input order, the mean probability of beating those it was compared with; or the reward.
+    pub fn scores(&self) -> Vec<f64> {
+        match self {
+            Ranked::Compared { ranking, .. } => ranking.scores.clone(),
+            Ranked::Rewards(rewards) => rewards.iter().map(|r| *r as f64).collect(),
+        }
+    }
+
+    /// P(i beats j), as far as they were compared.
+    pub fn win(&self, i: usize, j: usize) -> Option<f64> {
+        match self {
+            Ranked::Compared { wins, .. } => wins.get(&(i, j)).copied().or_else(|| wins.get(&(j, i)).map(|p| 1.0 - p)),
+            Ranked::Rewards(_) => None,
+        }
+    }
 }
 
 /// How texts become prompts.
@@ -121,7 +151,9 @@ pub(super) enum Task {
 pub(super) struct GroupTask {
     pub group: Group,
     pub texts: Texts,
-    pub known: BTreeMap<(usize, usize), f64>,
+    /// None yet, or none to come: a scalar model compares nothing.
+    pub tournament: Option<Tournament>,
+    pub wins: BTreeMap<(usize, usize), f64>,
     pub asked: Vec<(usize, usize)>,
     pub mail: Mail<Answered<Ranked>>,
 }
@@ -154,10 +186,7 @@ impl Task {
         match self {
             Task::Pair { asks, .. } => Ok(asks.to_vec()),
             Task::Labels { ask, .. } | Task::Reward { ask, .. } => Ok(vec![ask.clone()]),
-            Task::Group(group) => {
-                group.known.clear();
-                group.advance(meta, counters)
-            }
+            Task::Group(group) => group.start(meta, counters),
         }
     }
 
@@ -200,74 +229,80 @@ impl GroupTask {
         if let Texts::Scalar(_) = self.texts {
             let rewards = reads.iter().map(reward).collect::<Result<Vec<f32>, Failure>>()?;
             rewards.iter().for_each(|r| counters.rewarded(*r));
-            let scores = rewards.iter().map(|r| *r as f64).collect();
-            let ranking = Ranking { order: by_reward(&rewards), scores, comparisons: 0 };
-            self.mail.finish(meta.of(Ranked { ranking, wins: BTreeMap::new() }));
+            self.mail.finish(meta.of(Ranked::Rewards(rewards)));
             return Ok(Vec::new());
         }
+        let mut outcomes = Vec::with_capacity(self.asked.len());
         for (pair, reads) in std::mem::take(&mut self.asked).into_iter().zip(reads.chunks(2)) {
-            let judged = judged(&reads[0], &reads[1])?;
-            counters.judged(&judged);
-            self.known.insert(pair, judged.p_a());
+            let judgment = judgment(&reads[0], &reads[1])?;
+            counters.judged(&Judged::Judgment(judgment));
+            self.wins.insert(pair, judgment.p_a);
+            outcomes.push(Outcome::from(&judgment));
         }
+        self.tournament.as_mut().expect("pairs were asked for it").answer(&outcomes);
         self.advance(meta, counters)
     }
 
-    /// Asks the method again, with all that is known: it stops at the first comparisons that are not, and those come
-    /// next. Methods depend on answers alone, so they ask the same every time; nothing of them need be kept.
-    fn advance(&mut self, meta: Meta, counters: &Counters) -> Result<Vec<Arc<Ask>>, Failure> {
-        let n = self.group.responses.len();
-        let prompts = match &self.texts {
-            Texts::Pairwise(prompts) => prompts,
+    /// From the beginning, whatever was read before.
+    fn start(&mut self, meta: Meta, counters: &Counters) -> Result<Vec<Arc<Ask>>, Failure> {
+        let Group { prompt, responses, method } = &self.group;
+        match &self.texts {
             Texts::Scalar(chat) => {
-                let of = |r: &String| conversation(chat, &self.group.prompt, r).map_err(Failure::Invalid);
+                let of = |r: &String| conversation(chat, prompt, r).map_err(Failure::Invalid);
                 let ask = |ids| Arc::new(Ask { ids, labels: Vec::new() });
-                return self.group.responses.iter().map(|r| of(r).map(ask)).collect();
+                responses.iter().map(|r| of(r).map(ask)).collect()
             }
-        };
-        let mut missing = Vec::new();
-        let ranked = rank(n, self.group.method, |pairs| {
-            let answers: Option<Vec<f64>> = pairs.iter().map(|p| self.known.get(p).copied()).collect();
-            answers.ok_or_else(|| {
-                missing = pairs.iter().filter(|p| !self.known.contains_key(p)).copied().collect();
-                Error::new(Kind::Interrupted, "comparisons are missing")
-            })
-        });
-        match ranked {
-            Ok(ranking) => {
-                counters.ranked();
-                self.mail.finish(meta.of(Ranked { ranking, wins: std::mem::take(&mut self.known) }));
-                Ok(Vec::new())
-            }
-            Err(e) if missing.is_empty() => Err(Failure::Invalid(e)),
-            Err(_) => {
-                let (labels, mut asks) = (vec![prompts.labels.a, prompts.labels.b], Vec::new());
-                for (i, j) in &missing {
-                    let (a, b) = (&self.group.responses[*i], &self.group.responses[*j]);
-                    for (x, y) in [(a, b), (b, a)] {
-                        let ids = prompts.encode(&self.group.prompt, x, y).map_err(Failure::Invalid)?;
-                        asks.push(Arc::new(Ask { ids, labels: labels.clone() }));
-                    }
-                }
-                self.asked = missing;
-                Ok(asks)
+            Texts::Pairwise(_) => {
+                let rules = Rules::new(*method, None).map_err(Failure::Invalid)?;
+                self.tournament = Some(Tournament::new(responses.len(), rules).map_err(Failure::Invalid)?);
+                self.wins.clear();
+                self.advance(meta, counters)
             }
         }
+    }
+
+    /// Asks the tournament what it wants compared next.
+    fn advance(&mut self, meta: Meta, counters: &Counters) -> Result<Vec<Arc<Ask>>, Failure> {
+        let (Some(tournament), Texts::Pairwise(prompts)) = (&mut self.tournament, &self.texts) else {
+            unreachable!("only judges play tournaments");
+        };
+        self.asked = tournament.ask().to_vec();
+        if self.asked.is_empty() {
+            counters.ranked();
+            let (ranking, wins) = (tournament.ranking(), std::mem::take(&mut self.wins));
+            self.mail.finish(meta.of(Ranked::Compared { ranking, wins }));
+            return Ok(Vec::new());
+        }
+        let (labels, mut asks) = (vec![prompts.labels.a, prompts.labels.b], Vec::new());
+        for (i, j) in &self.asked {
+            let (a, b) = (&self.group.responses[*i], &self.group.responses[*j]);
+            for (x, y) in [(a, b), (b, a)] {
+                let ids = prompts.encode(&self.group.prompt, x, y).map_err(Failure::Invalid)?;
+                asks.push(Arc::new(Ask { ids, labels: labels.clone() }));
+            }
+        }
+        Ok(asks)
     }
 }
 
 fn judged(a: &Read, b: &Read) -> Result<Judged, Failure> {
-    let verdict = |l: &LabelLogits| Verdict { logits: [l.logits[0], l.logits[1]], lse: l.lse };
     Ok(match (a, b) {
-        (Read::Labels(ab), Read::Labels(ba)) => {
-            let (ab, ba) = (verdict(ab), verdict(ba));
-            if !ab.margin().is_finite() || !ba.margin().is_finite() {
-                return Err(damaged());
-            }
-            Judged::Judgment(Judgment::of(ab, ba))
-        }
+        (Read::Labels(_), Read::Labels(_)) => Judged::Judgment(judgment(a, b)?),
         _ => Judged::Rewards { a: reward(a)?, b: reward(b)? },
     })
+}
+
+/// Of both orders.
+fn judgment(ab: &Read, ba: &Read) -> Result<Judgment, Failure> {
+    let verdict = |read: &Read| match read {
+        Read::Labels(l) => Verdict { logits: [l.logits[0], l.logits[1]], lse: l.lse },
+        Read::Reward(_) => unreachable!("language models give label logits"),
+    };
+    let (ab, ba) = (verdict(ab), verdict(ba));
+    if !ab.margin().is_finite() || !ba.margin().is_finite() {
+        return Err(damaged());
+    }
+    Ok(Judgment::of(ab, ba))
 }
 
 fn reward(read: &Read) -> Result<f32, Failure> {

@@ -115,14 +115,22 @@ fn groups_rank_as_a_judge_ranks_them() {
     let mut judge = Judge::new(&dev, &model, prompts, SIZES).unwrap();
     let responses: Vec<String> = (0..5).map(|i| "word ".repeat(i + 1)).collect();
     let prompt = vec![Message::user("Which?")];
-    for method in [Method::RoundRobin, Method::Linear] {
+    for method in [
+        Method::RoundRobin,
+        Method::Linear,
+        Method::Knockout,
+        Method::Swiss,
+        Method::Anchor { anchors: 2 },
+        Method::Adaptive { confidence: 0.9 },
+    ] {
         let group = Group { prompt: prompt.clone(), responses: responses.clone(), method };
         let ranked = service.rank(group, Options::default()).unwrap().wait().unwrap().answer;
-        assert_eq!(ranked.ranking, judge.rank(&prompt, &responses, method).unwrap());
-        assert_eq!(ranked.wins.len(), ranked.ranking.comparisons);
+        let Ranked::Compared { ranking, wins } = ranked else { panic!("{ranked:?}") };
+        assert_eq!(ranking, judge.rank(&prompt, &responses, method).unwrap());
+        assert_eq!(wins.len(), ranking.comparisons);
     }
     let one = Group { prompt: prompt.clone(), responses: vec!["only".into()], method: Method::Linear };
-    assert_eq!(service.rank(one, Options::default()).unwrap().wait().unwrap().answer.ranking.order, [0]);
+    assert_eq!(service.rank(one, Options::default()).unwrap().wait().unwrap().answer.order(), [0]);
     // The scan meets the long one last; it fails alone.
     let long = vec!["a".to_string(), "b".to_string(), "long ".repeat(2000)];
     let group = Group { prompt: prompt.clone(), responses: long, method: Method::Linear };
@@ -145,7 +153,7 @@ fn scalar_models_give_rewards_and_orders() {
     assert_eq!(judged, Judged::Rewards { a: rewards[0], b: rewards[1] });
     let group = Group { prompt: pair(3).prompt, responses: vec![pair(3).a, pair(3).b], method: Method::RoundRobin };
     let ranked = service.rank(group, Options::default()).unwrap().wait().unwrap().answer;
-    assert_eq!(ranked.ranking.scores, rewards.iter().map(|r| *r as f64).collect::<Vec<_>>());
+    assert_eq!(ranked, Ranked::Rewards(rewards));
     assert!(matches!(service.labels(vec![1], vec![2], Options::default()), Err(Failure::Invalid(_))));
 }
 

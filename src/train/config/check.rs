@@ -1,8 +1,12 @@
 //! What keys of the run file mean together: pairs that exclude each other, values that need others.
 
 use super::key::Origin;
-use super::{Head, Run, Stage, Verdict};
+use super::{Head, MUON_MOMENTUM, MUON_RATE, Optimizer, Run, Stage, Train, Verdict};
 use crate::error::{Error, Result};
+use crate::model::lora::Projection;
+
+/// Every projection of a layer.
+pub const ALL_LINEAR: &str = "all-linear";
 
 impl Run {
     /// Checks all that involves more than one key, and leaves one of each pair that mean the same.
@@ -13,7 +17,57 @@ impl Run {
         self.sizes_of_a_family(start)?;
         self.head_of_the_stage()?;
         self.data_and_labels()?;
-        self.micro_batch_holds_an_example()
+        self.keys_of_muon()?;
+        self.micro_batch_holds_an_example()?;
+        self.drawn_rows()?;
+        self.adapter(start)
+    }
+
+    fn drawn_rows(&self) -> Result<()> {
+        match (self.data.limit, self.data.limit_seed) {
+            (None, Some(_)) => {
+                Err(self.wrong("data.limit_seed", "data.limit_seed draws data.limit rows: set that too".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn adapter(&self, start: &str) -> Result<()> {
+        let lora = &self.lora;
+        let all_linear = lora.targets.len() == 1 && lora.targets[0] == ALL_LINEAR;
+        let shape = [
+            ("lora.rank", lora.rank.is_some()),
+            ("lora.alpha", lora.alpha.is_some()),
+            ("lora.targets", !all_linear),
+            ("lora.rslora", lora.rslora),
+        ];
+        let said = shape.into_iter().find(|(_, said)| *said).map(|(key, _)| key);
+        match (&lora.adapter, lora.rank, said) {
+            (Some(_), _, Some(key)) => {
+                let message = format!("{key} and lora.adapter: an adapter that is there has its own");
+                return Err(self.wrong(key, message));
+            }
+            (None, None, Some(key)) => {
+                return Err(self.wrong(key, format!("{key} is about an adapter: set lora.rank too")));
+            }
+            (None, None, None) => return Ok(()),
+            _ => {}
+        }
+        if start != "model.path" {
+            return Err(
+                self.wrong(start, format!("an adapter stands beside a model on disk: {start} makes a random one"))
+            );
+        }
+        let known = Projection::ALL.map(Projection::short);
+        match lora.targets.iter().find(|name| !known.contains(&name.as_str()) && !all_linear) {
+            None if lora.targets.is_empty() => Err(self.wrong("lora.targets", "lora.targets is empty".into())),
+            None => Ok(()),
+            Some(name) => {
+                let names = known.join(", ");
+                let message = format!("lora.targets: {name:?} is none of {names}, nor \"{ALL_LINEAR}\" alone");
+                Err(self.wrong("lora.targets", message))
+            }
+        }
     }
 
     fn is_given(&self, key: &str) -> bool {
@@ -135,6 +189,20 @@ impl Run {
         }
     }
 
+    /// Its keys at their defaults say nothing, so that an explanation of any run is a run file.
+    fn keys_of_muon(&self) -> Result<()> {
+        let Train { optimizer, muon_momentum, muon_rate, .. } = self.train;
+        let set =
+            [("train.muon_momentum", muon_momentum != MUON_MOMENTUM), ("train.muon_rate", muon_rate != MUON_RATE)];
+        match set.into_iter().find(|(_, differs)| *differs) {
+            Some((key, _)) if optimizer != Optimizer::Muon => {
+                let other = optimizer.as_str();
+                Err(self.wrong(key, format!("{key} is Muon's, but train.optimizer = \"{other}\": set it to \"muon\"")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn micro_batch_holds_an_example(&self) -> Result<()> {
         // A Bradley-Terry loss needs both responses in one micro-batch.
         let (factor, what) = match self.train.stage {
@@ -169,7 +237,8 @@ mod tests {
 
     #[test]
     fn what_does_not_go_together_is_refused() {
-        let cases: [(&[&str], &str); 14] = [
+        let cases: [(&[&str], &str); 15] = [
+            (&["train.muon_rate=2"], "train.muon_rate is Muon's, but train.optimizer = \"adamw\""),
             (&["train.epsilon=0.05", "train.label_smoothing_torch=0.1"], "both set the smoothing"),
             (&["train.steps=5", "train.epochs=1"], "both set the length"),
             (&["model.config=c.json"], "command line: model.config and model.path (run.toml:2) both say"),
@@ -193,6 +262,26 @@ mod tests {
             assert!(error.to_string().contains(expected) && error.exit_code() == 2, "{arguments:?}: {error}");
         }
         assert!(minimal(&["model.head=lm"]).is_ok());
+    }
+
+    #[test]
+    fn an_adapter_has_one_source_and_known_targets() {
+        let cases: [(&[&str], &str); 6] = [
+            (&["lora.alpha=8"], "set lora.rank too"),
+            (&["lora.rank=4", "lora.adapter=a"], "lora.rank and lora.adapter"),
+            (&["lora.rank=4", "lora.targets=[\"q_proj\", \"qkv\"]"], "\"qkv\" is none of q_proj"),
+            (&["lora.rank=4", "lora.targets=[\"all-linear\", \"q_proj\"]"], "nor \"all-linear\" alone"),
+            (&["lora.rank=0"], "must be a whole number from 1 to 65536"),
+            (&["data.limit_seed=1"], "set that too"),
+        ];
+        for (arguments, expected) in cases {
+            let error = minimal(arguments).unwrap_err();
+            assert!(error.to_string().contains(expected) && error.exit_code() == 2, "{arguments:?}: {error}");
+        }
+        assert!(minimal(&["lora.rank=4", "lora.targets=q_proj", "data.limit=3", "data.limit_seed=1"]).is_ok());
+        let random = "[model]\nconfig = \"c\"\ntokenizer = \"t\"\n[data]\ntrain = \"d\"\n[lora]\nrank = 2\n";
+        let error = crate::train::config::Run::parse(random, "r", &[]).unwrap_err().to_string();
+        assert!(error.contains("model.config makes a random one"), "{error}");
     }
 
     #[test]

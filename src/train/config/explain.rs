@@ -17,50 +17,41 @@ pub struct Row {
     pub given: bool,
 }
 
+impl Row {
+    /// A key's value and where it came from.
+    pub(crate) fn new(key: &'static Key, value: Option<Value>, origin: &Origin) -> Row {
+        let from = match (&value, origin) {
+            (None, Origin::Default) => "not set".into(),
+            (_, origin) => origin.to_string(),
+        };
+        Row { key, from, given: *origin != Origin::Default, value: value.as_ref().map(literal) }
+    }
+}
+
 impl Run {
     /// Every value and where it came from, as a run file that means the same: what `--print-config` prints.
     pub fn explain(&self) -> String {
-        let code = |row: &Row| match &row.value {
-            Some(value) => format!("{} = {value}", row.key.name),
-            None => format!("# {}", row.key.name),
-        };
-        // Long values do not push everybody's comments to the right.
-        let lengths = self.rows().map(|row| code(&row).chars().count());
-        let width = lengths.filter(|n| *n <= 44).max().unwrap_or(0);
-        let mut text = format!("# Config hash {}.\n", self.config_hash());
-        let mut section = "";
-        for row in self.rows() {
-            if row.key.section != section {
-                section = row.key.section;
-                text += &format!("\n[{section}]\n");
-            }
-            text += &format!("{:width$}  # {}\n", code(&row), row.from);
-        }
-        text
+        format!("# Config hash {}.\n{}", self.config_hash(), write(self.rows(), ""))
     }
 
     /// Every key with its value and where that came from.
     pub fn rows(&self) -> impl Iterator<Item = Row> {
-        KEYS.iter().zip(self.values()).map(|(key, value)| Row {
-            key,
-            from: match (&value, self.origin(key.full)) {
-                (None, Origin::Default) => "not set".into(),
-                (_, Origin::Default) if key.depends_on_stage() => format!("default for {}", self.train.stage.as_str()),
-                (_, origin) => origin.to_string(),
-            },
-            given: *self.origin(key.full) != Origin::Default,
-            value: value.as_ref().map(literal),
+        KEYS.iter().zip(self.values()).map(|(key, value)| {
+            let origin = self.origin(key.full);
+            let row = Row::new(key, value, origin);
+            match row.value {
+                Some(_) if *origin == Origin::Default && key.depends_on_stage() => {
+                    Row { from: format!("default for {}", self.train.stage.as_str()), ..row }
+                }
+                _ => row,
+            }
         })
     }
 
     /// Sixteen hexadecimal digits that are the same for runs that learn the same from the same files: paths of logs,
     /// checkpoint intervals and the like have no part in it. A checkpoint resumes bit-exactly under the same hash.
     pub fn config_hash(&self) -> String {
-        let mut hash = Sha256::new();
-        for (key, value) in self.learned() {
-            hash.update(format!("{} = {}\n", key.full, value.as_ref().map_or(String::new(), literal)));
-        }
-        hash.finalize()[..8].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+        digest(self.learned().map(|(key, value)| (key.full.to_string(), value)))
     }
 
     /// What makes the hash of `other` another one: `train.lr: 1e-5, now 2e-5`. `other` is the later run.
@@ -73,7 +64,8 @@ impl Run {
             .collect()
     }
 
-    fn learned(&self) -> impl Iterator<Item = (&'static Key, Option<Value>)> {
+    /// What the hash is of.
+    pub(crate) fn learned(&self) -> impl Iterator<Item = (&'static Key, Option<Value>)> {
         KEYS.iter().zip(self.values()).filter(|(key, _)| key.effect == Effect::Learned)
     }
 }
@@ -93,11 +85,46 @@ impl Key {
     }
 }
 
+/// Rows as the text of a run file whose sections are called `prefix` and their name.
+pub(crate) fn write(rows: impl Iterator<Item = Row>, prefix: &str) -> String {
+    let rows: Vec<Row> = rows.collect();
+    let code = |row: &Row| match &row.value {
+        Some(value) => format!("{} = {value}", row.key.name),
+        None => format!("# {}", row.key.name),
+    };
+    // Long values do not push everybody's comments to the right.
+    let lengths = rows.iter().map(|row| code(row).chars().count());
+    let width = lengths.filter(|n| *n <= 44).max().unwrap_or(0);
+    let (mut text, mut section) = (String::new(), "");
+    for row in &rows {
+        if row.key.section != section {
+            section = row.key.section;
+            text += &format!("\n[{prefix}{section}]\n");
+        }
+        text += &format!("{:width$}  # {}\n", code(row), row.from);
+    }
+    text
+}
+
+/// Sixteen hexadecimal digits for keys and their values.
+pub(crate) fn digest(values: impl Iterator<Item = (String, Option<Value>)>) -> String {
+    let mut hash = Sha256::new();
+    for (key, value) in values {
+        hash.update(format!("{key} = {}\n", value.as_ref().map_or(String::new(), literal)));
+    }
+    hash.finalize()[..8].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
 /// The reference of all keys as Markdown: one table per section.
 pub fn reference() -> String {
+    reference_of(KEYS)
+}
+
+/// The same of any table of keys.
+pub(crate) fn reference_of(keys: &[Key]) -> String {
     let mut text = String::new();
     let mut section = "";
-    for key in KEYS {
+    for key in keys {
         if key.section != section {
             section = key.section;
             text += &format!("\n### `[{section}]`\n\n| key | default | must be | meaning |\n|---|---|---|---|\n");
@@ -173,8 +200,7 @@ mod tests {
             assert_eq!(rows.matches(&format!("| `{}` |", key.name)).count(), 1, "{}", key.full);
             assert!(key.doc.ends_with('.') && !key.doc.contains("  "), "{}: {}", key.full, key.doc);
         }
-        let row =
-            "| `lr` | pretrain `1e-5`, finetune `2e-5`, sft `1e-5`, scalar `1e-5` | a number of at least 0 | Peak";
+        let row = "| `lr` | pretrain `1e-5`, finetune `2e-5`, sft `1e-5`, scalar `1e-5`, prove `1e-5` | a number of at least 0 | Peak";
         assert!(text.contains(row), "{text}");
     }
 }

@@ -1,18 +1,22 @@
 //! What a person gave: the values of a run file and of the command line, each with its place, before they have types.
 
 use super::setting::{Range, Setting, literal};
-use super::{KEYS, Key, Origin};
+use super::{Key, Origin};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use toml::Value;
 use toml::de::DeTable;
 
-/// Values by full key (`train.lr`). A later one replaces an earlier one.
-#[derive(Default)]
-pub(super) struct Given {
+/// Values by full key (`train.lr`) of one table of keys. A later one replaces an earlier one.
+#[derive(Clone)]
+pub(crate) struct Given {
+    keys: &'static [Key],
+    /// What stands before these keys in the file: empty, or the name of an outer section and a point.
+    prefix: &'static str,
     entries: BTreeMap<&'static str, Entry>,
 }
 
+#[derive(Clone)]
 struct Entry {
     value: Value,
     /// The text behind `=` on the command line, where quotes may be missing.
@@ -20,38 +24,115 @@ struct Entry {
     origin: Origin,
 }
 
-impl Given {
-    /// Takes in the text of a run file called `name`.
-    pub fn file(&mut self, text: &str, name: &str) -> Result<()> {
-        let line = |at: usize| text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1;
+/// The sections of a TOML file called `name`: their values, and the same with places in the text.
+pub(crate) struct Sections<'t> {
+    text: &'t str,
+    name: &'t str,
+    pub values: toml::Table,
+    pub places: DeTable<'t>,
+}
+
+impl<'t> Sections<'t> {
+    /// # Errors
+    /// The text is not TOML.
+    pub fn parse(text: &'t str, name: &'t str) -> Result<Sections<'t>> {
         let refused = |e: toml::de::Error| {
-            let place = e.span().map_or(name.to_string(), |span| format!("{name}:{}", line(span.start)));
+            let place = e.span().map_or(name.to_string(), |span| format!("{name}:{}", line(text, span.start)));
             Error::usage(e.message().trim().replace('\n', ", ")).at(place)
         };
         let values: toml::Table = toml::from_str(text).map_err(refused)?;
-        let places = DeTable::parse(text).map_err(refused)?;
-        for (section, inner) in places.get_ref() {
-            let name_of = section.get_ref().as_ref();
-            let place = |at: usize| Origin::File { name: name.into(), line: line(at) };
-            let (Some(table), Some(inner)) = (values[name_of].as_table(), inner.get_ref().as_table()) else {
-                let origin = place(section.span().start);
-                return Err(match KEYS.iter().any(|k| k.section == name_of) {
-                    true => Error::usage(format!("`{name_of}` is a section: write [{name_of}]")).at(origin),
-                    false => unknown(name_of).at(origin),
-                });
+        let places = DeTable::parse(text).map_err(refused)?.into_inner();
+        Ok(Sections { text, name, values, places })
+    }
+
+    /// The place of a byte of the text.
+    pub fn place(&self, at: usize) -> Origin {
+        Origin::File { name: self.name.into(), line: line(self.text, at) }
+    }
+}
+
+fn line(text: &str, at: usize) -> usize {
+    text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
+}
+
+impl Given {
+    /// Nothing yet, of these keys.
+    pub fn of(keys: &'static [Key], prefix: &'static str) -> Given {
+        Given { keys, prefix, entries: BTreeMap::new() }
+    }
+
+    /// Whether the table has a section of this name.
+    pub fn has_section(&self, name: &str) -> bool {
+        self.keys.iter().any(|k| k.section == name)
+    }
+
+    /// Whether somebody gave this key.
+    pub fn has(&self, full: &str) -> bool {
+        self.entries.get(full).is_some_and(|entry| entry.origin != Origin::Default)
+    }
+
+    /// Sets a known key.
+    ///
+    /// # Panics
+    /// There is no such key.
+    pub fn set(&mut self, full: &str, value: Value, origin: Origin) {
+        let known = self.find(full).unwrap_or_else(|| panic!("`{full}` is not a key of this file"));
+        self.entries.insert(known.full, Entry { value, raw: None, origin });
+    }
+
+    /// Takes one value in.
+    ///
+    /// # Errors
+    /// There is no such key; the nearest is named.
+    pub fn take(&mut self, full: &str, value: Value, origin: Origin) -> Result<()> {
+        match self.find(full) {
+            Some(known) => {
+                self.entries.insert(known.full, Entry { value, raw: None, origin });
+                Ok(())
+            }
+            None => Err(self.unknown(full).at(origin)),
+        }
+    }
+
+    /// Takes over what `other` has; what is here already stays, unless it is a default.
+    pub fn inherit(&mut self, other: &Given, wanted: impl Fn(&str) -> bool) {
+        for (key, entry) in other.entries.iter().filter(|(key, _)| wanted(key)) {
+            if !self.has(key) {
+                self.entries.insert(key, entry.clone());
+            }
+        }
+    }
+
+    /// The keys that were given, with their places.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, &Origin)> {
+        self.entries.iter().filter(|(_, entry)| entry.origin != Origin::Default).map(|(key, e)| (*key, &e.origin))
+    }
+
+    /// Takes in the text of a run file called `name`.
+    pub fn file(&mut self, text: &str, name: &str) -> Result<()> {
+        let sections = Sections::parse(text, name)?;
+        for (section, inner) in &sections.places {
+            let name = section.get_ref().as_ref();
+            let (Some(table), Some(inner)) = (sections.values[name].as_table(), inner.get_ref().as_table()) else {
+                return Err(self.no_table(name).at(sections.place(section.span().start)));
             };
             for (key, _) in inner {
-                let origin = place(key.span().start);
-                let full = format!("{name_of}.{}", key.get_ref());
-                let known = find(&full).ok_or_else(|| unknown(&full).at(&origin))?;
                 let value = table[key.get_ref().as_ref()].clone();
-                self.entries.insert(known.full, Entry { value, raw: None, origin });
+                self.take(&format!("{name}.{}", key.get_ref()), value, sections.place(key.span().start))?;
             }
-            if inner.is_empty() && !KEYS.iter().any(|k| k.section == name_of) {
-                return Err(unknown(name_of).at(place(section.span().start)));
+            if inner.is_empty() && !self.has_section(name) {
+                return Err(self.unknown(name).at(sections.place(section.span().start)));
             }
         }
         Ok(())
+    }
+
+    /// A value stands where a section is expected.
+    pub fn no_table(&self, name: &str) -> Error {
+        match self.has_section(name) {
+            true => Error::usage(format!("`{0}{name}` is a section: write [{0}{name}]", self.prefix)),
+            false => self.unknown(name),
+        }
     }
 
     /// Takes in `key=value` of the command line. The value is TOML; text needs no quotes.
@@ -65,13 +146,14 @@ impl Given {
             .filter(|table| table.len() == 1)
             .and_then(|mut table| table.remove("value"))
             .unwrap_or_else(|| Value::String(raw.into()));
-        if let Some(known) = find(key) {
+        if let Some(known) = self.find(key) {
             self.entries.insert(known.full, Entry { value, raw: Some(raw.into()), origin });
             return Ok(());
         }
         // One entry of a table: `data.columns.prompt=question`.
-        let table = key.rsplit_once('.').and_then(|(table, entry)| Some((find(table).filter(|k| k.table)?, entry)));
-        let Some((known, entry)) = table else { return Err(unknown(key).at(origin)) };
+        let table =
+            key.rsplit_once('.').and_then(|(table, entry)| Some((self.find(table).filter(|k| k.table)?, entry)));
+        let Some((known, entry)) = table else { return Err(self.unknown(key).at(origin)) };
         let mut whole = match self.entries.remove(known.full) {
             Some(Entry { value: Value::Table(table), .. }) => table,
             _ => toml::Table::new(),
@@ -94,33 +176,35 @@ impl Given {
             Some(read) if read.number().is_none_or(|x| range.holds(x)) => Ok((read, origin.clone())),
             _ => {
                 let (allowed, range) = (T::allowed(), range.describe());
-                let message = format!("{key} = {}: must be {allowed}{range}", literal(value));
+                let message = format!("{}{key} = {}: must be {allowed}{range}", self.prefix, literal(value));
                 Err(Error::usage(message).at(origin))
             }
         }
     }
-}
 
-fn find(full: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|k| k.full == full)
-}
+    fn find(&self, full: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|k| k.full == full)
+    }
 
-fn unknown(key: &str) -> Error {
-    Error::usage(format!("unknown key `{key}`: did you mean `{}`?", nearest(key).full))
+    /// An error that names the nearest key.
+    pub fn unknown(&self, key: &str) -> Error {
+        let nearest = nearest(self.keys, key).full;
+        Error::usage(format!("unknown key `{0}{key}`: did you mean `{0}{nearest}`?", self.prefix))
+    }
 }
 
 /// The key that was probably meant: the fewest edits away; or, where all are far, one whose description has the words
 /// of the name, so that `learning_rate` finds `train.lr`.
-fn nearest(key: &str) -> &'static Key {
+fn nearest(keys: &'static [Key], key: &str) -> &'static Key {
     let name = key.rsplit('.').next().unwrap_or(key);
     // Right name, wrong or no section: nearly as good as the right key.
     let distance = |k: &Key| edits(key, k.full).min(edits(name, k.name) + 1);
-    let close = KEYS.iter().min_by_key(|k| distance(k)).expect("there are keys");
+    let close = keys.iter().min_by_key(|k| distance(k)).expect("there are keys");
     let words: Vec<&str> = name.split('_').collect();
     let described =
         |k: &&Key| words.iter().all(|w| k.doc.to_lowercase().split(|c: char| !c.is_alphanumeric()).any(|d| d == *w));
     // The fewer other words, the more it is about these.
-    let described = KEYS.iter().filter(described).min_by_key(|k| k.doc.split_whitespace().count());
+    let described = keys.iter().filter(described).min_by_key(|k| k.doc.split_whitespace().count());
     match described {
         Some(described) if distance(close) > name.len().div_ceil(3) => described,
         _ => close,
@@ -173,7 +257,7 @@ mod tests {
             ("[train]\nbeta1 = 1", "run.toml:2: train.beta1 = 1: must be a number from 0 to below 1"),
             (
                 "[train]\nstage = \"tune\"",
-                "run.toml:2: train.stage = \"tune\": must be one of \"pretrain\", \"finetune\", \"sft\", \"scalar\"",
+                "run.toml:2: train.stage = \"tune\": must be one of \"pretrain\", \"finetune\", \"sft\", \"scalar\", \"prove\"",
             ),
             ("[train]\nlabels = [\"A\"]", "run.toml:2: train.labels = [\"A\"]: must be a list of two texts"),
             ("[data]\ntrain = [1]", "run.toml:2: data.train = [1]: must be text in quotes or a list of such"),
@@ -231,7 +315,7 @@ mod tests {
             ("chekpoint.kepe", "checkpoint.keep"),
         ];
         for (given, key) in meant {
-            assert_eq!(nearest(given).full, key, "for {given}");
+            assert_eq!(nearest(crate::train::config::KEYS, given).full, key, "for {given}");
         }
     }
 }

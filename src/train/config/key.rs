@@ -1,4 +1,5 @@
-//! A key of the run file, where its value came from, and the macro that makes both out of one table.
+//! A key of a run file, where its value came from, and the macro that makes both out of one table. Training runs and
+//! self-training have a table each.
 
 use super::Stage;
 use std::fmt;
@@ -6,7 +7,7 @@ use toml::Value;
 
 /// Whether a key has a say in what is learned; those that do are in the [`Run::config_hash`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(crate) enum Effect {
     Learned,
     Inert,
 }
@@ -19,11 +20,11 @@ pub struct Key {
     /// One line.
     pub doc: &'static str,
     /// Whether its entries may be set one by one.
-    pub(super) table: bool,
-    pub(super) effect: Effect,
-    pub(super) allowed: fn() -> String,
+    pub(crate) table: bool,
+    pub(crate) effect: Effect,
+    pub(crate) allowed: fn() -> String,
     /// Its default in a stage, as TOML; `None` where there is none.
-    pub(super) default: fn(Stage) -> Option<Value>,
+    pub(crate) default: fn(Stage) -> Option<Value>,
 }
 
 /// Where a value came from.
@@ -50,9 +51,9 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Expands the table into one struct per section, [`Run`] and [`KEYS`].
+/// Expands a table into one struct per section, the struct of the whole file and the list of its keys.
 macro_rules! run_file {
-    ($(
+    ($(#[doc = $whole:literal])+ $Run:ident; $(
         $(#[doc = $about:literal])+
         $section:ident: $Section:ident, $effect:ident {$(
             $(#[doc = $doc:literal])+
@@ -65,9 +66,9 @@ macro_rules! run_file {
             pub struct $Section { $($(#[doc = $doc])+ pub $key: $T,)+ }
         )+
 
-        /// A run file with its overrides: every value, checked, and where it came from.
+        $(#[doc = $whole])+
         #[derive(Clone, Debug, PartialEq)]
-        pub struct Run {
+        pub struct $Run {
             $($(#[doc = $about])+ pub $section: $Section,)+
             origins: BTreeMap<&'static str, Origin>,
         }
@@ -84,11 +85,11 @@ macro_rules! run_file {
             default: |stage| <$T as Setting>::write(&run_file!(@default stage, $T $(= $default)? $(=> [$($each),+])?)),
         },)+)+];
 
-        impl Run {
-            fn read(given: &Given) -> Result<Run> {
-                let (stage, _) = given.read("train.stage", Any, Stage::Finetune)?;
+        impl $Run {
+            /// The values as given; defaults that depend on the stage are those of `stage`.
+            fn read(given: &Given, stage: Stage) -> Result<$Run> {
                 let mut origins = BTreeMap::new();
-                Ok(Run {
+                Ok($Run {
                     $($section: $Section {$($key: {
                         let full = concat!(stringify!($section), ".", stringify!($key));
                         let default = run_file!(@default stage, $T $(= $default)? $(=> [$($each),+])?);
@@ -100,6 +101,11 @@ macro_rules! run_file {
                 })
             }
 
+            /// Where the value of a key (`section.name`) came from.
+            pub fn origin(&self, key: &str) -> &Origin {
+                self.origins.get(key).unwrap_or_else(|| panic!("`{key}` is not a key of this file"))
+            }
+
             /// The values in the order of [`KEYS`].
             fn values(&self) -> Vec<Option<Value>> {
                 vec![$($(self.$section.$key.write(),)+)+]
@@ -107,12 +113,13 @@ macro_rules! run_file {
         }
     };
     (@default $stage:expr, $T:ty = $default:expr) => {{ let _ = $stage; let value: $T = $default; value }};
-    (@default $stage:expr, $T:ty => [$pretrain:expr, $finetune:expr, $sft:expr, $scalar:expr]) => {{
+    (@default $stage:expr, $T:ty => [$pretrain:expr, $finetune:expr, $sft:expr, $scalar:expr, $prove:expr]) => {{
         let value: $T = match $stage {
             Stage::Pretrain => $pretrain,
             Stage::Finetune => $finetune,
             Stage::Sft => $sft,
             Stage::Scalar => $scalar,
+            Stage::Prove => $prove,
         };
         value
     }};
@@ -121,4 +128,4 @@ macro_rules! run_file {
     (@last $effect:ident) => { $effect };
     (@last $effect:ident $exception:ident) => { $exception };
 }
-pub(super) use run_file;
+pub(crate) use run_file;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use toml::Value;
 
 /// A type that a key of the run file may have.
-pub(super) trait Setting: Sized {
+pub(crate) trait Setting: Sized {
     /// Whether single entries may be set from the command line: `data.columns.prompt=question`.
     const TABLE: bool = false;
     /// What may stand there, to follow "must be".
@@ -22,7 +22,7 @@ pub(super) trait Setting: Sized {
 
 /// What numbers a key takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Range {
+pub(crate) enum Range {
     Any,
     /// `low < x`
     Above(f64),
@@ -266,10 +266,10 @@ macro_rules! choices {
         }
     )+};
 }
-pub(super) use choices;
+pub(crate) use choices;
 
 /// A value as TOML on one line, whatever it holds. Floats are written the short way: `1e-5`.
-pub(super) fn literal(value: &Value) -> String {
+pub(crate) fn literal(value: &Value) -> String {
     match value {
         Value::Float(x) => format!("{x:?}"),
         Value::String(text) => quoted(text),

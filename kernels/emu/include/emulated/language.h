@@ -10,7 +10,12 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
-// Not defined: __shared__ (SHARED and SHARED_DYNAMIC take its place).
+
+// What is not emulated does not compile, and the compiler's message says why.
+#define __shared__ ::emu::shared_memory_is_declared_with_SHARED
+#define __cluster_dims__(...) ::emu::the_emulated_GPU_has_no_clusters
+#define __nv_fp8_e4m3 ::emu::the_emulated_GPU_has_no_8_bit_floats
+#define __nv_fp8_e5m2 ::emu::the_emulated_GPU_has_no_8_bit_floats
 
 #define threadIdx (::emu::current_face->thread_index)
 #define blockIdx (::emu::position.block_index)

@@ -160,6 +160,19 @@ pub fn tensor_map(
     box_rows: u32,
     box_columns: u32,
 ) -> Result<TensorMap, sys::CUresult> {
+    let swizzle = sys::CUtensorMapSwizzle_enum::CU_TENSOR_MAP_SWIZZLE_128B;
+    swizzled_map(p, rows, columns, box_rows, box_columns, swizzle)
+}
+
+/// The same with any swizzle.
+pub fn swizzled_map(
+    p: u64,
+    rows: u64,
+    columns: u64,
+    box_rows: u32,
+    box_columns: u32,
+    swizzle: sys::CUtensorMapSwizzle,
+) -> Result<TensorMap, sys::CUresult> {
     let mut map = TensorMap([0; 128]);
     // SAFETY: the pointers are valid for the call.
     let status = unsafe {
@@ -173,7 +186,7 @@ pub fn tensor_map(
             [box_columns, box_rows].as_ptr(),
             [1u32, 1].as_ptr(),
             sys::CUtensorMapInterleave_enum::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            sys::CUtensorMapSwizzle_enum::CU_TENSOR_MAP_SWIZZLE_128B,
+            swizzle,
             sys::CUtensorMapL2promotion_enum::CU_TENSOR_MAP_L2_PROMOTION_NONE,
             sys::CUtensorMapFloatOOBfill_enum::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )

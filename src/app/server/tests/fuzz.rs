@@ -166,7 +166,7 @@ fn is_stream(body: &Value) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_json_is_answered_or_refused(route in 0..ROUTES.len(), body in value(), scalar in any::<bool>()) {

@@ -1,0 +1,202 @@
+use super::*;
+use crate::base::dtype::Dtype;
+use crate::base::rng::{Rng, Stream};
+use crate::infer::scorer::tests::{CONTEXT, LABELS, model, round_robin, text};
+use crate::infer::scorer::write_prompts;
+use crate::infer::trie::Trie;
+use crate::model::config::Family;
+use crate::ops::check::gpus;
+
+/// One sequence by itself in a plain forward, which shares nothing and continues nothing.
+pub(in crate::infer) fn alone(dev: &Device, model: &Model, task: &Task) -> Answer {
+    let cut = match task {
+        Task::Reward { ids } => model.config.scored(ids),
+        other => other.ids().len(),
+    };
+    let ids = &task.ids()[..cut];
+    let capacity = Capacity {
+        tokens: cut,
+        sequences: 1,
+        rows: cut,
+        positions: cut,
+        keep: Keep::Nothing,
+        ranks: Default::default(),
+    };
+    let acts = Acts::new(dev, &model.config, model.dtype, capacity).unwrap();
+    let extent = write_prompts(dev, &acts, std::iter::once(ids));
+    forward(dev, model, &acts, extent, Attend::Packed);
+    let rows: Vec<i32> = match task {
+        Task::Logprobs { from, .. } => (*from as i32 - 1..cut as i32 - 1).collect(),
+        _ => vec![cut as i32 - 1],
+    };
+    let n = rows.len();
+    let targets: Vec<i32> = rows.iter().map(|r| ids.get(*r as usize + 1).copied().unwrap_or(0)).collect();
+    dev.write(acts.at(&acts.inputs.rows).cols_in(0..n), &rows);
+    dev.write(acts.at(&acts.inputs.targets).cols_in(0..n), &targets);
+    let head = Head::gather(dev, model, &acts, extent, n);
+    match task {
+        Task::Verdict { labels, .. } => {
+            head.verdict(*labels);
+            head.vocab_lse();
+            let z = read_f32(dev, acts.at(&acts.head.verdict).top(1)).unwrap();
+            let lse = read_f32(dev, acts.at(&acts.head.lse).cols_in(0..1)).unwrap()[0];
+            Answer::Verdict(Verdict { logits: [z[0], z[1]], lse })
+        }
+        Task::Reward { .. } => {
+            head.score();
+            Answer::Reward(read_f32(dev, acts.at(&acts.head.score).top(1)).unwrap()[0])
+        }
+        Task::Logprobs { .. } => {
+            head.vocab_loss();
+            let nll = read_f32(dev, acts.at(&acts.head.nll).cols_in(0..n)).unwrap();
+            Answer::Logprobs(nll.into_iter().map(|x| -x).collect())
+        }
+    }
+}
+
+/// Verdicts with two pairs of labels and log-probabilities, of sequences that share beginnings; some are equal.
+pub(in crate::infer) fn tasks(n: usize) -> Vec<Task> {
+    let rng = Rng::new(3, Stream::Test, 1);
+    (0..n as u64)
+        .map(|i| {
+            let (cut, end) = (rng.below(4 * i, 150) as usize, 1 + rng.below(4 * i + 1, 40) as usize);
+            let ids = [&text(rng.below(4 * i + 2, 2), 200)[..cut], &text(i % 11, end)].concat();
+            match rng.below(4 * i + 3, 4) {
+                0 if ids.len() > 1 => Task::Logprobs { from: 1 + i as usize % (ids.len() - 1), ids },
+                1 => Task::Verdict { ids, labels: [7, 8] },
+                _ => Task::Verdict { ids, labels: LABELS },
+            }
+        })
+        .collect()
+}
+
+fn shape(pass: usize, kept: usize) -> Shape {
+    Shape { context: CONTEXT, pass, kept, waiting: 1000, patience: 1000 }
+}
+
+#[test]
+fn answers_depend_on_the_task_alone_whoever_comes_and_goes() {
+    let tasks = tasks(70);
+    for (family, dtype) in [(Family::Qwen3, Dtype::F32), (Family::Llama, Dtype::Bf16)] {
+        let model = model(family, HeadKind::LanguageModel, dtype);
+        let want: Vec<Answer> = tasks.iter().map(|t| alone(&Device::cpu(1), &model, t)).collect();
+        for (seed, threads, pass, kept) in [(0, 1, 37, 0), (1, 2, 64, 400), (2, 2, 300, 5000), (3, 1, 8, 0)] {
+            let (rng, dev) = (Rng::new(seed, Stream::Test, 2), Device::cpu(threads));
+            let mut engine = Engine::new(&dev, &model, shape(pass, kept)).unwrap();
+            let (mut asked, mut cancelled, mut next) = (BTreeMap::new(), Vec::new(), 0);
+            let mut heard: BTreeMap<usize, Answer> = BTreeMap::new();
+            for turn in 0.. {
+                let draw = |k: u64, n: u64| rng.below(8 * turn + k, n);
+                // A few come, one may go.
+                for k in 0..draw(0, 7) {
+                    if next < tasks.len() {
+                        let terms = Terms { client: draw(1, 3), priority: draw(k + 1, 3) as u32, deadline: None };
+                        asked.insert(engine.submit(turn, terms, tasks[next].clone()).unwrap(), next);
+                        next += 1;
+                    }
+                }
+                if draw(7, 3) == 0
+                    && let Some(waiter) = asked.keys().nth(draw(6, 5) as usize).copied()
+                {
+                    engine.cancel(waiter);
+                    cancelled.extend(asked.remove(&waiter));
+                }
+                for (waiter, outcome) in engine.step(turn).unwrap() {
+                    let task = asked.remove(&waiter).expect("one outcome for each who waits");
+                    assert!(heard.insert(task, outcome.unwrap()).is_none());
+                }
+                if next == tasks.len() && engine.waiting() == 0 {
+                    break;
+                }
+            }
+            assert!(asked.is_empty() && !cancelled.is_empty());
+            assert_eq!(heard.len() + cancelled.len(), tasks.len());
+            for (task, answer) in &heard {
+                assert!(*answer == want[*task], "{family:?} {dtype}, passes of {pass}: {:?}", tasks[*task]);
+            }
+            assert_eq!(engine.unused(), kept.max(CONTEXT + pass), "every row is free or idle");
+            assert!(engine.begun.is_empty());
+            let counts = engine.counts();
+            assert!(counts.computed < counts.tokens, "beginnings are shared");
+        }
+    }
+}
+
+#[test]
+fn a_ranking_costs_what_its_trie_does_and_nothing_the_second_time() {
+    let (dev, model) = (Device::cpu(2), model(Family::Llama, HeadKind::LanguageModel, Dtype::F32));
+    let prompts = round_robin(6, 100);
+    let mut engine = Engine::new(&dev, &model, shape(200, 100_000)).unwrap();
+    let mut run = || {
+        let before = engine.counts();
+        for ids in &prompts {
+            engine.submit(0, Terms::default(), Task::Verdict { ids: ids.clone(), labels: LABELS }).unwrap();
+        }
+        let mut answers = Vec::new();
+        while engine.waiting() > 0 {
+            answers.extend(engine.step(0).unwrap().into_iter().map(|(_, outcome)| outcome.unwrap()));
+        }
+        (answers, (engine.counts().computed - before.computed) as usize)
+    };
+    let (first, second) = (run(), run());
+    assert_eq!(first.1, Trie::new(&prompts).tokens().computed);
+    assert_eq!(second.1, prompts.len(), "the last token of each");
+    assert!(first.0 == second.0);
+}
+
+#[test]
+fn rewards_are_answered_and_what_a_model_cannot_do_is_refused() {
+    let dev = Device::cpu(2);
+    let scalar = model(Family::Qwen2, HeadKind::Scalar, Dtype::F32);
+    let mut engine = Engine::new(&dev, &scalar, shape(20, 0)).unwrap();
+    let tasks: Vec<Task> = (0..5).map(|i| Task::Reward { ids: [text(1, 30), text(i, 4)].concat() }).collect();
+    let waiters: Vec<Waiter> = tasks.iter().map(|t| engine.submit(0, Terms::default(), t.clone()).unwrap()).collect();
+    let mut heard = BTreeMap::new();
+    while engine.waiting() > 0 {
+        heard.extend(engine.step(0).unwrap());
+    }
+    for (waiter, task) in waiters.iter().zip(&tasks) {
+        assert_eq!(heard[waiter].as_ref().unwrap(), &alone(&dev, &scalar, task));
+    }
+    let mut refusal = |task| match engine.submit(0, Terms::default(), task) {
+        Err(Failure::Refused(e)) => e.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(refusal(Task::Verdict { ids: vec![1], labels: LABELS }).contains("scalar head"));
+    assert!(refusal(Task::Reward { ids: vec![] }).contains("no tokens"));
+    assert!(refusal(Task::Reward { ids: vec![1; 301] }).contains("at most 300"));
+    assert!(refusal(Task::Reward { ids: vec![1, 300] }).contains("token 300"));
+    let language = model(Family::Llama, HeadKind::LanguageModel, Dtype::F32);
+    let mut engine = Engine::new(&dev, &language, Shape { waiting: 1, ..shape(20, 0) }).unwrap();
+    let mut refusal = |task| match engine.submit(0, Terms::default(), task) {
+        Err(Failure::Refused(e)) => e.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(refusal(Task::Reward { ids: vec![1] }).contains("no scalar head"));
+    assert!(refusal(Task::Verdict { ids: vec![1], labels: [1, 300] }).contains("label 300"));
+    assert!(refusal(Task::Logprobs { ids: vec![1, 2], from: 0 }).contains("position 0"));
+    assert!(refusal(Task::Logprobs { ids: vec![1, 2], from: 2 }).contains("position 2"));
+    let verdict = Task::Verdict { ids: vec![1], labels: LABELS };
+    assert!(engine.submit(0, Terms::default(), verdict.clone()).is_ok());
+    assert!(matches!(engine.submit(0, Terms::default(), verdict), Err(Failure::Full)));
+}
+
+#[test]
+fn answers_on_gpus_depend_on_the_task_alone() {
+    for (called, dev) in gpus().into_iter().take(2) {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let model = model(Family::Qwen3, HeadKind::LanguageModel, dtype).on(&dev).unwrap();
+            let tasks = tasks(8);
+            let mut engine = Engine::new(&dev, &model, shape(90, 0)).unwrap();
+            let waiters: Vec<Waiter> =
+                tasks.iter().map(|t| engine.submit(0, Terms::default(), t.clone()).unwrap()).collect();
+            let mut heard = BTreeMap::new();
+            while engine.waiting() > 0 {
+                heard.extend(engine.step(0).unwrap());
+            }
+            for (waiter, task) in waiters.iter().zip(&tasks) {
+                assert!(heard[waiter].as_ref().unwrap() == &alone(&dev, &model, task), "{called} {dtype} {task:?}");
+            }
+        }
+    }
+}
