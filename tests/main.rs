@@ -18,5 +18,6 @@ mod prove;
 mod rank;
 mod rationale;
 mod self_train;
+mod server;
 mod sharing;
 mod tolerance;

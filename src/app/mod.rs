@@ -1,4 +1,4 @@
-//! Floor 6: what people touch: the command line, the demo, reports, signals.
+//! Floor 6: what people touch: the command line, the server, the demo, reports, signals.
 
 mod axis;
 pub mod bench;
@@ -9,7 +9,11 @@ pub mod demo;
 pub mod doctor;
 pub mod evaluation;
 pub mod learning_curve;
+#[cfg(feature = "server")]
+pub mod load;
 mod markdown;
 pub mod report;
+#[cfg(feature = "server")]
+pub mod server;
 #[cfg(feature = "cli")]
 pub mod signals;

@@ -10,9 +10,11 @@
 //! start at once the prompt is held for the others, or, in a pool too small for that, read again.
 
 mod admission;
+mod feed;
 mod queue;
 mod request;
 
+pub use feed::{Feed, Flow, Written};
 pub use request::{Counts, Finish, Generation, Request, Settings, Shape};
 
 use super::scorer::{Verdict, read_f32, write_prompts};
@@ -260,6 +262,14 @@ impl<'m> Generator<'m> {
     /// # Errors
     /// When the device fails; then [`Generator::clear`].
     pub fn step(&mut self) -> Result<Vec<(usize, Generation)>> {
+        self.step_with(&mut |_, _| Ok(Flow::GoOn))
+    }
+
+    /// As [`Generator::step`]; `wrote` sees every token and says whether its sequence goes on. A dropped one does not finish.
+    fn step_with(
+        &mut self,
+        wrote: &mut dyn FnMut(usize, &Written) -> Result<Flow>,
+    ) -> Result<Vec<(usize, Generation)>> {
         if self.is_idle() {
             return Ok(Vec::new());
         }
@@ -274,11 +284,16 @@ impl<'m> Generator<'m> {
         };
         self.counts.generated += drawn.len();
         let mut finished = Vec::new();
-        for (i, drawn) in drawn.into_iter().enumerate().rev() {
-            if take(&self.stop, &mut self.active[first + i], drawn) {
-                let ended = self.active.remove(first + i);
-                self.pages.give_back(ended.pages);
-                finished.push((ended.number, ended.made));
+        for (row, drawn) in drawn.into_iter().enumerate().rev() {
+            let i = first + row;
+            let ended = take(&self.stop, &mut self.active[i], drawn);
+            let logits = self.acts.at(&self.acts.head.logits).rows_in(row..row + 1);
+            let Active { number, made, .. } = &self.active[i];
+            let flow = wrote(*number, &Written { made, ended, dev: self.dev, logits })?;
+            if ended || flow == Flow::Drop {
+                let gone = self.active.remove(i);
+                self.pages.give_back(gone.pages);
+                finished.extend(ended.then_some((gone.number, gone.made)));
             }
         }
         Ok(finished)
@@ -401,9 +416,11 @@ impl<'m> Generator<'m> {
         Ok(z.chunks(2).zip(lse).map(|(z, lse)| Verdict { logits: [z[0], z[1]], lse }).collect())
     }
 
+    /// Whether a request can be written at all.
+    ///
     /// # Errors
     /// As [`Generator::generate`].
-    pub(super) fn check(&self, request: &Request) -> Result<()> {
+    pub fn check(&self, request: &Request) -> Result<()> {
         request.settings.check()?;
         let (len, most) = (request.prompt.len(), self.shape.context);
         if len == 0 {

@@ -19,8 +19,10 @@ use crate::model::head::Head;
 use crate::model::lora;
 use crate::model::paths::{PathShape, Paths};
 
+mod labels;
 mod logprobs;
 
+pub use labels::LabelLogits;
 pub use logprobs::LogProb;
 
 /// The logits of the two candidate labels at the end of a prompt, f32, before any softmax.

@@ -28,15 +28,7 @@ impl Labels {
     /// The tokens that `names` become right after `text`. `hidden` are the ranges of `text` that hold no control tokens.
     /// Each name must leave the tokens of `text` as they are and add exactly one.
     pub fn after(tokenizer: &Tokenizer, text: &str, hidden: &[Range<usize>], names: [&str; 2]) -> Result<Labels> {
-        let before = tokenizer.ids(text, Parse::Except(hidden))?;
-        let mut ids = [0; 2];
-        for (name, id) in names.into_iter().zip(&mut ids) {
-            let with = tokenizer.ids(&format!("{text}{name}"), Parse::Except(hidden))?;
-            match with.strip_prefix(&before[..]) {
-                Some([one]) => *id = *one,
-                _ => return Err(refusal(tokenizer, name, &before, &with)),
-            }
-        }
+        let ids = Labels::tokens(tokenizer, text, hidden, &names)?;
         if ids[0] == ids[1] {
             let [a, b] = names;
             return Err(Error::model(format!(
@@ -45,6 +37,19 @@ impl Labels {
             )));
         }
         Ok(Labels { a: ids[0], b: ids[1] })
+    }
+
+    /// As [`Labels::after`] for any number of names.
+    pub fn tokens(tokenizer: &Tokenizer, text: &str, hidden: &[Range<usize>], names: &[&str]) -> Result<Vec<i32>> {
+        let before = tokenizer.ids(text, Parse::Except(hidden))?;
+        let token = |name: &&str| {
+            let with = tokenizer.ids(&format!("{text}{name}"), Parse::Except(hidden))?;
+            match with.strip_prefix(&before[..]) {
+                Some([one]) => Ok(*one),
+                _ => Err(refusal(tokenizer, name, &before, &with)),
+            }
+        };
+        names.iter().map(token).collect()
     }
 }
 

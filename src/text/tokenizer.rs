@@ -109,6 +109,18 @@ impl Tokenizer {
         self.ids(text, Parse::Off)
     }
 
+    /// What the tokenizer puts before a text of its own accord (a beginning of sequence), where it is asked to.
+    pub fn prefix(&self) -> Result<Vec<i32>> {
+        let ids = |special: bool| {
+            let encoding = self.inner.encode("x", special);
+            let encoding = encoding.map_err(|e| Error::model(format!("the tokenizer cannot encode a letter: {e}")))?;
+            Ok::<_, Error>(encoding.get_ids().iter().map(|id| *id as i32).collect::<Vec<_>>())
+        };
+        let (with, plain) = (ids(true)?, ids(false)?);
+        let at = with.windows(plain.len().max(1)).position(|w| w == plain).unwrap_or(0);
+        Ok(with[..at].to_vec())
+    }
+
     /// Ids of a text, with added tokens recognised where `parse` allows.
     pub fn ids(&self, text: &str, parse: Parse) -> Result<Vec<i32>> {
         let encoding = self.run(text, parse, &[], OffsetType::None)?;

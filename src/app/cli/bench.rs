@@ -27,6 +27,9 @@ enum What {
     Kernels(Kernels),
     /// Prefill, decoding, judging and a training step, on random weights
     Engine(Engine),
+    /// Load for a server: latencies, goodput, judgments a second
+    #[cfg(feature = "server")]
+    Serve(super::load::Args),
     /// Set two result files side by side; exit code 1 when something became slower
     Compare(Compare),
 }
@@ -127,6 +130,8 @@ pub fn run(args: Args) -> Result<()> {
     match args.what {
         What::Kernels(args) => kernels(args),
         What::Engine(args) => engine(args),
+        #[cfg(feature = "server")]
+        What::Serve(args) => super::load::run(args),
         What::Compare(args) => {
             let comparison = compare(&Results::open(&args.before)?, &Results::open(&args.after)?)?;
             print(comparison.to_markdown())?;

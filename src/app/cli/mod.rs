@@ -13,6 +13,8 @@ mod generate;
 mod init;
 mod judge;
 mod learning_curve;
+#[cfg(feature = "server")]
+mod load;
 mod merge;
 mod plan;
 mod progress;
@@ -23,7 +25,14 @@ mod reward;
 mod rows;
 mod runtime;
 mod self_train;
+#[cfg(feature = "server")]
+mod serve;
 mod train;
+#[cfg(feature = "server")]
+mod wait;
+
+#[cfg(feature = "server")]
+pub(super) use rows::number;
 
 use crate::app::signals::report_file_size_limit;
 use crate::error::Result;
@@ -66,6 +75,12 @@ enum Verb {
     Prove(prove::Args),
     /// Continue prompts
     Generate(generate::Args),
+    /// Serve a judge over HTTP, on the wires that trainers speak
+    #[cfg(feature = "server")]
+    Serve(Box<serve::Args>),
+    /// Wait until a server is ready
+    #[cfg(feature = "server")]
+    Wait(wait::Args),
     /// Look at data as a model will see it
     Data(data::Args),
     /// Measure this machine: ops and whole passes, beside what it could do at most
@@ -105,6 +120,10 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Eval(args) => eval::run(args),
         Verb::Prove(args) => prove::run(args),
         Verb::Generate(args) => generate::run(args),
+        #[cfg(feature = "server")]
+        Verb::Serve(args) => serve::run(*args),
+        #[cfg(feature = "server")]
+        Verb::Wait(args) => wait::run(args),
         Verb::Data(args) => data::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Doctor(args) => doctor::run(args),

@@ -1,0 +1,245 @@
+//! `gramophone serve`: the reward server.
+
+use super::console::remark;
+use super::runtime::{JudgeFlags, Opened, Runtime};
+use crate::app::server::{self, App, Config, Keys, Limits, Listeners, Strategy, Timeouts, method};
+use crate::error::{Error, Kind, Result};
+use crate::model::Model;
+use crate::model::config::HeadKind;
+use crate::reward::rank::Method;
+use crate::reward::service::{Service, Setup, Sizes, Texts};
+use crate::text::tokenizer::Tokenizer;
+use axum::http::StatusCode;
+use clap::ValueEnum;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// Serves a judge (or a scalar reward model) over the wires that trainers speak: docs/serving.md lists them. Stops at SIGTERM
+/// once everything that was begun is answered.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    judge: JudgeFlags,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDR")]
+    addr: SocketAddr,
+    /// Where to listen for control (sleep, other weights, pause); there is none if not given
+    #[arg(long, value_name = "ADDR")]
+    admin_addr: Option<SocketAddr>,
+    /// Name of the model in requests and answers, several with commas; the directory's name if not given
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    served_model_name: Vec<String>,
+    /// What the weights are called in answers
+    #[arg(long, default_value = "1", value_name = "NAME")]
+    weight_version: String,
+    /// Key that every request but probes must bring
+    #[arg(long, value_name = "KEY")]
+    api_key: Option<String>,
+    /// File with keys, one a line
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Tokens that may wait; what finds no room is told to come again
+    #[arg(long, default_value_t = 1 << 20, value_name = "TOKENS")]
+    queue_tokens: usize,
+    /// Sequences that are written together
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    sequences: usize,
+    /// Longest answer of a chat that asks for no length
+    #[arg(long, default_value_t = 1024, value_name = "TOKENS")]
+    max_tokens: usize,
+    /// Largest body
+    #[arg(long, default_value_t = 32 << 20, value_name = "BYTES")]
+    max_body: usize,
+    /// Most pairs, responses, documents or questions in a request
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    max_items: usize,
+    /// Deepest nesting of JSON
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = depth)]
+    max_depth: usize,
+    /// Longest time for a request; OpenRLHF's and slime's have less, since their clients wait less
+    #[arg(long, default_value_t = 300.0, value_name = "SECONDS", value_parser = seconds)]
+    timeout: f64,
+    /// Time to finish what was begun after SIGTERM
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = seconds)]
+    drain_timeout: f64,
+    /// Status of a full queue
+    #[arg(long, value_enum, default_value_t = Overload::Unavailable)]
+    overload_status: Overload,
+    /// Which pairs /compare compares
+    #[arg(long, value_enum, default_value_t = CompareArg::Circular)]
+    compare: CompareArg,
+    /// How groups are ranked where a request does not say: round_robin, linear, knockout, swiss, anchor, adaptive
+    #[arg(long, default_value = "round_robin", value_name = "METHOD", value_parser = method)]
+    method: Method,
+    /// No line in the log for each request
+    #[arg(long)]
+    quiet: bool,
+    /// Write bodies into the log: prompts and responses
+    #[arg(long)]
+    log_content: bool,
+    #[command(flatten)]
+    runtime: Runtime,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Overload {
+    #[value(name = "503")]
+    Unavailable,
+    #[value(name = "429")]
+    TooMany,
+    #[value(name = "529")]
+    Overloaded,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum CompareArg {
+    /// Each response with the next
+    Circular,
+    /// Every pair
+    #[value(name = "all_pairs", alias = "all-pairs")]
+    AllPairs,
+}
+
+/// serde_json reads no deeper.
+const DEEPEST: usize = 120;
+
+fn depth(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(n) if (1..=DEEPEST).contains(&n) => Ok(n),
+        _ => Err(format!("it must be a whole number from 1 to {DEEPEST}")),
+    }
+}
+
+pub(super) fn seconds(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(s) if s > 0.0 && s <= 1e6 => Ok(s),
+        _ => Err("it must be a positive number of seconds".into()),
+    }
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let keys = keys(&args)?;
+    // Listening first: an address that is taken is known before a model is read.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|e| Error::new(Kind::Io, format!("cannot start the network's threads: {e}")))?;
+    let listen = |addr: SocketAddr| {
+        runtime
+            .block_on(TcpListener::bind(addr))
+            .map_err(|e| Error::new(Kind::Io, format!("cannot listen on {addr}: {e}")))
+    };
+    let listeners = Listeners { public: listen(args.addr)?, admin: args.admin_addr.map(listen).transpose()? };
+    let told = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".into(), |a| format!("http://{a}"));
+    let (public, admin) = (told(&listeners.public), listeners.admin.as_ref().map(told));
+
+    let dev = args.runtime.place.open()?;
+    let opened = args.judge.model.open(&dev, &args.runtime)?;
+    let app = App::new(service(&args, dev, opened)?, config(&args, keys)?)?;
+    remark(format_args!("serving on {public}"));
+    if let Some(admin) = admin {
+        remark(format_args!("control on {admin}"));
+    }
+    let left = runtime.block_on(server::serve(app, listeners, Duration::from_secs_f64(args.drain_timeout)))?;
+    // What waits on a thread of its own is not waited for.
+    runtime.shutdown_background();
+    match left {
+        0 => Ok(()),
+        n => {
+            Err(Error::new(Kind::Interrupted, format!("{n} requests were cut off; --drain-timeout gives them longer")))
+        }
+    }
+}
+
+fn keys(args: &Args) -> Result<Keys> {
+    let mut keys: Vec<String> = args.api_key.iter().cloned().collect();
+    if let Some(path) = &args.api_key_file {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        keys.extend(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from));
+        if keys.is_empty() {
+            return Err(Error::usage(format!("{}: there is no key in it", path.display())));
+        }
+    }
+    if keys.iter().any(String::is_empty) {
+        return Err(Error::usage("--api-key: the key is empty"));
+    }
+    Ok(Keys::new(keys.iter().map(String::as_str)))
+}
+
+fn service(args: &Args, dev: crate::device::Device, opened: Opened) -> Result<Service> {
+    let texts = match opened.model.config.head {
+        HeadKind::Scalar => Texts::Scalar(opened.chat()?),
+        HeadKind::LanguageModel => Texts::Pairwise(args.judge.prompts(&opened)?),
+    };
+    let mut stop = opened.model.config.eos.clone();
+    stop.extend(opened.tokenizer.stop());
+    let shape = opened.scorer();
+    let sizes =
+        Sizes { context: shape.context, pass: shape.pass, sequences: args.sequences, queue: args.queue_tokens, stop };
+    let loader = {
+        let (dev, dtype, tokenizer) = (dev.clone(), args.runtime.dtype, opened.tokenizer.clone());
+        Box::new(move |dir: &Path| load(dir, &dev, dtype, &tokenizer))
+    };
+    let dir = args.judge.model.model.clone();
+    Service::start(Setup { dev, model: opened.model, texts, sizes, loader, dir, version: args.weight_version.clone() })
+}
+
+/// Other weights for the same tokenizer.
+fn load(
+    dir: &Path,
+    dev: &crate::device::Device,
+    dtype: super::runtime::DtypeArg,
+    tokenizer: &Arc<Tokenizer>,
+) -> Result<Model> {
+    let theirs = Tokenizer::open(dir)?;
+    if theirs.files().bytes("tokenizer.json")? != tokenizer.files().bytes("tokenizer.json")? {
+        return Err(Error::model(format!(
+            "{}: its tokenizer is another one than this server's; start a server for that model",
+            dir.display()
+        )));
+    }
+    Model::open(dir, |stored| dtype.resolve(stored))?.on(dev)
+}
+
+fn config(args: &Args, keys: Keys) -> Result<Config> {
+    let mut names = args.served_model_name.clone();
+    if names.is_empty() {
+        let dir = &args.judge.model.model;
+        let full = dir.canonicalize().unwrap_or_else(|_| dir.clone());
+        names.push(full.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned()));
+        // Many clients call a model by its path.
+        names.push(dir.display().to_string());
+        names.dedup();
+    }
+    if names.iter().any(|n| n.trim().is_empty()) {
+        return Err(Error::usage("--served-model-name: a name is empty"));
+    }
+    let overload = match args.overload_status {
+        Overload::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Overload::TooMany => StatusCode::TOO_MANY_REQUESTS,
+        Overload::Overloaded => StatusCode::from_u16(529).expect("it is a status"),
+    };
+    let timeouts = Timeouts {
+        default: Duration::from_secs_f64(args.timeout),
+        openrlhf: Duration::from_secs(170),
+        slime: Duration::from_secs(110),
+    };
+    let limits =
+        Limits { body: args.max_body, receive: Duration::from_secs(60), items: args.max_items, depth: args.max_depth };
+    Ok(Config {
+        names,
+        keys,
+        limits,
+        timeouts,
+        overload,
+        compare: match args.compare {
+            CompareArg::Circular => Strategy::Circular,
+            CompareArg::AllPairs => Strategy::AllPairs,
+        },
+        method: args.method,
+        max_tokens: args.max_tokens,
+        log: !args.quiet,
+        log_content: args.log_content,
+    })
+}
