@@ -251,23 +251,32 @@ impl State {
         let waiters = self.asks[ask].waiters.clone();
         for (id, _) in waiters {
             if self.jobs.get(&id).is_some_and(|j| j.options.deadline.is_some_and(|d| d <= now)) {
-                add(&counters.late, 1);
-                if let Some(task) = self.remove(id).and_then(|j| j.task) {
-                    task.fail(Failure::Late);
-                }
+                self.fail_late(id, counters);
             }
         }
         self.asks.contains_key(ask)
     }
 
-    /// Hands out what a pass found; gives the jobs that are complete now.
-    pub fn found(&mut self, batch: &[Arc<Ask>], reads: Result<Vec<Read>, Failure>) -> Vec<Ready> {
-        let mut ready = Vec::new();
+    fn fail_late(&mut self, id: u64, counters: &Counters) {
+        add(&counters.late, 1);
+        if let Some(task) = self.remove(id).and_then(|j| j.task) {
+            task.fail(Failure::Late);
+        }
+    }
+
+    /// Hands out what a pass found; gives the jobs that are complete now, and in time: one that came for a prompt that was being
+    /// computed was in no batch that would have told.
+    pub fn found(&mut self, batch: &[Arc<Ask>], reads: Result<Vec<Read>, Failure>, counters: &Counters) -> Vec<Ready> {
+        let (now, mut ready) = (Instant::now(), Vec::new());
         for (i, ask) in batch.iter().enumerate() {
             self.load.running_tokens -= ask.ids.len();
             let Some(entry) = self.asks.remove(ask) else { continue };
             for (id, slot) in entry.waiters {
                 let Some(job) = self.jobs.get_mut(&id) else { continue };
+                if job.options.deadline.is_some_and(|d| d <= now) {
+                    self.fail_late(id, counters);
+                    continue;
+                }
                 match &reads {
                     Ok(reads) => {
                         job.missing -= job.reads[slot].is_none() as usize;

@@ -164,7 +164,7 @@ impl<'m> Engine<'m> {
             add(&self.shared.counters.failed, batch.len());
         }
         state.pace(batch.iter().map(|a| a.ids.len()).sum(), took);
-        let ready = state.found(batch, reads);
+        let ready = state.found(batch, reads, &self.shared.counters);
         drop(state);
         advance(self.shared, self.sizes, ready, false);
     }
