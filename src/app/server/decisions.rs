@@ -106,13 +106,11 @@ fn parts(order: &[usize], most: usize) -> Vec<Vec<usize>> {
     rest.chunks(most.max(2) - 1).map(part).collect()
 }
 
+/// Options, and the prompt that shows them.
+type Shown = (Vec<usize>, Vec<i32>);
+
 /// The prompts of one order, with as many options at a time as fit.
-fn encode(
-    app: &App,
-    input: &str,
-    question: &Question,
-    order: &[usize],
-) -> Result<Vec<(Vec<usize>, Vec<i32>)>, Failure> {
+fn encode(app: &App, input: &str, question: &Question, order: &[usize]) -> Result<Vec<Shown>, Failure> {
     let (context, mut most) = (app.service.sizes().context, app.letters.len());
     loop {
         let render = |part: Vec<usize>| {

@@ -8,9 +8,12 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+/// Priority; the start tag and the number of the item, smallest first; the item.
+type Entry<T> = (i32, Reverse<(u64, u64)>, Held<T>);
+
 /// Items in fair order.
 pub struct Queue<T> {
-    heap: BinaryHeap<(i32, Reverse<(u64, u64)>, Held<T>)>,
+    heap: BinaryHeap<Entry<T>>,
     clock: u64,
     number: u64,
 }
