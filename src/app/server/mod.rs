@@ -1,7 +1,7 @@
 //! The reward server: one [`Service`] behind every wire that reinforcement learning already speaks.
 //!
 //! One file for each wire, each of them thin: it reads its body, hands pairs, groups or prompts to the service, and writes its answer.
-//! [`guard`] is what every request passes; control ([`admin`]) listens on an address of its own.
+//! `guard` is what every request passes; control (`admin`) listens on an address of its own.
 
 mod admin;
 mod body;

@@ -1,5 +1,5 @@
 //! Verdicts and scores that were written down, of any model: JudgeBench's output files, RewardBench's and RMB's score files,
-//! the papers' own, this program's rows. `docs/formats.md` lists the shapes; [`row`] reads one.
+//! the papers' own, this program's rows. `docs/formats.md` lists the shapes; `row` reads one.
 //!
 //! Rows find their items by id; where ids repeat, by the subset as well, then in the files' order. A file without ids is
 //! taken row by row. What is missing or left over is an error unless a part is asked for.
