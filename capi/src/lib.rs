@@ -23,7 +23,7 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Answers of all `work`, in its order.
+    /// Answers of all `work`, in its order. `what` is the list's name, and empty where there is only one piece.
     fn all<W, T>(
         &self,
         what: &str,
@@ -38,6 +38,7 @@ impl Judge {
         let submit = |piece: &W| submit(&self.service, piece, options);
         match batch::all(work.into_iter().map(Ok), deadline, submit, || Ok::<(), Infallible>(())) {
             Ok(answers) => Ok(answers.into_iter().map(|answered| answered.answer).collect()),
+            Err(Ended::At(_, failure)) if what.is_empty() => Err(failure.into()),
             Err(Ended::At(place, failure)) => Err(Refusal::from(failure).at(format_args!("{what}[{place}]"))),
             Err(Ended::Stopped(never)) => match never {},
         }
@@ -153,7 +154,7 @@ pub unsafe extern "C" fn gramophone_rank(
         let group = queue::Group { prompt, responses: responses.collect::<Result<_, Refusal>>()?, method };
         let work = std::iter::once(Ok(group));
         let ranked: Vec<Ranked> =
-            judge.all("groups", timeout_seconds, work, |service, group, options| service.rank(group.clone(), options))?;
+            judge.all("", timeout_seconds, work, |service, group, options| service.rank(group.clone(), options))?;
         order.copy_from_slice(&ranked[0].order());
         scores.copy_from_slice(&ranked[0].scores());
         if let Some(comparisons) = unsafe { comparisons.as_mut() } {

@@ -26,6 +26,8 @@ PART = 256
 """Pairs in one request."""
 PART_TEXT = 4 << 20
 """Characters in one request, about."""
+PAUSE = 0.1
+"""Seconds before the second attempt; each further one waits twice as long, up to five, where the server does not say."""
 LOOK_UP = 0.2
 """Seconds after which a call that waits for its parts looks up for Ctrl-C."""
 BUSY = (429, 503, 529)
@@ -63,6 +65,7 @@ class Client(Scorer):
         self._lock = threading.Lock()
         self._parts = ThreadPoolExecutor(connections, thread_name_prefix="gramophone-client")
         self._scalar: Optional[bool] = None
+        self._closed = False
 
     def wait_ready(self, timeout: Optional[float] = 600.0) -> None:
         """Waits until the server answers requests: call it before training starts."""
@@ -79,6 +82,7 @@ class Client(Scorer):
         return self._scalar
 
     def close(self) -> None:
+        self._closed = True
         self._parts.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             idle, self._idle = self._idle, []
@@ -117,6 +121,8 @@ class Client(Scorer):
 
     def _all(self, route: str, bodies: list[dict], timeout: Optional[float], what: str, starts: list[int]) -> list[dict]:
         """Answers to all bodies, in order. Whatever fails or interrupts one ends the others."""
+        if self._closed:
+            raise errors.Stopped("this client is closed")
         call = _Call(self, self._timeout if timeout is None else timeout)
         ask = lambda body, start: call.ask("POST", route, body, what, start)  # noqa: E731
         if len(bodies) == 1:
@@ -163,7 +169,7 @@ class _Call:
     def ask(self, method: str, route: str, body: Optional[dict] = None, what: str = "", start: int = 0) -> dict:
         """The answer to one request, however often it must be asked."""
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-        pause = 0.1
+        pause = PAUSE
         while True:
             try:
                 status, headers, text = self._once(method, route, data)

@@ -95,6 +95,8 @@ def test_what_the_server_refuses_is_raised_by_name(client, server):
     with gramophone.Client(server, model="another") as other:
         with pytest.raises(errors.InvalidInput, match="no model"):
             other.judge(PAIRS)
+    with pytest.raises(errors.Stopped, match="closed"):
+        other.judge(PAIRS)
     for bad in ["localhost:8000", "ftp://host", "http://"]:
         with pytest.raises(errors.InvalidInput, match="address"):
             gramophone.Client(bad)
@@ -168,7 +170,8 @@ def test_other_failures_are_not_asked_again():
             assert len(came) == 1
 
 
-def test_a_connection_that_the_server_closed_meanwhile_costs_nothing():
+def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(monkeypatch):
+    monkeypatch.setattr(gramophone.client, "PAUSE", 60.0)
     answer = (200, {}, {"judgments": [JUDGED]})
     # Answers, then hangs up before the next request on the same connection.
     with pretending(answer, None, answer) as (url, came):
@@ -176,7 +179,7 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_nothing():
         client.judge([("p", "a", "b")])
         began = time.monotonic()
         client.judge([("p", "a", "b")])
-        assert time.monotonic() - began < 0.09, "no pause was made"
+        assert time.monotonic() - began < 30, "no pause was made"
         assert len(came) == 3
 
 

@@ -95,7 +95,7 @@ def test_scalar_models_give_rewards():
 
 def test_eight_threads_share_one_queue_and_get_the_same_bits(expected):
     # A queue that holds a few pairs at most: the threads wait for room, and nothing is refused.
-    with gramophone.Judge(model(), threads=2, queue_tokens=3000) as judge:
+    with gramophone.Judge(model(), threads=2, queue_tokens=4000) as judge:
 
         def work(thread):
             turned = PAIRS[thread % 6 :] + PAIRS[: thread % 6]
@@ -186,7 +186,7 @@ def test_other_refusals(judge):
 
 
 def test_a_judge_that_cannot_be_opened_says_why(tmp_path):
-    with pytest.raises(OSError, match="no/such/model"):
+    with pytest.raises(errors.ModelError, match="no/such/model"):
         gramophone.Judge("/no/such/model")
     with pytest.raises(errors.InvalidInput, match="unknown device"):
         gramophone.Judge(model(), device="tpu")
@@ -194,6 +194,8 @@ def test_a_judge_that_cannot_be_opened_says_why(tmp_path):
         gramophone.Judge(model(), dtype="int4")
     with pytest.raises(errors.InvalidInput, match="99999"):
         gramophone.Judge(model(), context=99999)
+    with pytest.raises(OSError, match="no/such/template"):
+        gramophone.Judge(model(), template="/no/such/template")
     (tmp_path / "template.txt").write_text("{prompt} only")
     with pytest.raises(errors.Error, match="response_a"):
         gramophone.Judge(model(), template=tmp_path / "template.txt")

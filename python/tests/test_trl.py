@@ -3,7 +3,7 @@
 import pytest
 from conftest import model
 from datasets import Dataset
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from gramophone.trl import PairwiseReward
@@ -23,6 +23,7 @@ class Recorded(PairwiseReward):
 
 
 def policy():
+    set_seed(1)
     tokenizer = AutoTokenizer.from_pretrained(model())
     config = LlamaConfig(
         vocab_size=295,
