@@ -16,7 +16,6 @@ mod metrics;
 mod openapi;
 mod openrlhf;
 mod page;
-mod policy;
 mod probes;
 mod rank;
 mod refusal;
@@ -28,7 +27,6 @@ mod systemone;
 
 pub use compare::Strategy;
 pub use guard::{Call, Keys};
-pub use rank::method;
 pub use run::{Listeners, serve};
 
 use crate::error::Error;

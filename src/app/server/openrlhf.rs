@@ -8,12 +8,13 @@
 
 use super::body::{Body, count};
 use super::refusal::Refusal;
-use super::{App, Call, policy};
+use super::{App, Call};
 use crate::app::cli::number;
 use crate::model::config::HeadKind;
 use crate::reward::judge::{Pair, conversation};
 use crate::reward::service::{Answered, Failure, Judged};
 use crate::text::message::Message;
+use crate::text::policy;
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Deserialize;

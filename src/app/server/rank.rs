@@ -13,28 +13,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-/// The ways to rank, by name.
-const METHODS: [(&str, Method); 6] = [
-    ("round_robin", Method::RoundRobin),
-    ("linear", Method::Linear),
-    ("knockout", Method::Knockout),
-    ("swiss", Method::Swiss),
-    ("anchor", Method::Anchor { anchors: 3 }),
-    ("adaptive", Method::Adaptive { confidence: 0.95 }),
-];
-
-/// A way to rank by its name.
-///
-/// # Errors
-/// The names there are.
-pub fn method(name: &str) -> Result<Method, String> {
-    let found = METHODS.iter().find(|(known, _)| *known == name.replace('-', "_"));
-    found.map(|(_, method)| *method).ok_or_else(|| {
-        let known: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
-        format!("there is no method {name:?}; there are {}", known.join(", "))
-    })
-}
-
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RankBody {
@@ -64,7 +42,7 @@ pub async fn rank(
     no_rationale("rationale", body.rationale)?;
     let method = match &body.method {
         None => app.config.method,
-        Some(name) => method(name).map_err(|e| Refusal::field("method", e))?,
+        Some(name) => name.parse().map_err(|e: String| Refusal::field("method", e))?,
     };
     let prompt = messages("prompt", &body.prompt)?;
     let n = body.responses.len();
