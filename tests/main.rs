@@ -5,6 +5,7 @@ mod bench;
 mod cli;
 mod devices;
 mod eval;
+mod eval_rationale;
 mod fixture;
 mod golden;
 mod golden_text;

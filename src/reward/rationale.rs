@@ -183,13 +183,21 @@ impl<'m> RationaleJudge<'m> {
     /// # Errors
     /// As [`Generator::generate`]; a model whose logits are not finite.
     pub fn judge(&mut self, pairs: &[EncodedPair]) -> Result<Vec<Reasoned>> {
+        self.judge_until(pairs, &|| false)
+    }
+
+    /// As [`RationaleJudge::judge`], but gives up between two tokens when `stop` says so.
+    ///
+    /// # Errors
+    /// As [`RationaleJudge::judge`]; [`Kind::Interrupted`] where it gave up.
+    pub fn judge_until(&mut self, pairs: &[EncodedPair], stop: &dyn Fn() -> bool) -> Result<Vec<Reasoned>> {
         let Settings { votes, rule, adaptive, .. } = self.settings;
         let fresh = Reasoned { votes: Votes::default(), rule, prompt_tokens: 0, generated_tokens: 0 };
         let mut found = vec![fresh; pairs.len()];
         let mut open: Vec<usize> = (0..pairs.len()).collect();
         let mut from = 0;
         for to in adaptive.map_or(vec![votes], |_| rounds(votes)) {
-            self.round(pairs, &open, from..to, &mut found)?;
+            self.round(pairs, &open, from..to, &mut found, stop)?;
             if let Some(confidence) = adaptive {
                 open.retain(|i| !found[*i].votes.settled(rule, votes, confidence));
             }
@@ -205,6 +213,7 @@ impl<'m> RationaleJudge<'m> {
         open: &[usize],
         numbers: std::ops::Range<usize>,
         found: &mut [Reasoned],
+        stop: &dyn Fn() -> bool,
     ) -> Result<()> {
         let (mut requests, mut whose) = (Vec::new(), Vec::new());
         for &i in open {
@@ -217,7 +226,8 @@ impl<'m> RationaleJudge<'m> {
                 }
             }
         }
-        for (made, (i, order)) in self.generator.generate(&requests, |_, _| ())?.into_iter().zip(whose) {
+        let all = self.generator.generate_until(&requests, |_, _| (), stop)?;
+        for (made, (i, order)) in all.into_iter().zip(whose) {
             let ended = made.finish == Finish::Stop;
             found[i].generated_tokens += made.tokens.len() + usize::from(ended);
             match self.grammar.read(&made.tokens, ended)? {

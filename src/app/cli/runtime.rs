@@ -133,7 +133,7 @@ pub struct ModelFlags {
     /// Longest text in tokens; by default what the model was made for, up to 8192
     #[arg(long, value_name = "TOKENS")]
     pub context: Option<usize>,
-    /// The date that a chat template may print, such as "26 Jul 2024"
+    /// The date that a chat template may print, such as 2024-07-26
     #[arg(long, value_name = "DATE")]
     pub template_date: Option<String>,
 }

@@ -15,7 +15,7 @@ fn read_text(items: &[Item], text: &str, partial: bool) -> Result<Recorded> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("verdicts.json");
     std::fs::write(&path, text).unwrap();
-    read(items, &path.display().to_string(), partial)
+    read(items, &[path.display().to_string()], partial)
 }
 
 fn read_rows(items: &[Item], rows: &[Value]) -> Result<Recorded> {
