@@ -178,11 +178,7 @@ impl<'m> Generator<'m> {
     ///
     /// # Errors
     /// A prompt that is empty, leaves no room for an answer, or holds an id outside the vocabulary; bad settings.
-    pub fn generate(
-        &mut self,
-        requests: &[Request],
-        done: impl FnMut(usize, &Generation),
-    ) -> Result<Vec<Generation>> {
+    pub fn generate(&mut self, requests: &[Request], done: impl FnMut(usize, &Generation)) -> Result<Vec<Generation>> {
         self.generate_until(requests, done, &|| false)
     }
 

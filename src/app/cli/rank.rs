@@ -138,12 +138,13 @@ pub(super) fn fitting_group(
         return Err(Error::data(format!("the field \"responses\" holds {n} texts; at most {MOST} can be compared")));
     }
     let tokenizer = prompts.chat.tokenizer();
-    let count = |response: &String| Ok((tokenizer.encode(response)?.len(), response));
-    let mut counted = group.responses.iter().map(count).collect::<Result<Vec<(usize, &String)>>>()?;
-    let tokens = counted.iter().map(|(tokens, _)| tokens).sum();
+    let count = |response: &String| Ok(tokenizer.encode(response)?.len());
+    let counts = group.responses.iter().map(count).collect::<Result<Vec<usize>>>()?;
+    let tokens = counts.iter().sum();
     // The longest prompt shows the two longest responses.
-    counted.sort_by_key(|(tokens, _)| std::cmp::Reverse(*tokens));
-    if let [(_, a), (_, b), ..] = counted[..] {
+    let mut longest: Vec<(usize, &String)> = counts.into_iter().zip(&group.responses).collect();
+    longest.sort_by_key(|(tokens, _)| std::cmp::Reverse(*tokens));
+    if let [(_, a), (_, b), ..] = longest[..] {
         let pair = Pair { prompt: group.prompt.clone(), a: a.clone(), b: b.clone() };
         flags.fits(prompts.pair(&pair)?.longest(), context)?;
     }

@@ -68,6 +68,22 @@ impl Place {
     }
 }
 
+/// A run file and where it runs.
+#[derive(clap::Args, Clone, Debug)]
+pub struct RunFlags {
+    /// The run file
+    #[arg(value_name = "RUN.TOML")]
+    pub file: PathBuf,
+    /// Settings that override the file, such as train.lr=1e-5
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Show every setting and where it came from, and stop
+    #[arg(long)]
+    pub print_config: bool,
+    #[command(flatten)]
+    pub place: Place,
+}
+
 /// Where and how to run a model.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Runtime {

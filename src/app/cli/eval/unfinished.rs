@@ -46,6 +46,8 @@ impl Unfinished {
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::usage(format!("{}: another program is at work on this evaluation", path.display())));
             }
+            // A file system without locks.
+            Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {}
             Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
         }
         let mut kept = Kept { path, file, head: None, known: VecDeque::new() };
