@@ -23,9 +23,16 @@ fn kernels_are_held_against_ceilings_of_the_same_run() {
     let shown = b.ok(&[&args[..], &["--html", "k.html"]].concat());
     let found = json(&fs::read_to_string(b.path("k.json")).unwrap());
     let cases = found["cases"].as_array().unwrap();
-    for op in
-        ["rmsnorm_fwd", "rope_bwd", "gemm_tn", "attention_bwd", "decode_fwd", "xent_step", "sample_filtered", "muon"]
-    {
+    for op in [
+        "rmsnorm_fwd",
+        "rope_bwd",
+        "gemm_tn",
+        "attention_bwd",
+        "attention_gather_fwd",
+        "decode_fwd",
+        "xent_step",
+        "muon",
+    ] {
         let case = cases.iter().find(|c| c["name"].as_str().unwrap().starts_with(op)).expect(op);
         assert!(
             case["seconds"]["median"].as_f64().unwrap() > 0.0 && case["of_ceiling"].as_f64().unwrap() > 0.0,
@@ -65,13 +72,13 @@ fn a_gpu_is_timed_by_its_own_clock() {
         "--samples",
         "2",
         "--only",
-        "adamw,sample",
+        "adamw,sample,attention_gather",
         "--json",
     ];
     let out = emulated(&b, "fast", &[&args[..], &["k.json"]].concat());
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let found = json(&fs::read_to_string(b.path("k.json")).unwrap());
-    assert_eq!(found["cases"].as_array().unwrap().len(), 7, "{found}");
+    assert_eq!(found["cases"].as_array().unwrap().len(), 8, "{found}");
     assert!(found["environment"]["device"].as_str().unwrap().contains("Emulated"), "{found}");
     assert!(found["environment"]["driver"].as_str().unwrap().starts_with("CUDA "), "{found}");
 }

@@ -5,15 +5,15 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
-fn lines(rows: &[Value]) -> String {
+pub fn lines(rows: &[Value]) -> String {
     rows.iter().map(|r| format!("{r}\n")).collect()
 }
 
-fn read(path: &Path) -> Value {
+pub fn read(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn judgebench() -> Vec<Value> {
+pub fn judgebench() -> Vec<Value> {
     let sources = ["mmlu-pro-law", "livebench-math", "livecodebench", "livebench-reasoning", "mmlu-pro-math"];
     let row = |(i, source): (usize, &&str)| {
         let label = if i.is_multiple_of(2) { "A>B" } else { "B>A" };
@@ -35,7 +35,7 @@ fn rewardbench2() -> Vec<Value> {
 }
 
 /// Every suite's rows, by the name of the suite and of a file.
-fn suites() -> Vec<(&'static str, &'static str, Vec<Value>)> {
+pub fn suites() -> Vec<(&'static str, &'static str, Vec<Value>)> {
     let turn = json!([{"role": "user", "content": "Hi"}]);
     vec![
         (
@@ -224,81 +224,4 @@ fn contamination_is_found_by_runs_of_words() {
     assert_eq!(found["overlaps"][0]["fields"]["prompt"], json!({"shared": 4, "runs": 4}));
     let printed: Value = serde_json::from_str(&b.ok(&[&args[..], &["--json", "-"]].concat())).unwrap();
     assert_eq!(printed, found);
-}
-
-/// The known faults of the reference code, where this program could have them too. Others have tests beside what they are about:
-/// the softmax over the wrong axis in `reward::judge`, lists ranked backwards in `reward::rank`, halves of label smoothing and sums
-/// over micro-batches in `train::config` and `train::objective`.
-mod traps {
-    use super::*;
-
-    #[test]
-    fn the_overall_of_judgebench_is_no_mean_of_items_and_groups_together() {
-        let b = Bench::new();
-        let (rows, right) = (judgebench(), [true, false, true, true, true]);
-        b.write("jb.jsonl", &lines(&rows));
-        let recorded: Vec<Value> =
-            rows.iter().zip(right).map(|(r, c)| json!({"pair_id": r["pair_id"], "correct": c})).collect();
-        b.write("c.jsonl", &lines(&recorded));
-        b.ok(&["eval", "score", "judgebench", "--data", "jb.jsonl", "--verdicts", "c.jsonl", "--out", "o"]);
-        let scores = &read(&b.path("o/summary.json"))["rules"]["papers"]["scores"];
-        assert_eq!((&scores["all rows"]["value"], &scores["mean of groups"]["value"]), (&json!(0.8), &json!(0.75)));
-        assert_eq!(scores["Overall"]["value"], 0.75, "neither (4 + 3) / 9 nor anything else");
-    }
-
-    #[test]
-    fn one_suite_never_overwrites_the_result_of_another() {
-        let b = Bench::new();
-        let model = golden("qwen3");
-        b.write("rb.jsonl", &lines(&suites()[0].2));
-        b.write("chat_filtered.json", &lines(&suites()[2].2));
-        b.ok(&["eval", "rewardbench", "--data", "rb.jsonl", "--model", utf8(&model), "--out", "result"]);
-        let rm = ["eval", "rm-bench", "--data", "chat_filtered.json", "--model", utf8(&model), "--out", "result"];
-        b.fails(&rm, 2, &["--out result", "the result of rewardbench"]);
-        b.ok(&["eval", "rewardbench", "--data", "rb.jsonl", "--model", utf8(&model), "--out", "result"]);
-    }
-
-    #[test]
-    fn failures_are_no_scores() {
-        let b = Bench::new();
-        b.write("jb.jsonl", &lines(&judgebench()[..1]));
-        b.write("v.jsonl", "{\"pair_id\": \"p0\", \"p_ab\": -9999, \"p_ba\": 0.5}\n");
-        let score = ["eval", "score", "judgebench", "--data", "jb.jsonl", "--verdicts", "v.jsonl"];
-        b.fails(&score, 1, &["v.jsonl:1", "\"p_ab\"", "-9999"]);
-    }
-
-    #[test]
-    fn answers_with_braces_and_line_ends_are_judged_as_they_are() {
-        let b = Bench::new();
-        let model = golden("qwen3");
-        let row = json!({"prompt": "q {x}", "chosen": "fn f() { 1 }\n", "rejected": "\\n{response_b}"});
-        b.write("p.jsonl", &lines(&[row]));
-        let said = b.ok(&["eval", "pairs", "--data", "p.jsonl", "--model", utf8(&model)]);
-        assert!(said.contains("1 rows, 1 comparisons"), "{said}");
-    }
-
-    #[test]
-    fn the_defaults_of_training_are_those_that_were_run() {
-        let b = Bench::new();
-        b.run_file();
-        let config = b.ok(&["train", "run.toml", "--print-config", "train.label_smoothing_torch=0.1"]);
-        for line in ["labels = [\"A\", \"B\"]", "epsilon = 0.05", "reduction = \"mean\"", "verdict = \"candidates\""] {
-            assert!(config.contains(line), "{line} in {config}");
-        }
-    }
-
-    #[test]
-    fn the_judge_prompt_is_the_one_of_training_and_does_not_know_the_day() {
-        let (b, model) = (Bench::new(), golden("llama"));
-        b.write("p.jsonl", &lines(&[json!({"prompt": "q", "chosen": "c", "rejected": "r"})]));
-        let shown = b.ok(&["data", "inspect", "--tokenizer", utf8(&model), "--stage", "finetune", "p.jsonl"]);
-        assert!(shown.contains("#Preferred:"), "{shown}");
-        let run = |more: &[&'static str]| {
-            let args = ["eval", "pairs", "--data", "p.jsonl", "--model", utf8(&model), "--out", "o"];
-            b.ok(&[&args[..], more].concat());
-            json_lines(&fs::read_to_string(b.path("o/rows.jsonl")).unwrap())[0]["margin_ab"].clone()
-        };
-        assert_eq!(run(&[]), run(&["--template-date", "2024-07-26"]));
-        assert_ne!(run(&[]), run(&["--template-date", "2024-07-27"]), "the template does print a date");
-    }
 }

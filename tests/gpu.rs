@@ -142,8 +142,16 @@ fn under(bench: &Bench, settings: &str, args: &[&str]) -> Output {
     command.output().unwrap()
 }
 
+/// The program on a GPU that the run covers.
+pub fn program_on(bench: &Bench, name: &str, args: &[&str]) -> Output {
+    match name {
+        "emulated" => under(bench, "fast", &[args, &["--device", "cuda"]].concat()),
+        name => bench.command(&[args, &["--device", name]].concat()).output().unwrap(),
+    }
+}
+
 /// It ends with this exit code and a last line that holds all `words`, and does not panic.
-fn ends(out: &Output, code: i32, words: &[&str]) {
+pub fn ends(out: &Output, code: i32, words: &[&str]) {
     let message = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(code), "{message}");
     assert!(!message.contains("panicked"), "{message}");
@@ -157,13 +165,10 @@ fn ends(out: &Output, code: i32, words: &[&str]) {
 fn the_program_judges_on_every_gpu_as_on_the_cpu() {
     let b = Bench::new();
     let (model, rows) = (golden("qwen3"), b.rows());
-    let args = ["judge", "--model", utf8(&model), "--input", utf8(&rows), "--device"];
-    let cpu: Vec<serde_json::Value> = crate::cli::json_lines(&b.ok(&[&args[..], &["cpu"]].concat()));
+    let args = ["judge", "--model", utf8(&model), "--input", utf8(&rows)];
+    let cpu: Vec<serde_json::Value> = crate::cli::json_lines(&b.ok(&args));
     for (name, _) in gpus() {
-        let out = match name.as_str() {
-            "emulated" => under(&b, "fast", &[&args[..], &["cuda"]].concat()),
-            name => b.command(&[&args[..], &[name]].concat()).output().unwrap(),
-        };
+        let out = program_on(&b, &name, &args);
         ends(&out, 0, &[]);
         let gpu = crate::cli::json_lines(&String::from_utf8(out.stdout).unwrap());
         assert_eq!(cpu.len(), gpu.len());
@@ -243,6 +248,29 @@ fn a_fault_in_mid_run_keeps_the_last_checkpoint() {
     ends(&under(&b, "fast", &again), 0, &[]);
     let after = std::fs::read(b.path("other/checkpoint-000004/model.safetensors")).unwrap();
     assert!(before == after, "an interrupted run on a GPU ends in the same bytes");
+}
+
+/// A failure names the launches that were under way; with `GRAMOPHONE_SYNC=1` the one kernel. A GPU that is gone is said so.
+#[test]
+fn a_gpu_that_fails_names_what_was_under_way() {
+    if !covers_emulated() {
+        return;
+    }
+    let b = Bench::new();
+    b.run_file();
+    let args = ["train", "run.toml", "train.steps=2", "--device", "cuda"];
+    let run = |settings: &str, synchronous: &str| {
+        let mut command = b.command(&args);
+        command.env("LD_PRELOAD", gramophone_emu::library()).env("GRAMOPHONE_EMU", format!("fast,{settings}"));
+        command.env("GRAMOPHONE_SYNC", synchronous).output().unwrap()
+    };
+    let waiting = "fail=cuStreamSynchronize:20:719";
+    ends(&run(waiting, "0"), 1, &["cuda:0", "a kernel failed: CUDA_ERROR_LAUNCH_FAILED", "launched before it: "]);
+    let out = run(waiting, "1");
+    ends(&out, 1, &["cuda:0", "_f32: CUDA_ERROR_LAUNCH_FAILED"]);
+    assert!(!String::from_utf8_lossy(&out.stderr).contains("a kernel failed"));
+    ends(&run("fail=cuLaunchKernel:50:46", "0"), 1, &["cuda:0", "CUDA_ERROR_DEVICE_UNAVAILABLE"]);
+    assert!(!b.path("run/checkpoint-000002").exists());
 }
 
 #[test]

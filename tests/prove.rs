@@ -81,7 +81,7 @@ impl World {
 }
 
 /// A prover of the world, trained for so many steps.
-fn prover(b: &Bench, steps: usize) -> String {
+pub fn prover(b: &Bench, steps: usize) -> String {
     World::furnish(b);
     b.write("seed.jsonl", &World::rows(0..90, World::reasoned));
     b.write(
@@ -98,7 +98,7 @@ fn prover(b: &Bench, steps: usize) -> String {
     format!("prover/checkpoint-{steps:06}")
 }
 
-const FORMS: [&str; 6] =
+pub const FORMS: [&str; 6] =
     ["--rationale-form", "rationale.form", "--proof-form", "proof.form", "--template", "proving.txt"];
 
 #[test]

@@ -194,6 +194,27 @@ fn what_cannot_be_ranked_or_rewarded_is_named() {
     b.fails(&rank(&["--method", "adaptive", "--confidence", "1.5"]), 2, &["--confidence", "1.5"]);
     let crowd = file(&b, "crowd.jsonl", &[json!({"prompt": "p", "responses": vec!["x"; 2000]})]);
     b.fails(&["rank", "--model", utf8(&model), "--input", utf8(&crowd)], 1, &["crowd.jsonl:1", "2000", "1024"]);
+    // What does not fit is told before anything is compared, by tokens: this one has fewer bytes than the others, and more tokens.
+    let dense = (0u32..100).map(|i| char::from_u32(0x4e00 + 37 * i).unwrap()).collect::<String>();
+    let others = ["word ".repeat(70), "word ".repeat(71)];
+    let group = file(&b, "dense.jsonl", &[json!({"prompt": "p", "responses": [others[0], dense, others[1]]})]);
+    let lengths = |responses: [&str; 2]| {
+        let row = json!({"prompt": "p", "response_a": responses[0], "response_b": responses[1]});
+        let row = file(&b, "pair.jsonl", &[row]);
+        let out = b.run(&["judge", "--model", utf8(&model), "--input", utf8(&row), "--context", "1"]);
+        let said = String::from_utf8(out.stderr).unwrap();
+        let number = said.split(' ').find_map(|word| word.parse::<usize>().ok());
+        number.unwrap_or_else(|| panic!("no number in {said}"))
+    };
+    assert!(dense.len() < others[0].len());
+    let (longest, words) = (lengths([&others[1], &dense]), lengths([&others[0], &others[1]]));
+    assert!(longest > words, "{longest} {words}");
+    let between = (longest - 1).to_string();
+    for verb in [&["rank"][..], &["reward", "--form", "group"]] {
+        let run = [verb, &["--model", utf8(&model), "--input", utf8(&group), "--context"]].concat();
+        b.fails(&[&run[..], &[&between]].concat(), 1, &["dense.jsonl:1", "tokens", "nothing is cut"]);
+        b.ok(&[&run[..], &[&longest.to_string()]].concat());
+    }
     let reward = |model: &PathBuf, form: &'static str, more: &[&str]| {
         let args = ["reward", "--model", utf8(model), "--input", utf8(&rows), "--form", form];
         args.iter().chain(more).map(|s| s.to_string()).collect::<Vec<_>>()

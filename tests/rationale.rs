@@ -27,15 +27,16 @@ use serde_json::Value;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-const TEMPLATE: &str = "Which is warm? Think, then <answer>.\n{prompt}\nA {response_a}\nB {response_b}\n";
+/// The judge prompt that the model was taught with.
+pub const TEMPLATE: &str = "Which is warm? Think, then <answer>.\n{prompt}\nA {response_a}\nB {response_b}\n";
 const THINGS: [&str; 8] = ["tea", "sea", "sun", "ice", "day", "hat", "cup", "pan"];
 const CONTEXT: usize = 128;
 
-/// A model directory that the tests share.
-static TAUGHT: LazyLock<tempfile::TempDir> = LazyLock::new(teach);
+/// A model directory that the tests share; its judge prompt is in `judge.txt`.
+pub static TAUGHT: LazyLock<tempfile::TempDir> = LazyLock::new(teach);
 
 /// Pair `i`: the warm thing, the cold one, and whether the warm one comes first.
-fn pair(i: usize) -> (Pair, bool) {
+pub fn pair(i: usize) -> (Pair, bool) {
     let draw = |what: u64, n: usize| Rng::new(3, Stream::Test, i as u64).below(what, n as u64) as usize;
     let [x, y, z] = [0, 1, 2].map(|k| THINGS[draw(k, THINGS.len())]);
     let (warm, cold) = (format!("warm {x}"), format!("cold {y}"));

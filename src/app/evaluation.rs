@@ -75,8 +75,10 @@ pub fn cost(s: &Summary) -> String {
         return asked;
     }
     let pace = if s.seconds > 0.0 { s.tokens as f64 / s.seconds } else { 0.0 };
+    let written =
+        if s.written > 0 { format!(", {} of them written,", grouped(s.written as i64)) } else { String::new() };
     format!(
-        "{asked}, {} tokens in {} ({} tokens/s)",
+        "{asked}, {} tokens{written} in {} ({} tokens/s)",
         grouped(s.tokens as i64),
         duration(s.seconds),
         grouped(pace as i64)

@@ -20,7 +20,7 @@ pub use seats::{Prompt, Written};
 
 use super::scorer::{Verdict, read_f32, write_prompts};
 use crate::device::{Device, Replays};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::Model;
 use crate::model::acts::{Acts, Capacity, Keep};
 use crate::model::cache::{Cache, CacheShape, PAGE, PageList};
@@ -189,10 +189,19 @@ impl<'m> Generator<'m> {
     ///
     /// # Errors
     /// A prompt that is empty, leaves no room for an answer, or holds an id outside the vocabulary; bad settings.
-    pub fn generate(
+    pub fn generate(&mut self, requests: &[Request], done: impl FnMut(usize, &Generation)) -> Result<Vec<Generation>> {
+        self.generate_until(requests, done, &|| false)
+    }
+
+    /// As [`Generator::generate`], but gives up between two tokens when `stop` says so.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`]; [`Kind::Interrupted`] where it gave up.
+    pub fn generate_until(
         &mut self,
         requests: &[Request],
         mut done: impl FnMut(usize, &Generation),
+        stop: &dyn Fn() -> bool,
     ) -> Result<Vec<Generation>> {
         for (i, request) in requests.iter().enumerate() {
             self.check(request).map_err(|e| e.at(format!("prompt {i}")))?;
@@ -206,6 +215,9 @@ impl<'m> Generator<'m> {
         }
         let mut results: Vec<Option<Generation>> = vec![None; requests.len()];
         while !self.is_idle() {
+            if stop() {
+                return Err(Error::new(Kind::Interrupted, "stopped while it wrote"));
+            }
             for (number, made) in self.step()? {
                 let request = order[number - first];
                 done(request, &made);

@@ -347,8 +347,22 @@ fn store<E: Elem>(to: &mut [E], from: &[E::Acc]) {
 /// What [`attention_fwd`] over sequences of these lengths costs: two products over the causal pairs.
 pub fn attention_fwd_cost(dtype: Dtype, lengths: &[usize], heads: Heads) -> Cost {
     let (t, pairs) = (lengths.iter().sum::<usize>(), lengths.iter().map(|n| n * (n + 1) / 2).sum::<usize>());
-    let elements = 2 * t * (heads.query + heads.kv) * heads.size;
-    Cost::of(elements, dtype, 4 * pairs * heads.query * heads.size).and(t * heads.query, dtype.stat())
+    forward_cost(dtype, [t, t], pairs, heads)
+}
+
+/// What [`attention_gather_fwd`] over sequences of so many keys costs, whose last `queries` positions are asked; the list of
+/// places is read once, keys that sequences share once for each.
+pub fn attention_gather_fwd_cost(dtype: Dtype, queries: &[usize], keys: &[usize], heads: Heads) -> Cost {
+    let triangle = |n: usize| n * (n + 1) / 2;
+    let pairs = queries.iter().zip(keys).map(|(q, k)| triangle(*k) - triangle(k - q)).sum();
+    let [q, k] = [queries, keys].map(|n| n.iter().sum::<usize>());
+    forward_cost(dtype, [q, k], pairs, heads).and(k, Dtype::I32)
+}
+
+/// So many queries and keys, and pairs of them.
+fn forward_cost(dtype: Dtype, [q, k]: [usize; 2], pairs: usize, heads: Heads) -> Cost {
+    let elements = 2 * (q * heads.query + k * heads.kv) * heads.size;
+    Cost::of(elements, dtype, 4 * pairs * heads.query * heads.size).and(q * heads.query, dtype.stat())
 }
 
 /// What [`attention_bwd`] costs: five products over the causal pairs.

@@ -24,6 +24,9 @@ use std::collections::BTreeMap;
 /// Mean log-probability of a token below which a proof is certain without its context.
 const CERTAIN: f64 = 1e-3;
 
+/// Sequences that are scored between two looks at whether to stop.
+const SCORED: usize = 64;
+
 /// How proofs are written.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
@@ -245,15 +248,23 @@ impl<'m> Prover<'m> {
     /// # Errors
     /// A prompt that leaves no room for a proof; a model whose logits are not finite.
     pub fn prove(&mut self, claims: &[Encoded]) -> Result<Vec<Proofs>> {
+        self.prove_until(claims, &|| false)
+    }
+
+    /// As [`Prover::prove`], but gives up between two tokens or two scoring passes when `stop` says so.
+    ///
+    /// # Errors
+    /// As [`Prover::prove`]; [`Kind::Interrupted`] where it gave up.
+    pub fn prove_until(&mut self, claims: &[Encoded], stop: &dyn Fn() -> bool) -> Result<Vec<Proofs>> {
         let requests: Vec<Request> = claims.iter().flat_map(|claim| self.requests(claim)).collect();
-        let made = self.generator.generate(&requests, |_, _| ())?;
+        let made = self.generator.generate_until(&requests, |_, _| (), stop)?;
         let mut written = Vec::with_capacity(made.len());
         for (claim, made) in claims.iter().zip(made.chunks(self.settings.proofs)) {
             for made in made {
                 written.push(self.prompts.judge(&claim.claim, made)?);
             }
         }
-        let mut scores = self.scores(claims, &made, &written)?.into_iter();
+        let mut scores = self.scores(claims, &made, &written, stop)?.into_iter();
         let mut all = Vec::with_capacity(claims.len());
         for written in written.chunks(self.settings.proofs) {
             let mut proofs = Proofs { best: None, sound: 0, flaws: BTreeMap::new(), unsound: None };
@@ -298,6 +309,7 @@ impl<'m> Prover<'m> {
         claims: &[Encoded],
         made: &[Generation],
         written: &[(String, std::result::Result<T, Flaw>)],
+        stop: &dyn Fn() -> bool,
     ) -> Result<Vec<(LogProb, LogProb)>> {
         let mut sequences = Vec::new();
         for (i, (made, (_, found))) in made.iter().zip(written).enumerate() {
@@ -306,7 +318,14 @@ impl<'m> Prover<'m> {
                 sequences.extend([given, &self.prompts.alone].map(|c| ([&c[..], &made.tokens].concat(), c.len())));
             }
         }
-        Ok(self.scorer.logprobs(&sequences)?.chunks(2).map(|both| (both[0], both[1])).collect())
+        let mut sums = Vec::with_capacity(sequences.len());
+        for some in sequences.chunks(SCORED) {
+            if stop() {
+                return Err(Error::new(Kind::Interrupted, "stopped while it scored"));
+            }
+            sums.extend(self.scorer.logprobs(some)?);
+        }
+        Ok(sums.chunks(2).map(|both| (both[0], both[1])).collect())
     }
 }
 

@@ -183,6 +183,14 @@ impl<'m> RationaleJudge<'m> {
     /// # Errors
     /// As [`Generator::generate`]; a model whose logits are not finite.
     pub fn judge(&mut self, pairs: &[EncodedPair]) -> Result<Vec<Reasoned>> {
+        self.judge_until(pairs, &|| false)
+    }
+
+    /// As [`RationaleJudge::judge`], but gives up between two tokens when `stop` says so.
+    ///
+    /// # Errors
+    /// As [`RationaleJudge::judge`]; [`Kind::Interrupted`] where it gave up.
+    pub fn judge_until(&mut self, pairs: &[EncodedPair], stop: &dyn Fn() -> bool) -> Result<Vec<Reasoned>> {
         let mut ballots: Vec<Ballot> = pairs.iter().map(|pair| Ballot::new(pair.clone(), self.settings)).collect();
         loop {
             let asked: Vec<Vec<Request>> = ballots.iter_mut().map(Ballot::ask).collect();
@@ -190,7 +198,7 @@ impl<'m> RationaleJudge<'m> {
                 return Ok(ballots.into_iter().map(Ballot::finish).collect());
             }
             let counts: Vec<usize> = asked.iter().map(Vec::len).collect();
-            let mut made = self.generator.generate(&asked.concat(), |_, _| ())?;
+            let mut made = self.generator.generate_until(&asked.concat(), |_, _| (), stop)?;
             for (ballot, count) in ballots.iter_mut().zip(counts) {
                 let later = made.split_off(count);
                 ballot.answer(&self.grammar, &made)?;

@@ -26,10 +26,12 @@
 use crate::reward::judge::Side;
 use crate::text::answer::Invalid;
 use crate::text::example;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Which response was shown as A.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Order {
     Ab,
     Ba,
@@ -42,6 +44,13 @@ impl Order {
         match self {
             Order::Ab => "ab",
             Order::Ba => "ba",
+        }
+    }
+
+    pub fn other(self) -> Order {
+        match self {
+            Order::Ab => Order::Ba,
+            Order::Ba => Order::Ab,
         }
     }
 }
@@ -94,7 +103,7 @@ impl Vote {
 }
 
 /// Votes of one order, by side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     pub a: usize,
     pub b: usize,
@@ -104,6 +113,10 @@ pub struct Tally {
 impl Tally {
     pub fn cast(&self) -> usize {
         self.a + self.b + self.invalid
+    }
+    /// Of the same votes, with the responses' names exchanged.
+    pub fn mirrored(self) -> Tally {
+        Tally { a: self.b, b: self.a, ..self }
     }
 }
 
@@ -185,10 +198,14 @@ impl Votes {
         })
     }
 
+    /// The valid votes of one order, as if there were no others.
+    pub fn alone(&self, order: Order) -> Votes {
+        Votes { valid: self.of(order).into_iter().cloned().collect(), invalid: Vec::new() }
+    }
+
     /// Whether each order by itself comes to the same winner.
     pub fn consistent(&self, rule: Rule) -> bool {
-        let alone = |order| Votes { valid: self.of(order).into_iter().cloned().collect(), invalid: Vec::new() };
-        let [ab, ba] = Order::BOTH.map(|order| alone(order).verdict(rule));
+        let [ab, ba] = Order::BOTH.map(|order| self.alone(order).verdict(rule));
         ab == ba && matches!(ab, Some(Side::A | Side::B))
     }
 

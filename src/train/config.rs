@@ -145,7 +145,7 @@ run_file! {
         rationale_form: Option<PathBuf> = None;
         /// Layout of proofs, of the same sections; ours if not set.
         proof_form: Option<PathBuf> = None;
-        /// The date that a chat template may write, such as "26 Jul 2024"; a fixed one if not set.
+        /// The date that a chat template may write, such as 2024-07-26; a fixed one if not set.
         template_date: Option<String> = None;
         /// Use only this many rows.
         limit: Option<u64> = None, AtLeast(1.0);

@@ -10,7 +10,8 @@ use crate::ops::adamw::{
     AdamW, adamw_8bit, adamw_8bit_cost, adamw_f32, adamw_f32_cost, adamw_master, adamw_master_cost,
 };
 use crate::ops::adamw::{adamw_sr, adamw_sr_cost};
-use crate::ops::attention::{attention_bwd, attention_bwd_cost, attention_fwd, attention_fwd_cost};
+use crate::ops::attention::{Paths, attention_bwd, attention_bwd_cost, attention_fwd, attention_fwd_cost};
+use crate::ops::attention::{attention_gather_fwd, attention_gather_fwd_cost};
 use crate::ops::cost::Cost;
 use crate::ops::decode::{decode_fwd, decode_fwd_cost, partials_width};
 use crate::ops::embed::{embed_bwd, embed_bwd_cost, embed_fwd, embed_fwd_cost};
@@ -320,7 +321,31 @@ fn sequences(s: &Sizes, e: Dtype) -> Vec<Case> {
     let partials = O::zeros(stat, b, partials_width(h, per * PAGE));
     let decode = format!("{e} {b} x {len} tokens, {} on {} heads of {}", h.query, h.kv, h.size);
     let places = O::ids(1, (0..(b * per * PAGE) as i32).collect());
+    // A shared beginning of three quarters, then each sequence's own part, all in rows of one pool.
+    let own = lengths.iter().map(|n| n.div_ceil(4)).collect::<Vec<usize>>();
+    let ends = |of: &[usize]| of.iter().scan(0, |at, n| (*at += *n as i32, Some(*at)).1).collect::<Vec<i32>>();
+    let offsets = |of: &[usize]| O::ids(1, [0].into_iter().chain(ends(of)).collect());
+    let shared = lengths.iter().zip(&own).map(|(n, own)| n - own).max().unwrap_or(0);
+    let firsts = own.iter().scan(shared, |at, n| Some(std::mem::replace(at, *at + n)));
+    let listed =
+        lengths.iter().zip(&own).zip(firsts).flat_map(|((n, own), first)| (0..n - own).chain(first..first + own));
+    let listed = O::ids(1, listed.map(|row| row as i32).collect());
+    let fresh: usize = own.iter().sum();
+    let held = O::normal(e, shared + fresh, h.kv * h.size);
+    let (asked, asked_lse) = (O::normal(e, fresh, h.query * h.size), O::zeros(stat, fresh, h.query));
+    let gathered = format!("{e} last {fresh} of {list} tokens, {} on {} heads of {}", h.query, h.kv, h.size);
     vec![
+        case(
+            "attention_gather_fwd",
+            gathered,
+            attention_gather_fwd_cost(e, &own, &lengths, h),
+            Bound::Matrix,
+            vec![asked.clone(), asked_lse, asked, held.clone(), held, offsets(&own), offsets(&lengths), listed],
+            move |dev, v| {
+                let paths = Paths { queries: v[5], keys: v[6], places: v[7] };
+                attention_gather_fwd(dev, v[0], v[1], v[2], v[3], v[4], paths, h, scale)
+            },
+        ),
         case(
             "attention_fwd",
             shape.clone(),

@@ -23,6 +23,9 @@ pub struct Args {
     judge: JudgeFlags,
     #[command(flatten)]
     rationale: RationaleFlags,
+    /// Seed of the votes: the same seed gives the same votes on a pair, whatever else is judged
+    #[arg(long, default_value_t = 0, requires = "rationale")]
+    seed: u64,
     /// Demand a scalar reward model; without it the model's own architecture decides
     #[arg(long, conflicts_with = "rationale")]
     scalar: bool,
@@ -82,7 +85,8 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Judges with rationales.
 fn reason(args: &Args, dev: &Device, opened: &Opened) -> Result<()> {
-    let mut judge = args.rationale.judge(dev, &args.judge, opened)?;
+    let settings = args.rationale.settings(args.seed)?;
+    let mut judge = args.rationale.judge(dev, &args.judge, opened, settings)?;
     let (prompts, context, mut totals) = (judge.prompts.clone(), judge.context(), Totals::default());
     let parse = |row: &Row| {
         let encoded = prompts.pair(&pair(row)?)?;

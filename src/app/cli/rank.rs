@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::infer::scorer::Scorer;
 use crate::model::config::HeadKind;
 use crate::reward::group::Group;
-use crate::reward::judge::{Judge, Prompts, conversation};
+use crate::reward::judge::{Judge, Pair, Prompts, conversation};
 use crate::reward::rank::{MOST, Method, Ranking, Rules, by_reward};
 use crate::text::source::Row;
 use clap::ValueEnum;
@@ -137,13 +137,17 @@ pub(super) fn fitting_group(
         let n = group.responses.len();
         return Err(Error::data(format!("the field \"responses\" holds {n} texts; at most {MOST} can be compared")));
     }
+    let tokenizer = prompts.chat.tokenizer();
+    let count = |response: &String| Ok(tokenizer.encode(response)?.len());
+    let counts = group.responses.iter().map(count).collect::<Result<Vec<usize>>>()?;
+    let tokens = counts.iter().sum();
     // The longest prompt shows the two longest responses.
-    let mut longest: Vec<&String> = group.responses.iter().collect();
-    longest.sort_by_key(|r| std::cmp::Reverse(r.len()));
-    if let [a, b, ..] = longest[..] {
-        flags.fits(prompts.encode(&group.prompt, a, b)?.len(), context)?;
+    let mut longest: Vec<(usize, &String)> = counts.into_iter().zip(&group.responses).collect();
+    longest.sort_by_key(|(tokens, _)| std::cmp::Reverse(*tokens));
+    if let [(_, a), (_, b), ..] = longest[..] {
+        let pair = Pair { prompt: group.prompt.clone(), a: a.clone(), b: b.clone() };
+        flags.fits(prompts.pair(&pair)?.longest(), context)?;
     }
-    let tokens = group.responses.iter().map(String::len).sum();
     Ok((group, tokens))
 }
 

@@ -37,9 +37,6 @@ pub struct RationaleFlags {
     /// Longest reply; a longer one is cut, and invalid
     #[arg(long, default_value_t = 2048, value_name = "TOKENS", requires = "rationale")]
     max_tokens: usize,
-    /// The same seed gives the same votes on a pair, whatever else is judged
-    #[arg(long, default_value_t = 0, requires = "rationale")]
-    seed: u64,
     /// Replies that are written together; changes no result
     #[arg(long, default_value_t = 16, requires = "rationale")]
     batch: usize,
@@ -52,7 +49,11 @@ enum VoteArg {
 }
 
 impl RationaleFlags {
-    fn settings(&self) -> Result<Settings> {
+    /// How to reason and vote; `seed` is of the votes: the same seed gives the same votes on a pair, whatever else is judged.
+    ///
+    /// # Errors
+    /// Flags that mean nothing.
+    pub fn settings(&self, seed: u64) -> Result<Settings> {
         let votes = self.votes as usize;
         let settings = Settings {
             votes,
@@ -64,7 +65,7 @@ impl RationaleFlags {
             temperature: self.temperature.unwrap_or(if votes > 1 { TEMPERATURE } else { 0.0 }),
             top_p: self.top_p,
             max_tokens: self.max_tokens,
-            seed: self.seed,
+            seed,
         };
         settings.check()?;
         Ok(settings)
@@ -73,9 +74,14 @@ impl RationaleFlags {
     /// The judge that these flags describe.
     ///
     /// # Errors
-    /// A model that cannot write; flags that mean nothing; a template that asks for no rationale; memory that is not there.
-    pub fn judge<'m>(&self, dev: &'m Device, flags: &JudgeFlags, opened: &'m Opened) -> Result<RationaleJudge<'m>> {
-        let settings = self.settings()?;
+    /// A model that cannot write; a template that asks for no rationale; memory that is not there.
+    pub fn judge<'m>(
+        &self,
+        dev: &'m Device,
+        flags: &JudgeFlags,
+        opened: &'m Opened,
+        settings: Settings,
+    ) -> Result<RationaleJudge<'m>> {
         if opened.model.config.head != HeadKind::LanguageModel {
             return Err(Error::model("--rationale: this model has a scalar head and cannot write one"));
         }

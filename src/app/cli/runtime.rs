@@ -61,6 +61,22 @@ impl Place {
     }
 }
 
+/// A run file and where it runs.
+#[derive(clap::Args, Clone, Debug)]
+pub struct RunFlags {
+    /// The run file
+    #[arg(value_name = "RUN.TOML")]
+    pub file: PathBuf,
+    /// Settings that override the file, such as train.lr=1e-5
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Show every setting and where it came from, and stop
+    #[arg(long)]
+    pub print_config: bool,
+    #[command(flatten)]
+    pub place: Place,
+}
+
 /// Where and how to run a model.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Runtime {
@@ -131,7 +147,7 @@ pub struct ModelFlags {
     /// Longest text in tokens; by default what the model was made for, up to 8192
     #[arg(long, value_name = "TOKENS")]
     pub context: Option<usize>,
-    /// The date that a chat template may print, such as "26 Jul 2024"
+    /// The date that a chat template may print, such as 2024-07-26
     #[arg(long, value_name = "DATE")]
     pub template_date: Option<String>,
 }

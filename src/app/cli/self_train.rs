@@ -1,7 +1,7 @@
 //! `gramophone self-train`: from human rationales and unlabelled pairs to a judge that reasons.
 
 use super::console::{print, tell};
-use super::runtime::Place;
+use super::runtime::RunFlags;
 use super::train::Terminal;
 use crate::app::report::{self, Axis, Block, Chart, Figure, Report, Series, Table, Unit};
 use crate::app::signals::Signals;
@@ -9,32 +9,22 @@ use crate::error::Result;
 use crate::reward::selftrain::config::SelfTrain;
 use crate::reward::selftrain::votes::{BINS, Histogram, Right, Stats};
 use crate::reward::selftrain::{Entry, Finished, self_train};
-use std::path::PathBuf;
 
 /// Trains a prover on human rationales, proves labelled pairs, trains a judge, and lets judge and prover turn unlabelled pairs into
-/// more data, round by round. Stopped anywhere, by SIGTERM, SIGUSR1 or SIGKILL, the same command goes on from there and
+/// more data, round by round; settings are the keys of its file, such as rounds.count=2 or reward.train.lr=1e-5. Stopped anywhere, by SIGTERM, SIGUSR1 or SIGKILL, the same command goes on from there and
 /// ends in the same bytes.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The self-training file
-    #[arg(value_name = "RUN.TOML")]
-    file: PathBuf,
-    /// Settings that override the file, such as rounds.count=2 or reward.train.lr=1e-5
-    #[arg(value_name = "KEY=VALUE")]
-    overrides: Vec<String>,
-    /// Show every setting and where it came from, and stop
-    #[arg(long)]
-    print_config: bool,
     #[command(flatten)]
-    place: Place,
+    run: RunFlags,
 }
 
-pub fn run(args: Args) -> Result<()> {
-    let file = SelfTrain::load(&args.file, &args.overrides)?;
-    if args.print_config {
+pub fn run(Args { run: flags }: Args) -> Result<()> {
+    let file = SelfTrain::load(&flags.file, &flags.overrides)?;
+    if flags.print_config {
         return print(file.explain());
     }
-    let dev = args.place.open()?;
+    let dev = flags.place.open()?;
     let signals = Signals::install()?;
     let mut terminal = Terminal::new();
     let path = file.table.pipeline.dir.join("report.html");

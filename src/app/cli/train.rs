@@ -1,7 +1,7 @@
 //! `gramophone train`: train a model as a run file says.
 
 use super::console::{print, tell};
-use super::runtime::Place;
+use super::runtime::RunFlags;
 use crate::app::report;
 use crate::app::signals::Signals;
 use crate::error::Result;
@@ -10,31 +10,21 @@ use crate::train::log::{Record, Sink};
 use crate::train::run::{self, Finished};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
-use std::path::PathBuf;
 
 /// Stages: pretrain (both responses given the prompt), finetune (label-smoothed pairwise), sft (completions), scalar
 /// (Bradley-Terry), prove (proofs of known labels). SIGTERM and SIGUSR1 write a checkpoint and exit 0; the same command then goes on from there.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The run file
-    #[arg(value_name = "RUN.TOML")]
-    file: PathBuf,
-    /// Settings that override the file, such as train.lr=1e-5
-    #[arg(value_name = "KEY=VALUE")]
-    overrides: Vec<String>,
-    /// Show every setting and where it came from, and stop
-    #[arg(long)]
-    print_config: bool,
     #[command(flatten)]
-    place: Place,
+    run: RunFlags,
 }
 
-pub fn run(args: Args) -> Result<()> {
-    let run = Run::load(&args.file, &args.overrides)?;
-    if args.print_config {
+pub fn run(Args { run: flags }: Args) -> Result<()> {
+    let run = Run::load(&flags.file, &flags.overrides)?;
+    if flags.print_config {
         return print(run.explain());
     }
-    let dev = args.place.open()?;
+    let dev = flags.place.open()?;
     let signals = Signals::install()?;
     let mut terminal = Terminal::new();
     let finished = run::run(&dev, &run, &mut terminal, &|| signals.stop_requested())?;

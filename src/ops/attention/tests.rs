@@ -469,3 +469,19 @@ fn a_query_is_one_of_its_own_keys() {
     };
     attention_gather_fwd(&bed.dev, o, lse, q, k, v, paths, heads, 1.0);
 }
+
+#[test]
+fn a_continued_sequence_costs_what_is_left_of_a_whole_one() {
+    let heads = Heads { query: 4, kv: 2, size: 8 };
+    let whole = attention_fwd_cost(Dtype::Bf16, &[70, 5], heads);
+    let none = attention_gather_fwd_cost(Dtype::Bf16, &[70, 5], &[70, 5], heads);
+    // The list of places: 75 numbers of 4 bytes.
+    assert_eq!((none.bytes, none.flops), (whole.bytes + 300.0, whole.flops));
+    // One query of ten keys: ten pairs of 4 heads of 8, two products of a multiply and an add.
+    let last = attention_gather_fwd_cost(Dtype::Bf16, &[1], &[10], heads);
+    assert_eq!(last.flops, 10.0 * 4.0 * 8.0 * 4.0);
+    assert_eq!(last.bytes, 2.0 * 8.0 * (2.0 * 4.0 + 2.0 * 10.0 * 2.0) + 4.0 * 4.0 + 40.0);
+    let parts = attention_gather_fwd_cost(Dtype::Bf16, &[30], &[30], heads).flops
+        + attention_gather_fwd_cost(Dtype::Bf16, &[40], &[70], heads).flops;
+    assert_eq!(parts, attention_fwd_cost(Dtype::Bf16, &[70], heads).flops, "a prompt read in two pieces");
+}

@@ -3,9 +3,12 @@
 #[cfg(doc)]
 use super::item::Item;
 use crate::reward::judge::{Judgment, Side};
+use crate::reward::rationale::Reasoned;
+use crate::reward::vote::{Order, Tally};
+use serde::{Deserialize, Serialize};
 
 /// A verdict on two responses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Choice {
     First,
     Second,
@@ -43,6 +46,16 @@ impl Choice {
         }
     }
 
+    /// The choice of the judge's side, where the first response is a; `None` is no verdict.
+    fn of_side(side: Option<Side>) -> Choice {
+        match side {
+            Some(Side::A) => Choice::First,
+            Some(Side::B) => Choice::Second,
+            Some(Side::Tie) => Choice::Tie,
+            None => Choice::Invalid,
+        }
+    }
+
     /// 1 for the first response, 0 for the second, a half for a tie.
     pub fn share(self) -> Option<f64> {
         match self {
@@ -55,7 +68,7 @@ impl Choice {
 }
 
 /// What was said with the responses shown in one order.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Opinion {
     pub choice: Choice,
     /// Probability that the first response is better, where the judge gives one.
@@ -76,6 +89,12 @@ impl Opinion {
     pub fn of_choice(choice: Choice) -> Opinion {
         Opinion { choice, p: None, margin: None }
     }
+    /// What the votes of one order come to by themselves.
+    fn of_votes(reasoned: &Reasoned, order: Order) -> Opinion {
+        let votes = reasoned.votes.alone(order);
+        let margin = votes.margin(order).map(|m| if order == Order::Ab { m } else { -m });
+        Opinion { choice: Choice::of_side(votes.verdict(reasoned.rule)), p: votes.p_a(), margin }
+    }
 
     fn flipped(self) -> Opinion {
         Opinion { choice: self.choice.flipped(), p: self.p.map(|p| 1.0 - p), margin: self.margin.map(|m| -m) }
@@ -87,7 +106,7 @@ impl Opinion {
 }
 
 /// What was said of two responses, in all.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// Indices of the two in [`Item::responses`].
     pub pair: (usize, usize),
@@ -96,10 +115,17 @@ pub struct Comparison {
     /// Probability that the first is better, the mean over the orders that were asked.
     pub p: Option<f64>,
     pub verdict: Choice,
+    /// Read and written.
     pub tokens: u64,
+    /// Of them, those that the judge wrote.
+    pub written: u64,
     /// Wall-clock time, its share of the batch.
     pub ms: f64,
+    /// The thought that speaks for the verdict, and what its letters mean.
     pub rationale: Option<String>,
+    pub rationale_order: Option<Order>,
+    /// Of a judge that reasons: its replies in both orders, a for the first response.
+    pub replies: Option<[Tally; 2]>,
 }
 
 impl Comparison {
@@ -116,23 +142,37 @@ impl Comparison {
         };
         // Decisions without probabilities are none.
         let p = p.filter(|_| asked().all(|o| o.p.is_some()));
-        Comparison { pair, orders, p, verdict, tokens: 0, ms: 0.0, rationale: None }
+        Comparison { orders, ..Comparison::of_verdict(pair, verdict, p) }
     }
 
     /// One verdict, of which no orders are known.
     pub fn of_verdict(pair: (usize, usize), verdict: Choice, p: Option<f64>) -> Comparison {
-        Comparison { pair, orders: [None, None], p, verdict, tokens: 0, ms: 0.0, rationale: None }
+        let (tokens, written, ms, rationale, rationale_order, replies) = (0, 0, 0.0, None, None, None);
+        let orders = [None, None];
+        Comparison { pair, orders, p, verdict, tokens, written, ms, rationale, rationale_order, replies }
     }
 
     pub fn of_judgment(pair: (usize, usize), j: &Judgment) -> Comparison {
         // Judgments give both margins as logit A minus logit B.
         let orders = [Opinion::of_margin(j.margin_ab), Opinion::of_margin(-j.margin_ba)];
-        let verdict = match j.verdict {
-            Side::A => Choice::First,
-            Side::B => Choice::Second,
-            Side::Tie => Choice::Tie,
-        };
+        let verdict = Choice::of_side(Some(j.verdict));
         Comparison { verdict, p: Some(j.p_a), ..Comparison::of_orders(pair, orders.map(Some)) }
+    }
+
+    /// Replies of a judge that reasons. The verdict is the judge's own: replies that are invalid abstain, so that one order can
+    /// decide where the other has no valid reply.
+    pub fn of_reasoned(pair: (usize, usize), r: &Reasoned) -> Comparison {
+        let orders = Order::BOTH.map(|order| Some(Opinion::of_votes(r, order)));
+        let typical = r.typical();
+        Comparison {
+            orders,
+            tokens: (r.prompt_tokens + r.generated_tokens) as u64,
+            written: r.generated_tokens as u64,
+            rationale: typical.map(|vote| vote.rationale.clone()),
+            rationale_order: typical.map(|vote| vote.order),
+            replies: Some(Order::BOTH.map(|order| r.votes.tally(order))),
+            ..Comparison::of_verdict(pair, Choice::of_side(r.verdict()), r.votes.p_a())
+        }
     }
 
     /// Two scalar rewards; the probability is Bradley and Terry's.
@@ -152,8 +192,16 @@ impl Comparison {
             orders: [ba.map(Opinion::flipped), ab.map(Opinion::flipped)],
             p: self.p.map(|p| 1.0 - p),
             verdict: self.verdict.flipped(),
+            rationale_order: self.rationale_order.map(Order::other),
+            replies: self.replies.map(|[ab, ba]| [ba.mirrored(), ab.mirrored()]),
             ..self.clone()
         }
+    }
+
+    /// Whether both orders say the same; `None` where one of them was not asked.
+    pub fn consistent(&self) -> Option<bool> {
+        let [Some(ab), Some(ba)] = self.orders else { return None };
+        Some(ab.choice == ba.choice && ab.choice != Choice::Invalid)
     }
 
     /// The share of a win that the first response gets: its probability, or what the verdict says.
@@ -211,6 +259,9 @@ impl Answer {
 mod tests {
     use super::*;
     use crate::infer::scorer::Verdict;
+    use crate::reward::vote::{Rule, Vote, Votes};
+    use crate::text::answer::Invalid;
+    use crate::text::example::Side as Label;
 
     #[test]
     fn a_judgment_is_read_in_both_orders() {
@@ -220,6 +271,46 @@ mod tests {
         assert_eq!((ab.choice, ba.choice, c.verdict), (Choice::First, Choice::Second, Choice::First));
         assert!((ab.p.unwrap() - 0.880_797).abs() < 1e-6 && (ba.p.unwrap() - 0.377_541).abs() < 1e-6);
         assert!((c.p.unwrap() - 0.629_169).abs() < 1e-6);
+    }
+
+    #[test]
+    fn replies_abstain_where_they_are_invalid_and_are_counted() {
+        let vote = |order, label, margin| Vote {
+            order,
+            label,
+            margin,
+            logprob: -0.5,
+            label_mass: 0.9,
+            rationale: format!("{margin}"),
+        };
+        let votes = |valid: Vec<Vote>, invalid: &[Order]| {
+            let invalid = invalid.iter().map(|order| (*order, Invalid::CutOff)).collect();
+            let (rule, prompt_tokens, generated_tokens) = (Rule::Soft, 30, 12);
+            Reasoned { votes: Votes { valid, invalid }, rule, prompt_tokens, generated_tokens }
+        };
+        // The first response twice as A, by margins 2 and -1; nothing valid the other way round.
+        let r = votes(vec![vote(Order::Ab, Label::A, 2.0), vote(Order::Ab, Label::B, -1.0)], &[Order::Ba, Order::Ba]);
+        let c = Comparison::of_reasoned((4, 1), &r);
+        let p = 0.5 * (0.880_797 + 0.268_941);
+        assert!((c.p.unwrap() - p).abs() < 1e-6 && (c.orders[0].unwrap().p.unwrap() - p).abs() < 1e-6);
+        assert_eq!((c.verdict, c.orders[0].unwrap().margin, c.consistent()), (Choice::First, Some(0.5), Some(false)));
+        assert_eq!(c.orders[1], Some(Opinion::of_choice(Choice::Invalid)));
+        assert_eq!(c.replies, Some([Tally { a: 1, b: 1, invalid: 0 }, Tally { a: 0, b: 0, invalid: 2 }]));
+        assert_eq!(
+            (c.tokens, c.written, c.rationale.as_deref(), c.rationale_order),
+            (42, 12, Some("2"), Some(Order::Ab))
+        );
+        let flipped = c.flipped();
+        assert_eq!(flipped.replies, Some([Tally { a: 0, b: 0, invalid: 2 }, Tally { a: 1, b: 1, invalid: 0 }]));
+        assert_eq!((flipped.rationale_order, flipped.flipped()), (Some(Order::Ba), c));
+        // Shown second and preferred: a margin below zero there is one above zero for the first response.
+        let c = Comparison::of_reasoned((0, 1), &votes(vec![vote(Order::Ba, Label::B, -3.0)], &[Order::Ab]));
+        assert_eq!(
+            (c.orders[1].unwrap().margin, c.orders[1].unwrap().choice, c.verdict),
+            (Some(3.0), Choice::First, Choice::First)
+        );
+        let c = Comparison::of_reasoned((0, 1), &votes(Vec::new(), &Order::BOTH));
+        assert_eq!((c.verdict, c.p, c.consistent(), c.rationale), (Choice::Invalid, None, Some(false), None));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::best_of_n;
 use super::comparison::{Answer, Comparison};
 use super::item::Item;
 use crate::error::Result;
+use serde::{Deserialize, Serialize};
 
 /// Two responses of an item, by index.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +22,7 @@ pub struct Candidate<'i> {
 }
 
 /// A scalar reward and what it cost.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rated {
     pub reward: f64,
     pub tokens: u64,

@@ -18,16 +18,19 @@ pub enum Share {
     RightIfShorter,
     /// Readings without a verdict.
     Invalid,
+    /// Replies of a judge that reasons which are not of the form that they must have.
+    InvalidReplies,
 }
 
 impl Share {
-    pub const ALL: [Share; 6] = [
+    pub const ALL: [Share; 7] = [
         Share::Consistent,
         Share::FirstShown,
         Share::Longer,
         Share::RightIfLonger,
         Share::RightIfShorter,
         Share::Invalid,
+        Share::InvalidReplies,
     ];
 
     /// As JSON names it.
@@ -39,6 +42,7 @@ impl Share {
             Share::RightIfLonger => "accuracy_if_better_is_longer",
             Share::RightIfShorter => "accuracy_if_better_is_shorter",
             Share::Invalid => "invalid_rate",
+            Share::InvalidReplies => "invalid_reply_rate",
         }
     }
 
@@ -51,6 +55,7 @@ impl Share {
             Share::RightIfLonger => ("right where the better one is longer", "equal to the next"),
             Share::RightIfShorter => ("right where the better one is shorter", "equal to the last"),
             Share::Invalid => ("without a verdict", "0%"),
+            Share::InvalidReplies => ("replies that are invalid", "0%"),
         }
     }
 }
@@ -61,11 +66,15 @@ pub type Counts = [[f64; 2]; Share::ALL.len()];
 /// Counts the comparisons of one item.
 pub fn count(item: &Item, answer: &Answer) -> Counts {
     let mut counts = Counts::default();
-    let mut add = |share: Share, part: bool| {
+    let mut add_all = |share: Share, part: usize, of: usize| {
         let [some, all] = &mut counts[share as usize];
-        *some += f64::from(u8::from(part));
-        *all += 1.0;
+        *some += part as f64;
+        *all += of as f64;
     };
+    for tally in answer.comparisons.iter().filter_map(|c| c.replies).flatten() {
+        add_all(Share::InvalidReplies, tally.invalid, tally.cast());
+    }
+    let mut add = |share: Share, part: bool| add_all(share, usize::from(part), 1);
     for c in compared(item, answer) {
         for (order, opinion) in c.orders.iter().enumerate().filter_map(|(i, o)| Some((i, (*o)?))) {
             add(Share::Invalid, opinion.choice == Choice::Invalid);
@@ -73,8 +82,8 @@ pub fn count(item: &Item, answer: &Answer) -> Counts {
                 add(Share::FirstShown, (opinion.choice == Choice::First) == (order == 0));
             }
         }
-        if let [Some(ab), Some(ba)] = c.orders {
-            add(Share::Consistent, ab.choice == ba.choice && ab.choice != Choice::Invalid);
+        if let Some(consistent) = c.consistent() {
+            add(Share::Consistent, consistent);
         } else if c.orders == [None, None] {
             add(Share::Invalid, c.verdict == Choice::Invalid);
         }
@@ -128,7 +137,8 @@ pub struct Calibration {
 const BINS: usize = 10;
 
 /// Of all comparisons with a probability and a better response. The confidence is the probability of the response that
-/// was preferred, from 0.5 to 1, in ten equal bins; a tie is half right.
+/// was preferred, from 0.5 to 1, in ten equal bins; a tie is half right. Where a majority of votes goes against their mean
+/// probability it is below 0.5, and counts in the lowest bin.
 pub fn calibration(items: &[Item], answers: &[Answer]) -> Option<Calibration> {
     let mut sums = [[0.0; 3]; BINS];
     let (mut brier, mut n) = (0.0, 0usize);
@@ -137,7 +147,11 @@ pub fn calibration(items: &[Item], answers: &[Answer]) -> Option<Calibration> {
             let (Some(p), Some(first)) = (c.p, item.first_is_better(c.pair)) else { continue };
             let Some(share) = c.verdict.share() else { continue };
             let right = if first { share } else { 1.0 - share };
-            let confidence = p.max(1.0 - p);
+            let confidence = match c.verdict {
+                Choice::First => p,
+                Choice::Second => 1.0 - p,
+                _ => p.max(1.0 - p),
+            };
             let bin = (((confidence - 0.5) * 2.0 * BINS as f64) as usize).min(BINS - 1);
             sums[bin].iter_mut().zip([1.0, confidence, right]).for_each(|(sum, x)| *sum += x);
             brier += (if first { 1.0 - p } else { p }).powi(2);
@@ -220,6 +234,7 @@ mod tests {
     use super::super::comparison::Opinion;
     use super::super::fixture;
     use super::*;
+    use crate::reward::vote::Tally;
 
     fn asked(ab: Choice, ba: Choice) -> Answer {
         let orders = [ab, ba].map(|c| Some(Opinion::of_choice(c)));
@@ -248,6 +263,24 @@ mod tests {
         let broken = count(&item, &asked(Choice::Invalid, Choice::First));
         assert_eq!(share(&broken, Share::Invalid), [1.0, 2.0]);
         assert_eq!(share(&broken, Share::Consistent), [0.0, 1.0]);
+    }
+
+    #[test]
+    fn replies_are_counted_by_themselves() {
+        let tally = |a, b, invalid| Tally { a, b, invalid };
+        let comparison = |replies| Comparison { replies, ..asked(Choice::First, Choice::First).comparisons.remove(0) };
+        let comparisons = vec![comparison(Some([tally(3, 0, 1), tally(0, 0, 2)])), comparison(None)];
+        let counts = count(&fixture::pair("s", true), &Answer { comparisons, ..Answer::default() });
+        assert_eq!((share(&counts, Share::InvalidReplies), share(&counts, Share::Invalid)), ([3.0, 6.0], [0.0, 4.0]));
+    }
+
+    #[test]
+    fn a_majority_against_the_probability_is_not_confident() {
+        let c = Comparison::of_verdict((0, 1), Choice::First, Some(0.3));
+        let answer = Answer { comparisons: vec![c], ..Answer::default() };
+        let found = calibration(&[fixture::pair("s", true)], &[answer]).unwrap();
+        assert_eq!((found.bins[0].from, found.bins[0].confidence, found.bins[0].accuracy), (0.5, 0.3, 1.0));
+        assert!((found.ece - 0.7).abs() < 1e-12 && (found.brier - 0.49).abs() < 1e-12);
     }
 
     fn sure(p: f64, first: bool) -> (Item, Answer) {

@@ -1,6 +1,6 @@
 //! What an evaluation writes as JSON: a row for each comparison, the scores in RewardBench's own shape, and the summary.
 
-use super::comparison::{Answer, Comparison, Opinion};
+use super::comparison::{Answer, Choice, Comparison, Opinion};
 use super::item::Item;
 use super::metrics::Share;
 use super::rules::{Grade, Rule};
@@ -58,15 +58,20 @@ fn comparison(item: &Item, c: &Comparison) -> Map<String, Value> {
         put("pair", json!([c.pair.0, c.pair.1]));
     }
     let [ab, ba] = c.orders;
+    let margins = [ab, ba].map(|order| order.and_then(|o| o.margin));
+    let both = margins.iter().all(Option::is_some);
     for (order, side) in [(ab, "ab"), (ba, "ba")] {
-        if let Some(Opinion { choice, p, .. }) = order {
-            match p {
-                Some(p) => put(&format!("p_{side}"), json!(p)),
-                None => put(&format!("verdict_{side}"), choice.name().into()),
-            };
+        let Some(Opinion { choice, p, margin }) = order else { continue };
+        if let Some(p) = p {
+            put(&format!("p_{side}"), json!(p));
+        }
+        // Where the numbers do not say it.
+        let numbers = margin.filter(|_| both).map(|m| Choice::of(f64::from(m), 0.0)).or(p.map(|p| Choice::of(p, 0.5)));
+        if numbers != Some(choice) {
+            put(&format!("verdict_{side}"), choice.name().into());
         }
     }
-    if let [Some(Opinion { margin: Some(ab), .. }), Some(Opinion { margin: Some(ba), .. })] = c.orders {
+    if let [Some(ab), Some(ba)] = margins {
         // As `gramophone judge` prints them: logit A minus logit B.
         put("margin_ab", f32_number(ab));
         put("margin_ba", f32_number(-ba));
@@ -80,11 +85,19 @@ fn comparison(item: &Item, c: &Comparison) -> Map<String, Value> {
         put("better", better.into());
         put("correct", (c.verdict.name() == better).into());
     }
-    if let [Some(ab), Some(ba)] = c.orders {
-        put("consistent", (ab.choice == ba.choice).into());
+    if let Some(consistent) = c.consistent() {
+        put("consistent", consistent.into());
     }
     if let Some(rationale) = &c.rationale {
         put("rationale", rationale.as_str().into());
+    }
+    if let Some(order) = c.rationale_order {
+        put("rationale_order", order.name().into());
+    }
+    if let Some([ab, ba]) = c.replies {
+        put("votes", json!({"a": ab.a + ba.a, "b": ab.b + ba.b, "ab": ab, "ba": ba}));
+        put("invalid", (ab.invalid + ba.invalid).into());
+        put("written", c.written.into());
     }
     if c.tokens > 0 {
         put("tokens", c.tokens.into());
@@ -145,6 +158,7 @@ pub fn summary(s: &Summary, subject: &Subject) -> Value {
         })),
         "auc": s.areas.iter().map(|(name, area)| (name.clone(), json!(area))).collect::<Map<String, Value>>(),
         "tokens": s.tokens,
+        "tokens_written": s.written,
         "seconds": milliseconds(s.seconds),
         "bootstrap": {"seed": s.bootstrap.seed, "samples": s.bootstrap.samples, "level": s.bootstrap.level},
         "notes": s.notes,

@@ -33,6 +33,8 @@ pub struct Summary {
     pub rows: usize,
     pub comparisons: usize,
     pub tokens: u64,
+    /// Of them, those that a judge wrote.
+    pub written: u64,
     pub seconds: f64,
     pub bootstrap: Bootstrap,
     pub notes: Vec<String>,
@@ -92,6 +94,7 @@ pub fn summarise(
         rows: items.len(),
         comparisons: items.iter().zip(answers).map(|(i, a)| asked(i, a)).sum(),
         tokens: answers.iter().map(|a| a.tokens).sum(),
+        written: answers.iter().flat_map(|a| &a.comparisons).map(|c| c.written).sum(),
         seconds: answers.iter().map(|a| a.ms).sum::<f64>() / 1e3,
         bootstrap,
         notes,

@@ -73,8 +73,8 @@ pub struct Finished {
     pub entries: Vec<Entry>,
 }
 
-/// Runs to the end, or until `stop` says so: it is asked before each unit of work, and in training before each step. `told` hears
-/// all entries so far whenever there is a new one.
+/// Runs to the end, or until `stop` says so: it is asked before each unit of work, in training before each step, and in voting and
+/// proving before each token. `told` hears all entries so far whenever there is a new one.
 ///
 /// # Errors
 /// What is wrong with the file, the data or the models; a set of pairs of which nothing is accepted, with its histograms.
@@ -91,7 +91,7 @@ pub fn self_train(
     match pipeline.run(&rule) {
         Ok(model) => Ok(Finished { model: Some(model), entries: pipeline.entries }),
         Err(e) if e.kind() == Kind::Interrupted => {
-            pipeline.sink.note(&e.to_string());
+            pipeline.sink.note("stopped; the same command goes on from here");
             Ok(Finished { model: None, entries: pipeline.entries })
         }
         Err(e) => Err(e),
@@ -256,7 +256,7 @@ impl Pipeline<'_> {
         pairs: &[Pooled],
         settings: rationale::Settings,
     ) -> Result<Vec<Voted>> {
-        let work = Work { dev: self.dev, file: self.file, model: judge, name };
+        let work = Work { dev: self.dev, file: self.file, model: judge, name, stop: self.stop };
         let mut voted = Vec::with_capacity(pairs.len());
         for path in work.vote(&mut self.store, pairs, settings)? {
             for row in rows::read(&path)? {
@@ -273,7 +273,7 @@ impl Pipeline<'_> {
             (stats.pairs, stats.labelled) = (labels.len(), labels.len());
         }
         let proofs = format!("{name}/proofs");
-        let work = Work { dev: self.dev, file: self.file, model: prover, name: &proofs };
+        let work = Work { dev: self.dev, file: self.file, model: prover, name: &proofs, stop: self.stop };
         let (mut data, mut rejects) = (Vec::new(), Vec::new());
         for path in work.prove(&mut self.store, labels)? {
             for row in rows::read(&path)? {

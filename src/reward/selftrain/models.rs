@@ -32,6 +32,8 @@ pub struct Work<'a> {
     pub model: &'a Path,
     /// What its units are called: `round-1/votes` gives `round-1/votes-00000.jsonl` and so on.
     pub name: &'a str,
+    /// Asked before each token; a unit that is given up leaves nothing.
+    pub stop: &'a dyn Fn() -> bool,
 }
 
 impl Work<'_> {
@@ -46,7 +48,7 @@ impl Work<'_> {
                 Some(judge) => judge,
                 none => none.insert(self.judge(self.open(&model)?, settings)?),
             };
-            vote(judge, pairs)
+            vote(judge, pairs, self.stop)
         })
     }
 
@@ -61,7 +63,7 @@ impl Work<'_> {
                 Some(prover) => prover,
                 none => none.insert(self.prover(self.open(&model)?)?),
             };
-            prove(prover, pairs)
+            prove(prover, pairs, self.stop)
         })
     }
 
@@ -172,7 +174,7 @@ fn place(e: Error, dir: &Path) -> Error {
     }
 }
 
-fn vote(judge: &mut RationaleJudge, pairs: &[Pooled]) -> Result<Vec<u8>> {
+fn vote(judge: &mut RationaleJudge, pairs: &[Pooled], stop: &dyn Fn() -> bool) -> Result<Vec<u8>> {
     let (mut encoded, mut fits) = (Vec::new(), Vec::with_capacity(pairs.len()));
     for pooled in pairs {
         let claim = &pooled.claim;
@@ -181,7 +183,7 @@ fn vote(judge: &mut RationaleJudge, pairs: &[Pooled]) -> Result<Vec<u8>> {
         fits.push(pair.longest() < judge.context());
         encoded.extend(Some(pair).filter(|_| fits[fits.len() - 1]));
     }
-    let mut judged = judge.judge(&encoded)?.into_iter();
+    let mut judged = judge.judge_until(&encoded, stop)?.into_iter();
     let mut bytes = Vec::new();
     for (pooled, fits) in pairs.iter().zip(fits) {
         let said = match fits {
@@ -197,14 +199,14 @@ fn vote(judge: &mut RationaleJudge, pairs: &[Pooled]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn prove(prover: &mut Prover, pairs: &[Pooled]) -> Result<Vec<u8>> {
+fn prove(prover: &mut Prover, pairs: &[Pooled], stop: &dyn Fn() -> bool) -> Result<Vec<u8>> {
     let (mut encoded, mut fits) = (Vec::new(), Vec::with_capacity(pairs.len()));
     for pooled in pairs {
         let claim = prover.prompts.encode(pooled.claim.clone())?;
         fits.push(claim.ids.len() < prover.context());
         encoded.extend(Some(claim).filter(|_| fits[fits.len() - 1]));
     }
-    let mut proved = prover.prove(&encoded)?.into_iter();
+    let mut proved = prover.prove_until(&encoded, stop)?.into_iter();
     let mut bytes = Vec::new();
     for (pooled, fits) in pairs.iter().zip(fits) {
         let mut row: Map<String, Value> = match fits {

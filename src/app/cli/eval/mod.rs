@@ -3,6 +3,7 @@
 mod contamination;
 mod run;
 mod score;
+mod unfinished;
 
 use super::console::{aligned, print};
 use crate::app::evaluation;
@@ -72,13 +73,14 @@ struct Wanted {
     /// Only so many rows of each file
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// Where rows.jsonl, metrics.json, summary.json, report.md and report.html go; an earlier result of this suite is replaced
+    /// Where rows.jsonl, metrics.json, summary.json, report.md and report.html go; an earlier result of this suite is replaced.
+    /// Until then a model's answers are kept in DIR.unfinished, and the same command goes on from there
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// What the model is called in the results; its directory's name if not given
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Seed of the orders that are drawn and of the bootstrap
+    /// Seed of the orders that are drawn, of the bootstrap, and of the votes on rationales
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Samples of the bootstrap; 0 for no intervals

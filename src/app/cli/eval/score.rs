@@ -18,9 +18,9 @@ pub struct Args {
     suite: Suite,
     #[command(flatten)]
     wanted: Wanted,
-    /// The recorded verdicts or scores
-    #[arg(long, value_name = "FILE")]
-    verdicts: String,
+    /// The recorded verdicts or scores; of an evaluation in shards, the rows.jsonl of all of them in order
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    verdicts: Vec<String>,
     /// Score the rows that have a verdict, whatever is missing or left over
     #[arg(long)]
     partial: bool,
@@ -35,14 +35,14 @@ fn suite(name: &str) -> std::result::Result<Suite, String> {
 
 pub fn run(args: Args) -> Result<()> {
     args.wanted.check(args.suite)?;
-    if args.verdicts == "-" && args.wanted.data.iter().any(|d| d == "-") {
+    if args.verdicts.iter().chain(&args.wanted.data).filter(|name| *name == "-").count() > 1 {
         return Err(Error::usage("standard input (-) is named twice; it can be read once"));
     }
     let loaded = args.suite.load(&args.wanted.data, args.wanted.limit())?;
     let recorded = recorded::read(&loaded.items, &args.verdicts, args.partial)?;
     let (kept, answers): (Vec<usize>, Vec<Answer>) = recorded.answers.into_iter().unzip();
     let items: Vec<Item> = kept.iter().map(|i| loaded.items[*i].clone()).collect();
-    let stem = Path::new(&args.verdicts).file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let stem = Path::new(&args.verdicts[0]).file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     let scalar = answers.iter().all(|a| a.rewards.is_some());
     let subject = Subject {
         model: args.wanted.name.clone().or(recorded.model).unwrap_or(stem),

@@ -25,13 +25,17 @@ pub struct Recorded {
     pub notes: Vec<String>,
 }
 
-/// Reads the answers to `items`.
+/// Reads the answers to `items`, which may be spread over several files.
 ///
 /// # Errors
 /// A row that says nothing known, belongs to no item, or comes twice: its place is named. Items without an answer, unless
 /// `partial`; none at all.
-pub fn read(items: &[Item], path: &str, partial: bool) -> Result<Recorded> {
-    let rows = rows(path)?;
+pub fn read(items: &[Item], paths: &[String], partial: bool) -> Result<Recorded> {
+    let mut rows = Vec::new();
+    for path in paths {
+        rows.extend(self::rows(path)?);
+    }
+    let path = &paths.join(", ");
     let model = rows.iter().find_map(|r| r.value.get("model")?.as_str()).map(String::from);
     let mut finder = Finder::new(items, &rows, path)?;
     let mut answers: Vec<Option<Answer>> = vec![None; items.len()];
@@ -62,6 +66,9 @@ pub fn read(items: &[Item], path: &str, partial: bool) -> Result<Recorded> {
         // Of items that share an id, the one that was free may have its better response on the other side.
         let said = if at == candidates[0] { said } else { read(&items[at])? };
         let answer = answers[at].get_or_insert_default();
+        let row::Cost { tokens, ms, .. } = row::cost(row);
+        answer.tokens += tokens;
+        answer.ms += ms;
         match said {
             Said::Pair(comparison) => answer.comparisons.push(comparison),
             Said::Rewards(rewards) => answer.rewards = Some(rewards),
@@ -82,10 +89,6 @@ pub fn read(items: &[Item], path: &str, partial: bool) -> Result<Recorded> {
             return Err(Error::data(format!("{words}, the first is {place} (id {id}){advice}")));
         }
         notes.push(format!("{words}; scores are of the others."));
-    }
-    for answer in answers.iter_mut().flatten() {
-        answer.tokens = answer.comparisons.iter().map(|c| c.tokens).sum();
-        answer.ms = answer.comparisons.iter().map(|c| c.ms).sum();
     }
     let answers = answers.into_iter().enumerate().filter_map(|(i, a)| Some((i, a?))).collect();
     Ok(Recorded { answers, model, notes })

@@ -5,8 +5,10 @@ use super::super::item::{Item, Kind};
 use super::super::suite::rm_bench;
 use super::Scored;
 use crate::error::{Error, Result};
+use crate::reward::vote::{Order, Tally};
 use crate::text::message::kind;
 use crate::text::source::Row;
+use serde::Deserialize;
 use serde_json::Value;
 
 /// What a row says.
@@ -40,15 +42,9 @@ pub(super) fn said(row: &Row, item: &Item) -> Result<Said> {
     if let Some(name) = lists.iter().find(|name| has(name)) {
         return rewards(name, &row.value[*name], item.responses.len()).map(Said::Rewards);
     }
-    if has("margin_ab") && has("margin_ba") {
-        let orders = [row.number("margin_ab")?, -row.number("margin_ba")?];
-        return finish(
-            row,
-            Comparison::of_orders(pair(row, item)?, orders.map(|m| Some(Opinion::of_margin(m as f32)))),
-        );
-    }
-    if there("p_ab") || there("p_ba") || there("verdict_ab") || there("verdict_ba") {
-        let orders = [opinion(row, "p_ab", "verdict_ab")?, opinion(row, "p_ba", "verdict_ba")?];
+    let margins = there("margin_ab") && there("margin_ba");
+    if margins || ["p_ab", "p_ba", "verdict_ab", "verdict_ba"].into_iter().any(there) {
+        let orders = [opinion(row, "ab", margins)?, opinion(row, "ba", margins)?];
         return finish(row, Comparison::of_orders(pair(row, item)?, orders));
     }
     for [good, bad] in [
@@ -72,10 +68,7 @@ pub(super) fn said(row: &Row, item: &Item) -> Result<Said> {
         return Ok(Said::Rewards(rewards));
     }
     if let Some(name) = ["p_a", "p"].iter().find(|name| has(name)) {
-        let p = row.number(name)?;
-        if !(0.0..=1.0).contains(&p) {
-            return Err(Error::data(format!("the field {name:?} is {p}; it must be a probability")));
-        }
+        let p = probability(row, name)?;
         let choice = if has("verdict") { choice("verdict", &row.value["verdict"])? } else { Choice::of(p, 0.5) };
         return finish(row, Comparison::of_verdict(pair(row, item)?, choice, Some(p)));
     }
@@ -146,21 +139,41 @@ fn pair(row: &Row, item: &Item) -> Result<(usize, usize)> {
     }
 }
 
-/// What one order said: a probability of the first response, or a verdict. A null is no verdict, an absent field no order.
-fn opinion(row: &Row, p: &str, verdict: &str) -> Result<Option<Opinion>> {
-    match (row.value.get(p), row.value.get(verdict)) {
-        (Some(Value::Null) | None, Some(value)) => Ok(Some(Opinion::of_choice(choice(verdict, value)?))),
-        (Some(Value::Null), None) => Ok(Some(Opinion::of_choice(Choice::Invalid))),
-        (None, None) => Ok(None),
-        (Some(value), said) => {
-            let x = value.as_f64().filter(|x| (0.0..=1.0).contains(x));
-            let x =
-                x.ok_or_else(|| Error::data(format!("the field {p:?} is {value}; it must be a probability or null")))?;
-            let opinion = Opinion::of_p(x);
-            let choice = said.map_or(Ok(opinion.choice), |value| choice(verdict, value))?;
-            Ok(Some(Opinion { choice, ..opinion }))
-        }
+fn probability(row: &Row, name: &str) -> Result<f64> {
+    match row.number(name)? {
+        p if (0.0..=1.0).contains(&p) => Ok(p),
+        p => Err(Error::data(format!("the field {name:?} is {p}; it must be a probability"))),
     }
+}
+
+/// What one order said: a margin, a probability of the first response, a verdict. A null is no verdict, an absent field no
+/// order; what is said twice counts as the verdict, then as the margin.
+fn opinion(row: &Row, order: &str, margins: bool) -> Result<Option<Opinion>> {
+    let field = |what: &str| row.value.get(&format!("{what}_{order}"));
+    let invalid = Opinion::of_choice(Choice::Invalid);
+    let mut said = None;
+    if let Some(p) = field("p") {
+        let x = p.as_f64().filter(|x| (0.0..=1.0).contains(x));
+        let fault = || Error::data(format!("the field \"p_{order}\" is {p}; it must be a probability or null"));
+        said = Some(if p.is_null() { invalid } else { Opinion::of_p(x.ok_or_else(fault)?) });
+    }
+    if margins {
+        let name = format!("margin_{order}");
+        said = Some(match field("margin") {
+            Some(Value::Null) => said.unwrap_or(invalid),
+            _ => {
+                // Logit A minus logit B, where the first response was shown as A or as B.
+                let margin = row.number(&name)? as f32;
+                let of_margin = Opinion::of_margin(if order == "ab" { margin } else { -margin });
+                Opinion { p: said.and_then(|o: Opinion| o.p).or(of_margin.p), ..of_margin }
+            }
+        });
+    }
+    if let Some(verdict) = field("verdict") {
+        let choice = choice(&format!("verdict_{order}"), verdict)?;
+        said = Some(Opinion { choice, ..said.unwrap_or(invalid) });
+    }
+    Ok(said)
 }
 
 /// A verdict by any of its names; A is the first response.
@@ -230,12 +243,47 @@ fn result(name: &str, value: &Value) -> Result<f64> {
     number.ok_or_else(|| Error::data(format!("the field {name:?} is {value}; it must be true, false, or from 0 to 1")))
 }
 
-/// Adds what the row says besides the verdict.
-fn finish(row: &Row, comparison: Comparison) -> Result<Said> {
+/// Adds what the row says besides: of the whole, what is more than the orders say, and what it cost.
+fn finish(row: &Row, mut comparison: Comparison) -> Result<Said> {
+    let there = |name: &str| row.value.get(name).filter(|v| !v.is_null());
+    if let Some(verdict) = there("verdict") {
+        comparison.verdict = choice("verdict", verdict)?;
+    }
+    if there("p_a").is_some() {
+        comparison.p = Some(probability(row, "p_a")?);
+    }
+    if let Some(votes) = there("votes") {
+        let tally = |order: &str| Tally::deserialize(votes.get(order)?).ok();
+        comparison.replies = tally("ab").zip(tally("ba")).map(|(ab, ba)| [ab, ba]);
+    }
+    let text = |name: &str| there(name).and_then(Value::as_str).map(String::from);
+    let Cost { tokens, written, ms } = cost(row);
     Ok(Said::Pair(Comparison {
-        tokens: row.value.get("tokens").and_then(Value::as_u64).unwrap_or(0),
-        ms: row.value.get("ms").and_then(Value::as_f64).unwrap_or(0.0),
-        rationale: row.value.get("rationale").and_then(Value::as_str).map(String::from),
+        tokens,
+        written,
+        ms,
+        rationale: text("rationale"),
+        rationale_order: Order::BOTH.into_iter().find(|order| text("rationale_order").as_deref() == Some(order.name())),
         ..comparison
     }))
+}
+
+/// What an answer cost.
+pub(super) struct Cost {
+    pub tokens: u64,
+    pub written: u64,
+    pub ms: f64,
+}
+
+/// Zero where the row does not say.
+pub(super) fn cost(row: &Row) -> Cost {
+    let whole = |value: Option<&Value>| value.and_then(Value::as_u64).unwrap_or(0);
+    let get = |name: &str| row.value.get(name);
+    let ms = get("ms").and_then(Value::as_f64).unwrap_or(0.0);
+    // Of `gramophone judge`, prompt and reply apart.
+    if let Some(Value::Object(parts)) = get("tokens") {
+        let [read, written] = ["prompt", "generated"].map(|part| whole(parts.get(part)));
+        return Cost { tokens: read + written, written, ms };
+    }
+    Cost { tokens: whole(get("tokens")), written: whole(get("written")), ms }
 }

@@ -1,9 +1,16 @@
 //! The shapes that recorded answers come in, and what is refused.
 
-use super::super::comparison::Choice;
+use super::super::comparison::{Choice, Opinion};
 use super::super::fixture;
+use super::super::output::rows;
+use super::super::rules::Grading;
 use super::super::suite::Suite;
-use super::*;
+use super::{Answer, Comparison, Item, Recorded, Result, Value, read};
+use crate::reward::rationale::Reasoned;
+use crate::reward::vote::{Order, Rule, Tally, Vote, Votes};
+use crate::text::answer::Invalid;
+use crate::text::example::Side as Label;
+use proptest::prelude::*;
 use serde_json::json;
 
 fn pairs(n: usize) -> Vec<Item> {
@@ -15,7 +22,7 @@ fn read_text(items: &[Item], text: &str, partial: bool) -> Result<Recorded> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("verdicts.json");
     std::fs::write(&path, text).unwrap();
-    read(items, &path.display().to_string(), partial)
+    read(items, &[path.display().to_string()], partial)
 }
 
 fn read_rows(items: &[Item], rows: &[Value]) -> Result<Recorded> {
@@ -44,6 +51,12 @@ fn every_shape_of_a_pair_is_read() {
         (json!({"judgments": [{"decision": "B>A"}], "label": "A>B"}), Second),
         (json!({"judgments": [null, {"decision": "B>A"}]}), Invalid),
         (json!({"p_a": 0.2, "margin_ab": -1.0, "margin_ba": 1.5, "verdict": "B"}), Second),
+        (json!({"margin_ab": 1.0, "margin_ba": -1.5}), First),
+        (json!({"margin_ab": 1.0, "margin_ba": null}), Invalid),
+        // A judge that reasons: the order with a valid vote decides; a majority may go against the margins.
+        (json!({"p_a": 0.7, "margin_ab": 1.0, "margin_ba": null, "verdict": "A"}), First),
+        (json!({"p_a": 0.7, "margin_ab": 1.0, "margin_ba": -1.0, "verdict": "B"}), Second),
+        (json!({"p_a": null, "margin_ab": null, "margin_ba": null, "verdict": "invalid"}), Invalid),
         (json!({"p_ab": 0.9, "p_ba": 0.3}), First),
         (json!({"p_ab": 0.9, "p_ba": null}), Invalid),
         (json!({"p_ab": 0.9}), First),
@@ -162,4 +175,58 @@ fn matrices_come_whole_or_cell_by_cell() {
     assert_eq!(of(&cells), of(&[json!({"id": 1, "rewards": [3.0, 2.0, 1.0, 2.5, 1.5, 0.5]})]));
     let again = [&cells[..], &cells[..1]].concat();
     refused(&items, &again, &["verdicts.json:10", "second answer"]);
+}
+
+#[test]
+fn what_a_judge_that_reasons_wrote_is_kept() {
+    let row = json!({"id": "r0", "p_a": 0.75, "margin_ab": 2.0, "margin_ba": null, "verdict": "A", "rationale": "so", "rationale_order": "ba",
+                     "votes": {"a": 2, "b": 1, "ab": {"a": 2, "b": 1, "invalid": 0}, "ba": {"a": 0, "b": 0, "invalid": 3}},
+                     "invalid": 3, "tokens": {"prompt": 70, "generated": 30}});
+    let found = read_rows(&pairs(1), &[row]).unwrap().answers.remove(0).1;
+    let c = &found.comparisons[0];
+    assert_eq!((found.tokens, c.tokens, c.written, c.p), (100, 100, 30, Some(0.75)));
+    assert_eq!(c.replies, Some([Tally { a: 2, b: 1, invalid: 0 }, Tally { a: 0, b: 0, invalid: 3 }]));
+    assert_eq!((c.rationale.as_deref(), c.rationale_order), (Some("so"), Some(Order::Ba)));
+    assert_eq!(c.orders.map(|o| o.unwrap().choice), [Choice::First, Choice::Invalid]);
+    refused(
+        &pairs(1),
+        &[json!({"p_a": 1.5, "margin_ab": 1.0, "margin_ba": 0.0})],
+        &["verdicts.json:1", "\"p_a\"", "1.5"],
+    );
+    refused(&pairs(1), &[json!({"p_ab": 0.5, "p_ba": 0.5, "verdict": "perhaps"})], &["\"verdict\"", "perhaps"]);
+}
+
+fn votes() -> impl Strategy<Value = Reasoned> {
+    let vote = (any::<bool>(), any::<bool>(), -4i32..5).prop_map(|(ab, a, margin)| Vote {
+        order: if ab { Order::Ab } else { Order::Ba },
+        label: if a { Label::A } else { Label::B },
+        margin: margin as f32 * 0.75,
+        logprob: -1.0 / (1 + margin.abs()) as f32,
+        label_mass: 0.5,
+        rationale: format!("thought {margin}"),
+    });
+    let (valid, invalid) = (prop::collection::vec(vote, 0..7), prop::collection::vec(any::<bool>(), 0..4));
+    (valid, invalid, any::<bool>(), 1usize..99).prop_map(|(valid, invalid, soft, generated_tokens)| {
+        let order = |ab: bool| (if ab { Order::Ab } else { Order::Ba }, Invalid::CutOff);
+        let votes = Votes { valid, invalid: invalid.into_iter().map(order).collect() };
+        let rule = if soft { Rule::Soft } else { Rule::Majority };
+        Reasoned { votes, rule, prompt_tokens: 80, generated_tokens }
+    })
+}
+
+proptest! {
+    /// Rows that were written say the same when they are read.
+    #[test]
+    fn votes_go_through_a_row_and_back(reasoned in votes(), first in any::<bool>()) {
+        let item = fixture::pair("s", first);
+        let said = Comparison::of_reasoned((0, 1), &reasoned);
+        let answer = Answer { comparisons: vec![said.clone()], tokens: said.tokens, ..Answer::default() };
+        let grade = Grading { suite: Suite::Pairs, seed: 1 }.grade(0, &item, &answer).unwrap();
+        let row = Value::Object(rows(std::slice::from_ref(&item), std::slice::from_ref(&answer), &[grade]).remove(0));
+        let read = read_rows(&[item], std::slice::from_ref(&row)).unwrap().answers.remove(0).1.comparisons.remove(0);
+        // Margins stand in a row only if both are there.
+        let both = said.orders.iter().all(|o| o.unwrap().margin.is_some());
+        let orders = said.orders.map(|o| o.map(|o| Opinion { margin: o.margin.filter(|_| both), ..o }));
+        prop_assert_eq!(read, Comparison { orders, ..said }, "{}", row);
+    }
 }
