@@ -5,7 +5,7 @@ use super::refusal::Refusal;
 use super::{App, body};
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
@@ -161,6 +161,21 @@ fn admit(app: &App, path: &str, request: &Request, call: &Call) -> Result<(), Re
         })?);
     }
     Ok(())
+}
+
+/// Sends away at the door what would wait in the queue for longer than `queue_timeout`, by the pace of the last passes.
+pub async fn crowd(State(app): State<App>, request: Request, next: Next) -> Response<Body> {
+    let load = app.service.load();
+    let wait = load.queued_tokens as f64 / load.tokens_per_second;
+    match app.config.queue_timeout {
+        Some(most) if request.method() == Method::POST && wait > most.as_secs_f64() => {
+            let seconds = (wait - most.as_secs_f64()).ceil().clamp(1.0, 60.0);
+            let message = format!("it would wait in the queue for about {wait:.0} s; try again in {seconds} s");
+            let refusal = Refusal::new(app.config.overload, "overloaded", message);
+            Refusal { retry_after: Some(seconds as u64), ..refusal }.into_response()
+        }
+        _ => next.run(request).await,
+    }
 }
 
 fn render(refusal: &Refusal, path: &str, response: &mut Response<Body>) {

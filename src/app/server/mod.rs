@@ -11,6 +11,7 @@ mod compare;
 mod decisions;
 mod detokenize;
 mod guard;
+mod input;
 mod judge;
 mod metrics;
 mod openapi;
@@ -19,7 +20,9 @@ mod page;
 mod policy;
 mod probes;
 mod rank;
+mod references;
 mod refusal;
+mod relevance;
 mod rerank;
 mod run;
 mod scoring;
@@ -29,11 +32,12 @@ mod systemone;
 pub use compare::Strategy;
 pub use guard::{Call, Keys};
 pub use rank::method;
+pub use references::References;
 pub use run::{Listeners, serve};
 
 use crate::error::Error;
 use crate::reward::judge::Pair;
-use crate::reward::rank::Method;
+use crate::reward::rank::{Method, Rules};
 use crate::reward::service::{Answered, Failure, Judged, Options, Service, Texts, Ticket};
 use crate::text::chat::Ending;
 use crate::text::labels::Labels;
@@ -98,6 +102,10 @@ pub struct Config {
     pub compare: Strategy,
     /// How `/rerank` and group rewards order.
     pub method: Method,
+    /// Reference responses of prompts that come without one.
+    pub references: Option<Arc<References>>,
+    /// What would wait longer than this is told to come again.
+    pub queue_timeout: Option<Duration>,
     /// Longest answer of a chat that asks for no length.
     pub max_tokens: usize,
     /// Write a line for each request to standard error.
@@ -159,12 +167,16 @@ impl App {
             .route("/v1/systemone", post(systemone::systemone))
             .route("/generative_scoring", post(scoring::generative_scoring))
             .route("/v1/score", post(scoring::score))
+            .route("/score", post(scoring::score))
             .route("/rerank", post(rerank::rerank))
             .route("/v1/rerank", post(rerank::rerank))
             .route("/v2/rerank", post(rerank::rerank))
             .route("/classify", post(classify::classify))
+            .route("/pooling", post(classify::pooling))
+            .route("/v1/embeddings", post(classify::embeddings))
             .route("/openapi.json", get(openapi::document))
             .route("/status.json", get(page::status))
+            .layer(axum::middleware::from_fn_with_state(self.clone(), guard::crowd))
             .merge(probes::router());
         self.guarded(router)
     }
@@ -210,6 +222,11 @@ impl App {
             }
             _ => Ok(()),
         }
+    }
+
+    /// How groups are ranked where a request does not say.
+    fn rules(&self) -> Rules {
+        Rules::new(self.config.method, None).expect("methods with a name can be played")
     }
 
     fn refuse(&self, failure: Failure) -> Refusal {

@@ -22,7 +22,7 @@ pub struct SampleBody {
     #[schema(value_type = Object)]
     pub prompt: Value,
     pub response: String,
-    /// The reference response; a scalar model needs none.
+    /// The reference response, if the server has no file of them; a scalar model needs none.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub label: Value,
@@ -62,7 +62,7 @@ pub async fn reward(
             (number(answered.answer), answered.tokens)
         }
         HeadKind::LanguageModel => {
-            let b = reference(Some(&body.label), "label", "--label-key")?;
+            let b = reference(&app, &prompt, Some(&body.label), "label", "--label-key")?;
             let pairs = vec![Pair { prompt, a: response, b }];
             let judged = app.judge_all(&call, pairs, 0, |_| "response".into()).await?;
             (json!(judged[0].answer.p_a()), judged[0].tokens)
@@ -96,6 +96,6 @@ pub async fn group(
     }
     let prompt = prompt("[0].prompt", &first.prompt)?;
     let responses = samples.iter().map(|s| policy::response(&s.response).to_string()).collect();
-    let ranked = rank_group(&app, &call, prompt, responses, app.config.method, 0, "response").await?;
+    let ranked = rank_group(&app, &call, prompt, responses, app.rules(), 0, "response").await?;
     Ok(Json(json!(ranked.answer.scores())))
 }

@@ -44,6 +44,8 @@ fn config() -> Config {
         overload: StatusCode::SERVICE_UNAVAILABLE,
         compare: Strategy::Circular,
         method: Method::RoundRobin,
+        references: None,
+        queue_timeout: None,
         max_tokens: 8,
         log: false,
         log_content: false,

@@ -5,7 +5,7 @@ use super::{Counters, Failure};
 use crate::error::{Error, Kind};
 use crate::infer::scorer::{LabelLogits, Verdict};
 use crate::reward::judge::{EncodedPair, Judgment, Pair, Prompts, Side, conversation};
-use crate::reward::rank::{Method, Outcome, Ranking, Rules, Tournament, by_reward};
+use crate::reward::rank::{Outcome, Ranking, Rules, Tournament, by_reward};
 use crate::text::chat::Chat;
 use crate::text::message::Message;
 use std::collections::BTreeMap;
@@ -71,7 +71,7 @@ impl Judged {
 pub struct Group {
     pub prompt: Vec<Message>,
     pub responses: Vec<String>,
-    pub method: Method,
+    pub rules: Rules,
 }
 
 /// An order, and what it rests on.
@@ -245,7 +245,7 @@ impl GroupTask {
 
     /// From the beginning, whatever was read before.
     fn start(&mut self, meta: Meta, counters: &Counters) -> Result<Vec<Arc<Ask>>, Failure> {
-        let Group { prompt, responses, method } = &self.group;
+        let Group { prompt, responses, rules } = &self.group;
         match &self.texts {
             Texts::Scalar(chat) => {
                 let of = |r: &String| conversation(chat, prompt, r).map_err(Failure::Invalid);
@@ -253,8 +253,7 @@ impl GroupTask {
                 responses.iter().map(|r| of(r).map(ask)).collect()
             }
             Texts::Pairwise(_) => {
-                let rules = Rules::new(*method, None).map_err(Failure::Invalid)?;
-                self.tournament = Some(Tournament::new(responses.len(), rules).map_err(Failure::Invalid)?);
+                self.tournament = Some(Tournament::new(responses.len(), *rules).map_err(Failure::Invalid)?);
                 self.wins.clear();
                 self.advance(meta, counters)
             }
