@@ -27,6 +27,8 @@ mod runtime;
 mod self_train;
 #[cfg(feature = "server")]
 mod serve;
+#[cfg(feature = "server")]
+mod soak;
 mod train;
 #[cfg(feature = "server")]
 mod wait;
