@@ -115,7 +115,11 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
     let path = request.uri().path().to_string();
     // Paths that lead nowhere share a name, or anybody could fill the metrics with them.
     let matched = request.extensions().get::<MatchedPath>().map(|m| m.as_str().to_string());
-    let route = matched.unwrap_or_else(|| "unknown".into());
+    let route = match matched.unwrap_or_else(|| "unknown".into()) {
+        // Who looks at the page asks for no reward.
+        root if root == "/" && request.method() == Method::GET => "page".into(),
+        route => route,
+    };
     let call = Call::new(request_id(&app, request.headers()), app.config.timeouts.of(&route));
     app.metrics.enter();
     let mut visit = Visit { app: app.clone(), call: call.clone(), route, answered: None };

@@ -142,7 +142,7 @@ fn groups_rank_as_a_judge_ranks_them() {
     let failed = service.rank(group, Options::default()).unwrap().wait();
     assert!(matches!(failed, Err(Failure::TooLong { most: 2048, .. })), "{failed:?}");
     other.wait().unwrap();
-    let none = Group { prompt, responses: Vec::new(), method: Method::Linear };
+    let none = Group { prompt, responses: Vec::new(), rules: rules(Method::Linear) };
     assert!(matches!(service.rank(none, Options::default()), Err(Failure::Invalid(_))));
     assert_idle(&service);
 }
@@ -155,7 +155,7 @@ fn scalar_models_give_rewards_and_orders() {
     let rewards = scorer::Scorer::new(&dev, &model, SIZES).unwrap().rewards(&both).unwrap();
     let judged = judge(&service, 3).wait().unwrap().answer;
     assert_eq!(judged, Judged::Rewards { a: rewards[0], b: rewards[1] });
-    let group = Group { prompt: pair(3).prompt, responses: vec![pair(3).a, pair(3).b], method: Method::RoundRobin };
+    let group = Group { prompt: pair(3).prompt, responses: vec![pair(3).a, pair(3).b], rules: rules(Method::RoundRobin) };
     let ranked = service.rank(group, Options::default()).unwrap().wait().unwrap().answer;
     assert_eq!(ranked, Ranked::Rewards(rewards));
     assert!(matches!(service.labels(vec![1], vec![2], Options::default()), Err(Failure::Invalid(_))));

@@ -9,7 +9,7 @@ mod child;
 mod http;
 mod report;
 
-pub use report::Report;
+pub use report::{Report, left};
 
 use crate::base::rng::{Rng, Stream};
 use crate::error::{Error, Kind, Result};
