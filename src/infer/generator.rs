@@ -7,15 +7,16 @@
 //! Requests with equal prompts share it. It is read once; its whole pages serve all of them, counted, and the page that it fills
 //! in part is copied for each. A first token is drawn from the same row of logits as if its request were alone, and from then on
 //! each decodes by itself over keys and values with the same bits at the same positions: sharing changes no bit. Where not all can
-//! start at once the prompt is held for the others, or, in a pool too small for that, read again.
+//! start at once the prompt is held for the others, or, in a pool too small for that, read again. Under continuous load prompts are read
+//! elsewhere, in the passes of others, and handed over (`seats.rs`).
 
 mod admission;
-mod feed;
 mod queue;
 mod request;
+mod seats;
 
-pub use feed::{Feed, Flow, Written};
 pub use request::{Counts, Finish, Generation, Request, Settings, Shape};
+pub use seats::{Prompt, Written};
 
 use super::scorer::{Verdict, read_f32, write_prompts};
 use crate::device::{Device, Replays};
@@ -30,6 +31,7 @@ use crate::model::lora;
 use crate::ops::embed::embed_fwd;
 use crate::ops::sample::{Sampling, sample};
 use crate::ops::xent::logits_lse;
+use std::collections::BTreeSet;
 use admission::{Held, Wave};
 use queue::Queue;
 use std::sync::Arc;
@@ -45,6 +47,8 @@ pub struct Generator<'m> {
     pages: PageList,
     queue: Queue,
     active: Vec<Active>,
+    /// Those whose prompts are being read elsewhere.
+    seated: Vec<Active>,
     /// Requests taken so far.
     taken: usize,
     held: Option<Held>,
@@ -65,6 +69,7 @@ struct Drawn {
 struct Active {
     number: usize,
     asked: Arc<Request>,
+    watch: Option<[i32; 2]>,
     pages: Vec<u32>,
     /// Tokens whose keys and values are in the cache.
     cached: usize,
@@ -131,6 +136,7 @@ impl<'m> Generator<'m> {
             pages: PageList::new(pages),
             queue: Queue::default(),
             active: Vec::new(),
+            seated: Vec::new(),
             taken: 0,
             held: None,
             watched: None,
@@ -151,6 +157,11 @@ impl<'m> Generator<'m> {
             self.replays = Replays::default();
             self.model = model;
         }
+    }
+
+    /// Whether this is the model that writes.
+    pub fn writes_with(&self, model: &Model) -> bool {
+        std::ptr::eq(self.model, model)
     }
 
     /// Longest sequence, prompt and answer.
@@ -204,16 +215,6 @@ impl<'m> Generator<'m> {
         Ok(results.into_iter().map(|r| r.expect("every request finishes")).collect())
     }
 
-    /// Takes a request, to be continued by [`Generator::step`] behind those that wait; the number that it is called by. Requests with
-    /// equal prompts share them when they are taken one after the other.
-    ///
-    /// # Errors
-    /// As [`Generator::generate`].
-    pub fn push(&mut self, request: Request) -> Result<usize> {
-        self.check(&request)?;
-        Ok(self.line(Arc::new(request)))
-    }
-
     fn line(&mut self, request: Arc<Request>) -> usize {
         let number = self.taken;
         self.taken += 1;
@@ -221,35 +222,17 @@ impl<'m> Generator<'m> {
         number
     }
 
-    /// Drops a request, whether it waits or writes; its pages are free at once.
-    pub fn cancel(&mut self, number: usize) {
-        self.queue.remove(number);
-        if let Some(i) = self.active.iter().position(|a| a.number == number) {
-            self.pages.give_back(self.active.remove(i).pages);
-        }
-        if let Some(held) = self.held.take_if(|held| self.queue.next_of(held.prompt).is_none()) {
-            self.pages.give_back(held.pages);
-        }
-    }
-
     /// Drops every request.
     pub fn clear(&mut self) {
         self.queue = Queue::default();
         self.active.clear();
+        self.seated.clear();
         (self.held, self.pages) = (None, self.pages.emptied());
     }
 
     /// Whether no request waits or writes.
     pub fn is_idle(&self) -> bool {
-        self.queue.next().is_none() && self.active.is_empty()
-    }
-    /// Requests that wait.
-    pub fn waiting(&self) -> usize {
-        self.queue.len()
-    }
-    /// Requests that write.
-    pub fn writing(&self) -> usize {
-        self.active.len()
+        self.queue.next().is_none() && self.active.is_empty() && self.seated.is_empty()
     }
     /// Pages that nobody uses.
     pub fn free_pages(&self) -> usize {
@@ -258,42 +241,31 @@ impl<'m> Generator<'m> {
 
     /// Starts the requests that can start, which gives each its first token; or, if none can, gives one token to each that writes.
     /// Who has finished, and with what.
-    ///
-    /// # Errors
-    /// When the device fails; then [`Generator::clear`].
-    pub fn step(&mut self) -> Result<Vec<(usize, Generation)>> {
-        self.step_with(&mut |_, _| Ok(Flow::GoOn))
+    fn step(&mut self) -> Result<Vec<(usize, Generation)>> {
+        let mut wave = self.admit();
+        if wave.joined.is_empty() {
+            return self.next(&mut |_, _| Ok(()));
+        }
+        let drawn = self.join(&wave)?;
+        let first = self.active.len();
+        self.active.append(&mut wave.joined);
+        self.take(first, drawn, &mut |_, _| Ok(()))
     }
 
-    /// As [`Generator::step`]; `wrote` sees every token and says whether its sequence goes on. A dropped one does not finish.
-    fn step_with(
-        &mut self,
-        wrote: &mut dyn FnMut(usize, &Written) -> Result<Flow>,
-    ) -> Result<Vec<(usize, Generation)>> {
-        if self.is_idle() {
-            return Ok(Vec::new());
-        }
-        let mut wave = self.admit();
-        let (first, drawn) = if wave.joined.is_empty() {
-            (0, self.decode()?)
-        } else {
-            let drawn = self.join(&wave)?;
-            let first = self.active.len();
-            self.active.append(&mut wave.joined);
-            (first, drawn)
-        };
+    /// Gives the sequences from `first` on their next tokens. Who has finished, and with what.
+    fn take(&mut self, first: usize, drawn: Vec<Drawn>, wrote: &mut Wrote) -> Result<Vec<(usize, Generation)>> {
         self.counts.generated += drawn.len();
         let mut finished = Vec::new();
         for (row, drawn) in drawn.into_iter().enumerate().rev() {
             let i = first + row;
-            let ended = take(&self.stop, &mut self.active[i], drawn);
+            let ended = add(&self.stop, &mut self.active[i], drawn);
             let logits = self.acts.at(&self.acts.head.logits).rows_in(row..row + 1);
             let Active { number, made, .. } = &self.active[i];
-            let flow = wrote(*number, &Written { made, ended, dev: self.dev, logits })?;
-            if ended || flow == Flow::Drop {
+            wrote(*number, &Written { made, ended, dev: self.dev, logits })?;
+            if ended {
                 let gone = self.active.remove(i);
                 self.pages.give_back(gone.pages);
-                finished.extend(ended.then_some((gone.number, gone.made)));
+                finished.push((gone.number, gone.made));
             }
         }
         Ok(finished)
@@ -333,24 +305,24 @@ impl<'m> Generator<'m> {
             }
             Head::gather(dev, model, acts, extent, wave.joined.len()).logits();
         });
-        self.copy(wave);
-        self.choose(&wave.joined.iter().map(sampling).collect::<Vec<_>>())
+        self.copy(&self.cache, &wave.from, &wave.to);
+        self.choose(&wave.joined)
     }
 
-    /// Copies the wave's pool rows, by way of activations that nobody needs between passes.
-    fn copy(&self, wave: &Wave) {
+    /// Copies pool rows of a cache to ours, by way of activations that nobody needs between passes.
+    fn copy(&self, source: &Cache, from: &[i32], to: &[i32]) {
         let (dev, acts, cache) = (self.dev, &self.acts, &self.cache);
         let heads = self.model.config.heads;
         let (q, kv) = (heads.query * heads.size, heads.kv * heads.size);
         let most = acts.capacity.tokens;
-        for (from, to) in wave.from.chunks(most).zip(wave.to.chunks(most)) {
+        for (from, to) in from.chunks(most).zip(to.chunks(most)) {
             let n = from.len();
             let (ids, places) = (acts.at(&acts.inputs.ids).cols_in(0..n), cache.places(n));
             dev.write(ids, from);
             dev.write(places, to);
             let scratch = acts.at(&acts.layers[0].qkv).top(n);
             let scratch = [scratch.cols_in(q..q + kv), scratch.cols_in(q + kv..q + 2 * kv)];
-            dev.install(|| cache.copy(dev, ids, places, scratch));
+            dev.install(|| cache.copy(dev, source, ids, places, scratch));
         }
     }
 
@@ -371,49 +343,55 @@ impl<'m> Generator<'m> {
         }
         let places: Vec<(&[u32], usize)> = active.iter().map(|a| (a.pages.as_slice(), a.cached + 1)).collect();
         self.cache.set_decode(self.dev, &places, rows);
-        let settings = active.iter().map(sampling).collect::<Vec<_>>();
         let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
         dev.replay(&mut self.replays, rows, || {
             let extent = Extent { tokens: rows, sequences: rows };
             forward(dev, model, acts, extent, Attend::Decode(cache));
             Head::gather(dev, model, acts, extent, rows).logits();
         })?;
-        self.choose(&settings)
+        self.choose(&self.active)
     }
 
-    /// Draws the next token of the first rows of logits.
-    fn choose(&self, settings: &[Sampling]) -> Result<Vec<Drawn>> {
-        let (dev, acts, n) = (self.dev, &self.acts, settings.len());
+    /// Draws the next tokens of these sequences from the first rows of logits.
+    fn choose(&self, whose: &[Active]) -> Result<Vec<Drawn>> {
+        let (dev, acts, n) = (self.dev, &self.acts, whose.len());
         let ids = acts.at(&acts.inputs.targets).cols_in(0..n);
         let logprobs = acts.at(&acts.head.nll).cols_in(0..n);
         let table = acts.at(&acts.inputs.sampling).top(n);
-        dev.write(table, &settings.iter().flat_map(Sampling::row).collect::<Vec<_>>());
+        dev.write(table, &whose.iter().map(sampling).flat_map(|s| s.row()).collect::<Vec<_>>());
         dev.install(|| sample(dev, ids, logprobs, acts.at(&acts.head.logits).top(n), table));
-        let verdicts = match self.watched {
-            Some(labels) => self.verdicts(labels, n)?.into_iter().map(Some).collect(),
-            None => vec![None; n],
-        };
+        let verdicts = self.verdicts(whose)?;
         let logprobs = read_f32(dev, logprobs)?;
         let drawn = dev.read::<i32>(ids)?.into_iter().zip(logprobs).zip(verdicts);
         Ok(drawn.map(|((token, logprob), verdict)| Drawn { token, logprob, verdict }).collect())
     }
 
-    /// The label columns and the log-sum-exp of the first `n` rows of logits.
-    fn verdicts(&self, labels: [i32; 2], n: usize) -> Result<Vec<Verdict>> {
-        let (dev, acts) = (self.dev, &self.acts);
+    /// The label columns and the log-sum-exp of the rows of logits of those who watch.
+    fn verdicts(&self, whose: &[Active]) -> Result<Vec<Option<Verdict>>> {
+        let (dev, acts, n) = (self.dev, &self.acts, whose.len());
+        let mut verdicts = vec![None; n];
+        let watched: BTreeSet<[i32; 2]> = whose.iter().filter_map(|a| a.watch).collect();
         let (logits, z) = (acts.at(&acts.head.logits).top(n), acts.at(&acts.head.verdict).top(n));
         let (lse, all) = (acts.at(&acts.head.lse).cols_in(0..n), acts.at(&acts.inputs.others).cols_in(0..n));
-        dev.write(all, &(0..n as i32).collect::<Vec<i32>>());
-        dev.install(|| {
-            for (i, label) in labels.into_iter().enumerate() {
-                // Looking rows up in a table one column wide.
-                let column = logits.cols_in(label as usize..label as usize + 1);
-                embed_fwd(dev, z.cols_in(i..i + 1), column, all);
+        if !watched.is_empty() {
+            dev.write(all, &(0..n as i32).collect::<Vec<i32>>());
+            dev.install(|| logits_lse(dev, lse, logits));
+        }
+        for labels in watched {
+            dev.install(|| {
+                for (i, label) in labels.into_iter().enumerate() {
+                    // Looking rows up in a table one column wide.
+                    let column = logits.cols_in(label as usize..label as usize + 1);
+                    embed_fwd(dev, z.cols_in(i..i + 1), column, all);
+                }
+            });
+            for (row, (z, lse)) in read_f32(dev, z)?.chunks(2).zip(read_f32(dev, lse)?).enumerate() {
+                if whose[row].watch == Some(labels) {
+                    verdicts[row] = Some(Verdict { logits: [z[0], z[1]], lse });
+                }
             }
-            logits_lse(dev, lse, logits);
-        });
-        let (z, lse) = (read_f32(dev, z)?, read_f32(dev, lse)?);
-        Ok(z.chunks(2).zip(lse).map(|(z, lse)| Verdict { logits: [z[0], z[1]], lse }).collect())
+        }
+        Ok(verdicts)
     }
 
     /// Whether a request can be written at all.
@@ -439,13 +417,16 @@ impl<'m> Generator<'m> {
     }
 }
 
+/// Sees every token as it is written.
+type Wrote<'w> = dyn FnMut(usize, &Written) -> Result<()> + 'w;
+
 fn sampling(a: &Active) -> Sampling {
     let Settings { temperature, top_k, top_p, min_p, seed, .. } = a.asked.settings;
     Sampling { temperature, top_k, top_p, min_p, seed, step: a.made.tokens.len() as u64 }
 }
 
 /// Adds a sampled token; whether the sequence is finished.
-fn take(stop: &[i32], a: &mut Active, drawn: Drawn) -> bool {
+fn add(stop: &[i32], a: &mut Active, drawn: Drawn) -> bool {
     if stop.contains(&drawn.token) {
         a.made.finish = Finish::Stop;
         return true;

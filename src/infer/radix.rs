@@ -2,6 +2,7 @@
 //!
 //! A node is a run of tokens, one row each. Whoever needs a beginning holds the node where it ends, and with it the path from the root.
 //! What nobody holds stays for those to come, until the rows are wanted: then the ends of the least recently found runs go first.
+//! Keys and values of other weights are others: each adapter's beginnings grow from a root of their own, over one pool.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -11,8 +12,10 @@ use std::collections::{BTreeMap, BinaryHeap};
 pub struct Node(usize);
 
 impl Node {
-    /// The empty beginning.
-    pub const ROOT: Node = Node(0);
+    /// The empty beginning of an adapter.
+    pub fn root(adapter: usize) -> Node {
+        Node(adapter)
+    }
 }
 
 #[derive(Debug)]
@@ -31,8 +34,9 @@ struct Run {
 /// The tree.
 #[derive(Debug)]
 pub struct Radix {
-    /// The root first; `None` is a place that is free.
+    /// The roots first; `None` is a place that is free.
     runs: Vec<Option<Run>>,
+    roots: usize,
     vacant: Vec<usize>,
     clock: u64,
     /// Rows in all runs, and in those that somebody holds.
@@ -40,15 +44,16 @@ pub struct Radix {
     held: usize,
 }
 
-impl Default for Radix {
-    fn default() -> Radix {
-        let root =
-            Run { ids: Vec::new(), rows: Vec::new(), parent: 0, children: BTreeMap::new(), holders: 1, found: 0 };
-        Radix { runs: vec![Some(root)], vacant: Vec::new(), clock: 0, rows: 0, held: 0 }
-    }
-}
-
 impl Radix {
+    /// An empty tree for so many adapters.
+    pub fn new(roots: usize) -> Radix {
+        let root = |parent| {
+            let (ids, rows, children) = (Vec::new(), Vec::new(), BTreeMap::new());
+            Some(Run { ids, rows, parent, children, holders: 1, found: 0 })
+        };
+        Radix { runs: (0..roots).map(root).collect(), roots, vacant: Vec::new(), clock: 0, rows: 0, held: 0 }
+    }
+
     /// Rows in the tree.
     pub fn rows(&self) -> usize {
         self.rows
@@ -58,10 +63,10 @@ impl Radix {
         self.rows - self.held
     }
 
-    /// The longest beginning of `ids` that the tree has, and its length.
-    pub fn find(&mut self, ids: &[i32]) -> (Node, usize) {
+    /// The longest beginning of `ids` that the tree has from a root on, and its length.
+    pub fn find(&mut self, root: Node, ids: &[i32]) -> (Node, usize) {
         self.clock += 1;
-        let (mut at, mut len) = (0, 0);
+        let (mut at, mut len) = (root.0, 0);
         while let Some(&child) = ids.get(len).and_then(|id| self.run(at).children.get(id)) {
             let now = self.clock;
             let run = self.run_mut(child);
@@ -92,7 +97,7 @@ impl Radix {
     pub fn path(&self, node: Node) -> Vec<u32> {
         let mut runs = Vec::new();
         let mut at = node.0;
-        while at != 0 {
+        while at >= self.roots {
             let run = self.run(at);
             runs.push(&run.rows);
             at = run.parent;
@@ -103,7 +108,7 @@ impl Radix {
     /// Keeps a beginning from being evicted until it is released as often as it was held.
     pub fn hold(&mut self, node: Node) {
         let mut at = node.0;
-        while at != 0 {
+        while at >= self.roots {
             let run = self.run_mut(at);
             run.holders += 1;
             let (rows, first, parent) = (run.rows.len(), run.holders == 1, run.parent);
@@ -114,7 +119,7 @@ impl Radix {
 
     pub fn release(&mut self, node: Node) {
         let mut at = node.0;
-        while at != 0 {
+        while at >= self.roots {
             let run = self.run_mut(at);
             run.holders = run.holders.checked_sub(1).expect("held");
             let (rows, last, parent) = (run.rows.len(), run.holders == 0, run.parent);
@@ -145,7 +150,8 @@ impl Radix {
             self.vacant.push(at);
             let above = self.run_mut(parent);
             above.children.retain(|_, child| *child != at);
-            if parent != 0 && above.holders == 0 && above.children.is_empty() {
+            // A root is always held.
+            if above.holders == 0 && above.children.is_empty() {
                 leaves.push(Reverse((above.found, parent)));
             }
         }
@@ -196,9 +202,9 @@ mod tests {
 
     #[test]
     fn beginnings_are_found_split_and_evicted_from_the_end_of_the_oldest() {
-        let mut tree = Radix::default();
-        let one = tree.extend(Node::ROOT, &[1, 2, 3], &[10, 11, 12]).unwrap();
-        let (cut, len) = tree.find(&[1, 2, 9]);
+        let mut tree = Radix::new(2);
+        let one = tree.extend(Node::root(0), &[1, 2, 3], &[10, 11, 12]).unwrap();
+        let (cut, len) = tree.find(Node::root(0), &[1, 2, 9]);
         assert_eq!((len, tree.path(cut), tree.path(one)), (2, vec![10, 11], vec![10, 11, 12]));
         assert_eq!(tree.extend(cut, &[3, 4], &[20, 21]), None, "3 is there");
         let two = tree.extend(cut, &[9], &[13]).unwrap();
@@ -206,21 +212,33 @@ mod tests {
         assert_eq!((tree.rows(), tree.idle()), (4, 1));
         assert_eq!(tree.evict(5), [12], "the rest is held");
         tree.release(two);
-        assert_eq!((tree.evict(2), tree.find(&[1, 2, 9]).1), (vec![13, 11], 1));
+        assert_eq!((tree.evict(2), tree.find(Node::root(0), &[1, 2, 9]).1), (vec![13, 11], 1));
         assert_eq!(tree.evict(9), [10]);
-        assert_eq!((tree.rows(), tree.find(&[1]).1), (0, 0));
+        assert_eq!((tree.rows(), tree.find(Node::root(0), &[1]).1), (0, 0));
+    }
+
+    #[test]
+    fn adapters_share_the_pool_and_no_beginnings() {
+        let mut tree = Radix::new(2);
+        tree.extend(Node::root(0), &[1, 2], &[10, 11]).unwrap();
+        assert_eq!(tree.find(Node::root(1), &[1, 2]).1, 0);
+        let other = tree.extend(Node::root(1), &[1], &[12]).unwrap();
+        tree.hold(other);
+        assert_eq!((tree.evict(9), tree.path(other)), (vec![10, 11], vec![12]));
+        tree.release(other);
+        assert_eq!((tree.evict(9), tree.rows()), (vec![12], 0));
     }
 
     #[test]
     fn what_was_found_last_stays_longest() {
-        let mut tree = Radix::default();
+        let mut tree = Radix::new(2);
         for id in 0..4 {
-            tree.find(&[id, id]);
-            tree.extend(Node::ROOT, &[id, id], &[10 * id as u32, 10 * id as u32 + 1]).unwrap();
+            tree.find(Node::root(0), &[id, id]);
+            tree.extend(Node::root(0), &[id, id], &[10 * id as u32, 10 * id as u32 + 1]).unwrap();
         }
-        tree.find(&[0, 0]);
+        tree.find(Node::root(0), &[0, 0]);
         assert_eq!(tree.evict(3), [10, 11, 21]);
-        assert_eq!([0, 1, 2, 3].map(|id| tree.find(&[id, id]).1), [2, 0, 1, 2]);
+        assert_eq!([0, 1, 2, 3].map(|id| tree.find(Node::root(0), &[id, id]).1), [2, 0, 1, 2]);
     }
 
     proptest! {
@@ -229,12 +247,12 @@ mod tests {
         fn rows_are_conserved_and_mean_what_they_meant(
             texts in prop::collection::vec((prop::collection::vec(0..3, 1..10), any::<bool>(), 0usize..6), 1..60),
         ) {
-            let mut tree = Radix::default();
+            let mut tree = Radix::new(2);
             let mut free: Vec<u32> = (0..40).rev().collect();
             let mut meaning: BTreeMap<u32, Vec<i32>> = BTreeMap::new();
             let mut held: Vec<(Node, Vec<i32>)> = Vec::new();
             for (text, keep, wanted) in texts {
-                let (node, len) = tree.find(&text);
+                let (node, len) = tree.find(Node::root(0), &text);
                 let path = tree.path(node);
                 prop_assert_eq!(path.len(), len);
                 for (n, row) in path.iter().enumerate() {

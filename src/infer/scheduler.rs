@@ -11,9 +11,11 @@
 //!
 //! Rows. Started work can always be finished: it starts only when the rows that it and all other started work still need are free or
 //! idle. Cancelled or expired work gives its rows back at once.
+//!
+//! Adapters. A step holds work of one adapter, that of the work which is first; each adapter's beginnings are its own, over one pool.
 
 use super::radix::{Node, Radix};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,6 +24,10 @@ pub trait Work: Ord {
     fn ids(&self) -> &[i32];
     /// How many leading tokens need not be computed when their keys and values are there; less than all.
     fn skippable(&self) -> usize;
+    /// Whose weights it is for, from 0.
+    fn adapter(&self) -> usize {
+        0
+    }
 }
 
 /// Microseconds on the caller's clock.
@@ -30,8 +36,6 @@ pub type Micros = u64;
 /// Sizes of a scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most that may wait or run, each waiter counted.
-    pub waiting: usize,
     /// Longest sequence.
     pub longest: usize,
     /// A step's tokens, pieces of sequences, and keys that the pieces attend to (at least `longest`).
@@ -40,6 +44,7 @@ pub struct Limits {
     pub keys: usize,
     /// Rows for keys and values: at least `longest + tokens`.
     pub rows: usize,
+    pub adapters: usize,
     /// Waiting that lifts work by one priority.
     pub patience: Micros,
 }
@@ -67,8 +72,6 @@ pub enum Refusal {
     Empty,
     /// Longer than [`Limits::longest`].
     Long,
-    /// As much waits as may wait.
-    Full,
 }
 
 /// One who waits for an answer.
@@ -123,6 +126,9 @@ pub struct Step<W> {
     pub pieces: Vec<Piece<W>>,
     /// Whose deadline passed before their work was done; they are answered by this.
     pub expired: Vec<Waiter>,
+    /// Whose work starts with this pass.
+    pub begun: Vec<Waiter>,
+    pub adapter: usize,
 }
 
 /// What there is to do, and has been done.
@@ -135,9 +141,19 @@ pub struct Counts {
     pub cancelled: u64,
     /// Waiters that joined equal work.
     pub joined: u64,
-    /// Tokens of all work that was started, and those of them that were computed.
+    /// Tokens of the work of waiters that joined equal work.
+    pub joined_tokens: u64,
+    /// Tokens of all work that was started, those of them that were computed, and those whose keys and values were there.
     pub tokens: u64,
     pub computed: u64,
+    pub cached: u64,
+}
+
+/// What a client that has work was given.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    tokens: u64,
+    waiters: usize,
 }
 
 /// The state between steps.
@@ -146,12 +162,15 @@ pub struct Scheduler<W> {
     jobs: BTreeMap<JobId, Job<W>>,
     same: BTreeMap<Arc<W>, JobId>,
     waiting: BTreeMap<Waiter, JobId>,
+    deadlines: BTreeSet<(Micros, Waiter)>,
     /// Tokens computed for each client that has work.
-    served: BTreeMap<u64, u64>,
+    served: BTreeMap<u64, Share>,
     /// What a client that comes starts with: as much as the least served had.
     least: u64,
     tree: Radix,
     free: Vec<u32>,
+    /// Tokens that started work still has to compute.
+    promised: usize,
     next: u64,
     counts: Counts,
 }
@@ -164,6 +183,7 @@ impl<W: Work> Scheduler<W> {
             limits.rows >= limits.longest + limits.tokens
                 && limits.keys >= limits.longest
                 && limits.tokens > 0
+                && limits.adapters > 0
                 && limits.pieces > 0,
             "{limits:?} cannot finish one sequence"
         );
@@ -172,10 +192,12 @@ impl<W: Work> Scheduler<W> {
             jobs: BTreeMap::new(),
             same: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
             served: BTreeMap::new(),
             least: 0,
-            tree: Radix::default(),
+            tree: Radix::new(limits.adapters),
             free: (0..limits.rows as u32).rev().collect(),
+            promised: 0,
             next: 0,
             counts: Counts::default(),
         }
@@ -187,6 +209,25 @@ impl<W: Work> Scheduler<W> {
     /// Waiters without an answer.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+    /// Whether a waiter's work has started.
+    pub fn started(&self, waiter: Waiter) -> bool {
+        self.waiting.get(&waiter).is_some_and(|job| self.jobs[job].started)
+    }
+    /// The nearest deadline.
+    pub fn deadline(&self) -> Option<Micros> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+    /// Tokens that are still to be computed, those whose keys and values are there perhaps among them; enough for `most`, no more counted.
+    pub fn backlog(&self, most: usize) -> usize {
+        let mut tokens = 0;
+        for job in self.jobs.values() {
+            tokens += job.left();
+            if tokens >= most {
+                break;
+            }
+        }
+        tokens
     }
     /// Rows that no work uses: free, or holding beginnings for those to come.
     pub fn unused_rows(&self) -> usize {
@@ -201,27 +242,31 @@ impl<W: Work> Scheduler<W> {
         match work.ids().len() {
             0 => return Err(Refusal::Empty),
             n if n > self.limits.longest => return Err(Refusal::Long),
-            _ if self.waiting.len() >= self.limits.waiting => return Err(Refusal::Full),
             _ => {}
         }
-        let number = self.next;
+        assert!(work.adapter() < self.limits.adapters, "adapter {} of {}", work.adapter(), self.limits.adapters);
+        let (number, tokens) = (self.next, work.ids().len() as u64);
         self.next += 1;
         let (waiter, new) = (Waiter(number), JobId(number));
         let id = *self.same.entry(work.clone()).or_insert(new);
         let job = self.jobs.entry(id).or_insert_with(|| Job {
+            node: Node::root(work.adapter()),
             work,
             waiters: BTreeMap::new(),
             arrived: now,
             started: false,
-            node: Node::ROOT,
             shared: 0,
             own: Vec::new(),
         });
         job.waiters.insert(waiter, terms);
         self.waiting.insert(waiter, id);
         self.counts.submitted += 1;
-        self.counts.joined += u64::from(id != new);
-        self.enter(self.jobs[&id].client());
+        if id != new {
+            self.counts.joined += 1;
+            self.counts.joined_tokens += tokens;
+        }
+        self.deadlines.extend(terms.deadline.map(|deadline| (deadline, waiter)));
+        self.enter(terms.client);
         Ok(waiter)
     }
 
@@ -238,6 +283,17 @@ impl<W: Work> Scheduler<W> {
         all
     }
 
+    /// Begins all work again, and forgets every row: what was computed is of no use any more.
+    pub fn restart(&mut self) {
+        for job in self.jobs.values_mut() {
+            self.tree.release(job.node);
+            self.free.append(&mut job.own);
+            (job.node, job.shared, job.started) = (Node::root(job.work.adapter()), 0, false);
+        }
+        self.promised = 0;
+        self.free.extend(self.tree.evict(usize::MAX));
+    }
+
     /// Whether somebody still waits for this work.
     pub fn lives(&self, job: JobId) -> bool {
         self.jobs.contains_key(&job)
@@ -245,26 +301,25 @@ impl<W: Work> Scheduler<W> {
 
     /// Forgets those whose deadline has passed, and says who they are.
     pub fn expire(&mut self, now: Micros) -> Vec<Waiter> {
-        let late = |w: &&Waiter| self.jobs[&self.waiting[*w]].waiters[*w].deadline.is_some_and(|d| d <= now);
-        let expired: Vec<Waiter> = self.waiting.keys().filter(late).copied().collect();
-        for waiter in &expired {
-            self.counts.expired += u64::from(self.leave(*waiter));
+        let mut expired = Vec::new();
+        while let Some((_, waiter)) = self.deadlines.first().filter(|(deadline, _)| *deadline <= now).copied() {
+            self.counts.expired += u64::from(self.leave(waiter));
+            expired.push(waiter);
         }
         expired
     }
 
     /// Chooses the next pass. Its rows stay as they are until [`Scheduler::complete`].
     pub fn step(&mut self, now: Micros) -> Step<W> {
-        let expired = self.expire(now);
+        let mut step = Step { expired: self.expire(now), pieces: Vec::new(), begun: Vec::new(), adapter: 0 };
         let mut lines = self.lines(now);
-        let mut pieces: Vec<Piece<W>> = Vec::new();
         let (mut tokens, mut keys) = (self.limits.tokens, self.limits.keys);
-        while tokens > 0 && pieces.len() < self.limits.pieces {
+        while tokens > 0 && step.pieces.len() < self.limits.pieces {
             let first = |(client, line): (&u64, &Vec<(u64, JobId)>)| {
-                line.last().map(|(level, job)| (u64::MAX - level, self.served[client], *client, *job))
+                line.last().map(|(level, job)| (u64::MAX - level, self.served[client].tokens, *client, *job))
             };
             let Some((.., client, job)) = lines.iter().filter_map(first).min() else { break };
-            let Some(piece) = self.take(job, tokens, keys) else {
+            let Some(piece) = self.take(job, tokens, keys, &mut step.begun) else {
                 if self.jobs[&job].started {
                     break;
                 }
@@ -273,11 +328,20 @@ impl<W: Work> Scheduler<W> {
                 continue;
             };
             lines.get_mut(&client).and_then(Vec::pop);
-            *self.served.entry(client).or_default() += piece.tokens.len() as u64;
+            if step.pieces.is_empty() {
+                step.adapter = piece.work.adapter();
+                // The others' turn comes.
+                lines.values_mut().for_each(|line| line.retain(|(_, job)| self.is_for(*job, step.adapter)));
+            }
+            self.served.get_mut(&client).expect("a client with work").tokens += piece.tokens.len() as u64;
             (tokens, keys) = (tokens - piece.tokens.len(), keys - piece.rows.len());
-            pieces.push(piece);
+            step.pieces.push(piece);
         }
-        Step { pieces, expired }
+        step
+    }
+
+    fn is_for(&self, job: JobId, adapter: usize) -> bool {
+        self.jobs[&job].work.adapter() == adapter
     }
 
     /// Says that a pass has been computed. For each piece: those whose work is done with it.
@@ -312,34 +376,41 @@ impl<W: Work> Scheduler<W> {
     }
 
     /// The next tokens of a job, at most so many, with their rows; `None` when it must wait for room.
-    fn take(&mut self, id: JobId, tokens: usize, keys: usize) -> Option<Piece<W>> {
-        // What other started work may still need.
-        let others = self.jobs.iter().filter(|(other, j)| **other != id && j.started);
-        let promised: usize = others.map(|(_, j)| j.left()).sum();
+    fn take(&mut self, id: JobId, tokens: usize, keys: usize, begun: &mut Vec<Waiter>) -> Option<Piece<W>> {
         let job = self.jobs.get_mut(&id).expect("a job of the queue");
         let work = job.work.clone();
         let ids = work.ids();
+        let before = if job.started { job.left() } else { 0 };
+        // What other started work may still need.
+        let promised = self.promised - before;
         if job.own.is_empty() {
-            let (node, len) = self.tree.find(&ids[..work.skippable().min(ids.len() - 1)]);
+            let root = Node::root(work.adapter());
+            let (node, len) = self.tree.find(root, &ids[..work.skippable().min(ids.len() - 1)]);
             if len > job.shared {
                 self.tree.hold(node);
                 self.tree.release(job.node);
+                self.counts.cached += if job.started { (len - job.shared) as u64 } else { 0 };
                 (job.node, job.shared) = (node, len);
             }
         }
+        self.promised = promised + if job.started { job.left() } else { 0 };
         let piece = job.done()..ids.len().min(job.done() + tokens);
         let room = job.started || self.free.len() + self.tree.idle() >= promised + job.left();
         if !room || piece.end > keys {
             if !job.started {
                 self.tree.release(job.node);
-                (job.node, job.shared) = (Node::ROOT, 0);
+                (job.node, job.shared) = (Node::root(work.adapter()), 0);
             }
             return None;
         }
         if !job.started {
             job.started = true;
+            self.promised += job.left();
+            begun.extend(job.waiters.keys());
             self.counts.tokens += ids.len() as u64;
+            self.counts.cached += job.shared as u64;
         }
+        self.promised -= piece.len();
         self.counts.computed += piece.len() as u64;
         let short = piece.len().saturating_sub(self.free.len());
         self.free.extend(self.tree.evict(short));
@@ -362,28 +433,35 @@ impl<W: Work> Scheduler<W> {
 
     /// A client without work so far has been served as much as the least served.
     fn enter(&mut self, client: u64) {
-        let least = self.served.values().copied().min().unwrap_or(0).max(self.least);
-        self.served.entry(client).or_insert(least);
+        let tokens = self.least_served().max(self.least);
+        self.served.entry(client).or_insert(Share { tokens, waiters: 0 }).waiters += 1;
+    }
+
+    fn least_served(&self) -> u64 {
+        self.served.values().map(|share| share.tokens).min().unwrap_or(0)
     }
 
     /// Takes a waiter away, and its job with the last one; whether it was there.
     fn leave(&mut self, waiter: Waiter) -> bool {
         let Some(id) = self.waiting.remove(&waiter) else { return false };
         let job = self.jobs.get_mut(&id).expect("the job of a waiter");
-        let client = job.client();
-        job.waiters.remove(&waiter);
+        let terms = job.waiters.remove(&waiter).expect("a waiter of its job");
+        if let Some(deadline) = terms.deadline {
+            self.deadlines.remove(&(deadline, waiter));
+        }
         if job.waiters.is_empty()
             && let Some(job) = self.jobs.remove(&id)
         {
+            self.promised -= if job.started { job.left() } else { 0 };
             self.same.remove(&job.work);
             self.tree.release(job.node);
             self.free.extend(job.own);
-        } else {
-            self.enter(self.jobs[&id].client());
         }
-        if self.jobs.values().all(|j| j.client() != client) {
-            self.least = self.least.max(self.served.values().copied().min().unwrap_or(0));
-            self.served.remove(&client);
+        let share = self.served.get_mut(&terms.client).expect("the client of a waiter");
+        share.waiters -= 1;
+        if share.waiters == 0 {
+            self.least = self.least.max(self.least_served());
+            self.served.remove(&terms.client);
         }
         true
     }

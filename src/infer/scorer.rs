@@ -11,9 +11,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::acts::{Acts, Capacity, Keep};
 use crate::model::cache::{Cache, CacheShape, PAGE};
-#[cfg(doc)]
-use crate::model::config::Config;
-use crate::model::config::HeadKind;
+use crate::model::config::{Config, HeadKind};
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
 use crate::model::lora;
@@ -23,6 +21,7 @@ mod labels;
 mod logprobs;
 
 pub use labels::LabelLogits;
+pub(super) use labels::read_labels;
 pub use logprobs::LogProb;
 
 /// The logits of the two candidate labels at the end of a prompt, f32, before any softmax.
@@ -279,13 +278,13 @@ impl<'m> Scorer<'m> {
     }
 
     fn check(&self, prompt: &[i32]) -> Result<()> {
-        check_prompt(self.model, self.context(), prompt)
+        check_prompt(&self.model.config, self.context(), prompt)
     }
 }
 
 /// # Errors
 /// A prompt that is empty, longer than the context or holds an id outside the vocabulary.
-pub(super) fn check_prompt(model: &Model, context: usize, prompt: &[i32]) -> Result<()> {
+pub(super) fn check_prompt(config: &Config, context: usize, prompt: &[i32]) -> Result<()> {
     if prompt.is_empty() {
         return Err(Error::data("the prompt has no tokens"));
     }
@@ -293,11 +292,11 @@ pub(super) fn check_prompt(model: &Model, context: usize, prompt: &[i32]) -> Res
         let len = prompt.len();
         return Err(Error::data(format!("{len} tokens, but at most {context} fit; it is not cut, shorten it")));
     }
-    match prompt.iter().find(|id| **id < 0 || **id as usize >= model.config.vocab) {
+    match prompt.iter().find(|id| **id < 0 || **id as usize >= config.vocab) {
         None => Ok(()),
         Some(id) => Err(Error::data(format!(
             "token {id} is outside the model's vocabulary of {}; is this the model's own tokenizer?",
-            model.config.vocab
+            config.vocab
         ))),
     }
 }

@@ -1,62 +1,158 @@
-//! An [`Engine`], and a [`Writer`] where text is wanted, on a thread of their own, which any number of threads may ask. A pass of the one
-//! follows a step of the other while both have work.
+//! One queue in front of one base model, for any number of threads: an [`Engine`] for what is read and a [`Writer`] for what is written, on
+//! a thread of their own that owns the device. A pass of the one follows a step of the other while both have work.
 //!
 //! ```no_run
-//! # use gramophone::{device::Device, infer::{engine::{Shape, Task}, service::{Service, Wish}}, model::Model};
+//! # use gramophone::{device::Device, infer::{engine::{Shape, Task}, service::{Service, Setup, Wish}}, model::Model};
 //! # fn demo(model: Model) -> Result<(), Box<dyn std::error::Error>> {
-//! let shape = Shape { context: 4096, pass: 2048, kept: 65536, waiting: 1000, patience: 1_000_000 };
-//! let service = Service::start(Device::cpu(0), model.into(), shape, None)?;
+//! let shape = Shape { context: 4096, pass: 2048, kept: 65536, patience: 1_000_000 };
+//! let service = Service::start(Setup::new(Device::cpu(0), model.into(), shape))?;
 //! let handle = service.handle();                       // cheap to clone, may go to other threads
-//! let pending = handle.ask(Task::Verdict { ids: vec![1, 2, 3], labels: [4, 5] }, Wish::default());
+//! let pending = handle.ask(Task::Labels { ids: vec![1, 2, 3], labels: vec![4, 5] }, Wish::default());
 //! let answer = pending.wait();                         // dropping `pending` instead cancels
 //! # Ok(()) }
 //! ```
+//!
+//! Weights may change between passes, or leave the memory for a while; what waits goes on waiting. An answer says by which version of
+//! the weights it came about: what is half done when they change begins again, and what is being written is finished first.
+//!
+//! [`Engine`]: super::engine::Engine
+//! [`Writer`]: super::writer::Writer
 
-use super::engine::{Answer, Engine, Failure, Outcome, Shape, Task};
-use super::generator::{self, Generator, Request};
-use super::scheduler::{Counts, Micros, Terms, Waiter};
-use super::writer::{Pen, Writer};
+mod bench;
+mod claims;
+mod desk;
+mod handle;
+
+pub use handle::{Handle, Pending, Ticket};
+
+use super::engine::{self, Asked, Shape, Task};
+use super::generator::{Generation, Request};
+use super::scheduler::Counts;
+use super::writer::{Draft, Token};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
-use std::sync::{Arc, Mutex, PoisonError};
+use claims::Gauge;
+use desk::Desk;
+use handle::Message;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What a service may be asked.
 #[derive(Clone, Debug)]
 pub enum Work {
-    Read(Task),
-    /// To continue a prompt: [`Answer::Generation`].
-    Write(Request),
+    Read(Asked),
+    Write(Draft),
+}
+
+impl Work {
+    /// Tokens that it may take: those it reads, and as many as it may write.
+    pub fn tokens(&self) -> usize {
+        match self {
+            Work::Read(asked) => asked.task.ids().len(),
+            Work::Write(Draft { request, .. }) => request.prompt.len().saturating_add(request.settings.max_tokens),
+        }
+    }
+}
+
+impl From<Asked> for Work {
+    fn from(asked: Asked) -> Work {
+        Work::Read(asked)
+    }
 }
 
 impl From<Task> for Work {
     fn from(task: Task) -> Work {
-        Work::Read(task)
+        Work::Read(task.into())
+    }
+}
+
+impl From<Draft> for Work {
+    fn from(draft: Draft) -> Work {
+        Work::Write(draft)
     }
 }
 
 impl From<Request> for Work {
     fn from(request: Request) -> Work {
-        Work::Write(request)
+        Work::Write(request.into())
     }
 }
+
+/// What [`Work`] came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    Read(engine::Answer),
+    Written(Generation),
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// The queue has no room; when it may have some.
+    Full { retry_after: Duration },
+    /// More tokens than the whole queue holds.
+    Large { tokens: usize, most: usize },
+    /// The deadline passed first.
+    Expired,
+    /// The service was stopped.
+    Stopped,
+    /// The work cannot be done.
+    Refused(Error),
+    /// The device failed.
+    Broken(Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Failure::Full { .. } => f.write_str("the queue is full; try again later"),
+            Failure::Large { tokens, most } => write!(f, "{tokens} tokens, but the whole queue holds {most}"),
+            Failure::Expired => f.write_str("the deadline passed before there was an answer"),
+            Failure::Stopped => f.write_str("the engine was stopped"),
+            Failure::Refused(e) | Failure::Broken(e) => e.fmt(f),
+        }
+    }
+}
+
+/// An answer, or why there is none.
+pub type Outcome = std::result::Result<Answer, Failure>;
+
+/// What whoever asked is told.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The next token of what is being written.
+    Token(Token),
+    /// Nothing follows.
+    End(End),
+}
+
+/// How work ended.
+#[derive(Clone, Debug)]
+pub struct End {
+    pub outcome: Outcome,
+    /// The weights that gave the answer; the same pointer as long as they are the same.
+    pub version: Arc<str>,
+    /// From its arrival to its first pass.
+    pub queued: Duration,
+}
+
+/// Is told on the engine's thread, and must not block.
+pub type Reply = Box<dyn FnMut(Event) + Send>;
 
 /// How a service writes text.
 #[derive(Clone, Debug)]
 pub struct Writing {
     /// Sequences that write together.
     pub sequences: usize,
-    /// Pages of their cache, as [`Generator::with_pages`] takes them.
+    /// Pages of their cache, as [`Generator::with_pages`](super::generator::Generator::with_pages) takes them.
     pub pages: usize,
     /// Ids that end a sequence.
     pub stop: Vec<i32>,
-    /// Labels whose logits are wanted at every token.
-    pub watch: Option<[i32; 2]>,
 }
 
 /// How somebody wants work done.
@@ -80,28 +176,90 @@ pub struct Status {
     /// Tokens for which memory is not in use by work.
     pub unused: usize,
     pub paused: bool,
+    pub asleep: bool,
 }
 
-type Reply = Box<dyn FnOnce(Outcome) + Send>;
+/// How busy a service is at this moment, in tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    pub queued: usize,
+    pub running: usize,
+    /// Of recent passes.
+    pub tokens_per_second: f64,
+}
 
-enum Message {
-    Submit {
-        number: u64,
-        work: Work,
-        wish: Wish,
-        since: Instant,
-        reply: Reply,
-    },
-    Cancel(u64),
-    /// Computes nothing until told to go on; deadlines still pass.
-    Pause(bool),
-    /// Ends when all that waits is done, or at once.
-    Drain,
+/// A pass of what is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed {
+    /// Sequences, or parts of them, that shared it.
+    pub pieces: usize,
+    /// Tokens that it computed, and those that its sequences found in memory.
+    pub computed: usize,
+    pub cached: usize,
+    /// Sequences that it finished, and their tokens.
+    pub finished: usize,
+    pub finished_tokens: usize,
+    pub took: Duration,
+}
+
+/// Hears what a service does, on its thread.
+pub trait Observer: Send + Sync {
+    fn passed(&self, _: &Passed) {}
+    /// Work of so many tokens joined equal work.
+    fn joined(&self, _tokens: usize) {}
+    /// So many tokens were written, in a step that took this time; in a pass, if none is given.
+    fn wrote(&self, _tokens: usize, _took: Option<Duration>) {}
+}
+
+impl Observer for () {}
+
+/// What a service is made of.
+pub struct Setup {
+    pub dev: Device,
+    /// A model, or several adapters of one base: work names its model by its place.
+    pub models: Vec<Arc<Model>>,
+    pub shape: Shape,
+    /// None: nothing is written.
+    pub writing: Option<Writing>,
+    /// Tokens that may wait.
+    pub queue: usize,
+    /// What the weights are called.
+    pub version: Arc<str>,
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Setup {
+    /// One model that reads, with an endless queue.
+    pub fn new(dev: Device, model: Arc<Model>, shape: Shape) -> Setup {
+        let (models, version, observer) = (vec![model], "".into(), Arc::new(()));
+        Setup { dev, models, shape, writing: None, queue: usize::MAX, version, observer }
+    }
+}
+
+/// What every thread may look at.
+struct Shared {
+    gauge: Arc<Gauge>,
+    status: Mutex<Status>,
+    version: Mutex<Arc<str>>,
+    /// Why nothing is answered any more.
+    dead: Mutex<Option<String>>,
+}
+
+/// Locks, whatever became of the thread that held the lock before.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the thread is told to do between passes. Told when it is done.
+enum Command {
+    /// Frees the models.
+    Sleep(Sender<()>),
+    /// The same weights again.
+    Wake(Vec<Arc<Model>>, Sender<()>),
+    /// Other weights.
+    Swap(Vec<Arc<Model>>, Arc<str>, Sender<()>),
     Stop,
 }
-
-/// How often a paused service looks for deadlines that have passed.
-const PAUSED: Duration = Duration::from_millis(20);
 
 /// A running engine. Dropping it stops it: those who wait get [`Failure::Stopped`].
 pub struct Service {
@@ -110,28 +268,51 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts the thread and allocates.
+    /// Starts the thread and allocates what reading needs; writing's memory comes with the first text.
     ///
     /// # Errors
     /// When the memory is not there; writing with a scalar model.
-    pub fn start(dev: Device, model: Arc<Model>, shape: Shape, writing: Option<Writing>) -> Result<Service> {
+    pub fn start(setup: Setup) -> Result<Service> {
+        let head = setup.models[0].config.head;
+        if setup.writing.is_some() && head == crate::model::config::HeadKind::Scalar {
+            return Err(Error::model("this model has a scalar head and cannot write text"));
+        }
         let (to, from) = mpsc::channel();
         let (ready, started) = mpsc::channel();
-        let status = Arc::new(Mutex::new(Status::default()));
-        let shown = status.clone();
-        let run = move || match Desk::new(&dev, &model, shape, writing, shown) {
-            Err(error) => drop(ready.send(Err(error))),
-            Ok(desk) => {
-                let _ = ready.send(Ok(()));
-                desk.run(&from);
-            }
+        let shared = Arc::new(Shared {
+            gauge: Arc::new(Gauge::new(setup.queue)),
+            status: Mutex::default(),
+            version: Mutex::new(setup.version.clone()),
+            dead: Mutex::default(),
+        });
+        let handle = Handle::new(to, shared.clone());
+        let run = move || {
+            let (dev, models) = (setup.dev.clone(), setup.models.clone());
+            let mut desk = Desk::new(setup, shared.clone(), from);
+            let ran = catch_unwind(AssertUnwindSafe(|| desk.run(&dev, models, &ready)));
+            let why = match ran {
+                Ok(Ok(())) => "the service has stopped".to_string(),
+                Ok(Err(e)) => {
+                    let why = e.to_string();
+                    // Nobody listens if it has started.
+                    let _ = ready.send(Err(e));
+                    why
+                }
+                Err(panic) => {
+                    let text = panic.downcast_ref::<String>().map(String::as_str);
+                    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+                    format!("the engine failed: {text}")
+                }
+            };
+            *lock(&shared.dead) = Some(why);
+            desk.close(&Failure::Stopped);
         };
         let thread = std::thread::Builder::new()
             .name("gramophone-engine".into())
             .spawn(run)
             .map_err(|e| Error::device(format!("cannot start the engine's thread: {e}")))?;
         started.recv().map_err(|_| Error::device("the engine's thread ended as it started"))??;
-        Ok(Service { handle: Handle { to, numbers: Arc::default(), status }, thread: Some(thread) })
+        Ok(Service { handle, thread: Some(thread) })
     }
 
     pub fn handle(&self) -> Handle {
@@ -144,7 +325,7 @@ impl Service {
     }
 
     fn end(&mut self, message: Message) {
-        let _ = self.handle.to.send(message);
+        self.handle.tell(message);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -153,276 +334,8 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        self.end(Message::Stop);
+        self.end(Message::Command(Command::Stop));
     }
-}
-
-/// Where work is handed in. Cloning shares it.
-#[derive(Clone)]
-pub struct Handle {
-    to: Sender<Message>,
-    numbers: Arc<AtomicU64>,
-    status: Arc<Mutex<Status>>,
-}
-
-impl Handle {
-    /// Hands work in. `reply` is called once, on the engine's thread, and must not block; it is dropped uncalled when the ticket is
-    /// dropped first, or the engine's thread is gone.
-    pub fn submit(&self, work: impl Into<Work>, wish: Wish, reply: impl FnOnce(Outcome) + Send + 'static) -> Ticket {
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let message =
-            Message::Submit { number, work: work.into(), wish, since: Instant::now(), reply: Box::new(reply) };
-        if let Err(mpsc::SendError(Message::Submit { reply, .. })) = self.to.send(message) {
-            reply(Err(Failure::Stopped));
-        }
-        Ticket { number, to: self.to.clone() }
-    }
-
-    /// Hands work in, to wait for.
-    pub fn ask(&self, work: impl Into<Work>, wish: Wish) -> Pending {
-        let (to, from) = mpsc::channel();
-        let ticket = self.submit(work, wish, move |outcome| drop(to.send(outcome)));
-        Pending { from, _ticket: ticket }
-    }
-
-    /// Stops computing, or goes on. Work is still taken, and deadlines pass.
-    pub fn pause(&self, paused: bool) {
-        let _ = self.to.send(Message::Pause(paused));
-    }
-
-    pub fn status(&self) -> Status {
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Work that was handed in. Dropping it cancels the work, if it is not done.
-pub struct Ticket {
-    number: u64,
-    to: Sender<Message>,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let _ = self.to.send(Message::Cancel(self.number));
-    }
-}
-
-/// An answer to come. Dropping it cancels the work.
-pub struct Pending {
-    from: Receiver<Outcome>,
-    _ticket: Ticket,
-}
-
-impl Pending {
-    /// Waits for the outcome.
-    ///
-    /// # Errors
-    /// Why there is no answer.
-    pub fn wait(self) -> std::result::Result<Answer, Failure> {
-        self.from.recv().unwrap_or(Err(Failure::Stopped))
-    }
-
-    /// The outcome, if it comes within this time; `None` if not yet.
-    pub fn wait_for(&self, time: Duration) -> Option<Outcome> {
-        match self.from.recv_timeout(time) {
-            Ok(outcome) => Some(outcome),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Err(Failure::Stopped)),
-        }
-    }
-}
-
-/// What the engine or the writer calls one who waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Name {
-    Reader(Waiter),
-    Writer(Pen),
-}
-
-/// The thread's state.
-struct Desk<'m> {
-    engine: Engine<'m>,
-    writer: Option<Writer<'m>>,
-    start: Instant,
-    /// By the caller's number.
-    names: BTreeMap<u64, Name>,
-    replies: BTreeMap<Name, (u64, Reply)>,
-    paused: bool,
-    draining: bool,
-    shown: Arc<Mutex<Status>>,
-}
-
-impl<'m> Desk<'m> {
-    fn new(
-        dev: &'m Device,
-        model: &'m Model,
-        shape: Shape,
-        writing: Option<Writing>,
-        shown: Arc<Mutex<Status>>,
-    ) -> Result<Desk<'m>> {
-        let engine = Engine::new(dev, model, shape)?;
-        let writer = match writing {
-            None => None,
-            Some(Writing { sequences, pages, stop, watch }) => {
-                let together = generator::Shape { sequences, context: shape.context };
-                let mut generator = Generator::with_pages(dev, &[model], together, &stop, pages)?;
-                generator.watch(watch);
-                Some(Writer::new(generator, sequences, shape.waiting, shape.patience))
-            }
-        };
-        let (names, replies) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Desk { engine, writer, start: Instant::now(), names, replies, paused: false, draining: false, shown })
-    }
-
-    fn run(mut self, from: &Receiver<Message>) {
-        loop {
-            if self.draining && self.waiting() == 0 {
-                return;
-            }
-            match self.next(from) {
-                Ok(Some(Message::Stop)) | Err(()) => break,
-                Ok(Some(message)) => self.obey(message),
-                Ok(None) if self.paused && !self.draining => self.expire(),
-                Ok(None) => self.step(),
-            }
-            self.show();
-        }
-        self.end(&Failure::Stopped);
-    }
-
-    fn waiting(&self) -> usize {
-        self.engine.waiting() + self.writing()
-    }
-    fn writing(&self) -> usize {
-        self.writer.as_ref().map_or(0, Writer::waiting)
-    }
-
-    /// The next message; `None` when it is time to compute; an error when nobody can ask any more.
-    fn next(&self, from: &Receiver<Message>) -> std::result::Result<Option<Message>, ()> {
-        if self.waiting() == 0 {
-            return from.recv().map(Some).map_err(|_| ());
-        }
-        if self.paused && !self.draining {
-            return match from.recv_timeout(PAUSED) {
-                Ok(message) => Ok(Some(message)),
-                Err(RecvTimeoutError::Timeout) => Ok(None),
-                Err(RecvTimeoutError::Disconnected) => Err(()),
-            };
-        }
-        match from.try_recv() {
-            Ok(message) => Ok(Some(message)),
-            Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(()),
-        }
-    }
-
-    fn obey(&mut self, message: Message) {
-        match message {
-            Message::Submit { reply, .. } if self.draining => reply(Err(Failure::Stopped)),
-            Message::Submit { number, work, wish, since, reply } => {
-                let deadline = wish.within.map(|w| self.now(since).saturating_add(micros(w)));
-                let terms = Terms { client: wish.client, priority: wish.priority, deadline };
-                match self.submit(terms, work) {
-                    Err(failure) => reply(Err(failure)),
-                    Ok(name) => {
-                        self.names.insert(number, name);
-                        self.replies.insert(name, (number, reply));
-                    }
-                }
-            }
-            Message::Cancel(number) => {
-                if let Some(name) = self.names.remove(&number) {
-                    self.replies.remove(&name);
-                    match (name, &mut self.writer) {
-                        (Name::Writer(pen), Some(writer)) => writer.cancel(pen),
-                        (Name::Writer(_), None) => {}
-                        (Name::Reader(waiter), _) => self.engine.cancel(waiter),
-                    }
-                }
-            }
-            Message::Pause(paused) => self.paused = paused,
-            Message::Drain => self.draining = true,
-            Message::Stop => unreachable!("the loop ends before"),
-        }
-    }
-
-    fn submit(&mut self, terms: Terms, work: Work) -> std::result::Result<Name, Failure> {
-        let now = self.now(Instant::now());
-        match (work, &mut self.writer) {
-            (Work::Read(task), _) => self.engine.submit(now, terms, task).map(Name::Reader),
-            (Work::Write(request), Some(writer)) => writer.submit(now, terms, request).map(Name::Writer),
-            (Work::Write(_), None) => Err(Failure::Refused(Error::usage("this service was not started to write text"))),
-        }
-    }
-
-    fn expire(&mut self) {
-        let now = self.now(Instant::now());
-        for waiter in self.engine.expire(now) {
-            self.answer(Name::Reader(waiter), Err(Failure::Expired));
-        }
-        for pen in self.writer.as_mut().map_or(Vec::new(), |writer| writer.expire(now)) {
-            self.answer(Name::Writer(pen), Err(Failure::Expired));
-        }
-    }
-
-    /// A pass for those who read, and a token for each that writes.
-    fn step(&mut self) {
-        self.expire();
-        if let Err(error) = self.compute() {
-            self.end(&Failure::Broken(error));
-        }
-    }
-
-    fn compute(&mut self) -> Result<()> {
-        let now = self.now(Instant::now());
-        if self.engine.waiting() > 0 {
-            for (waiter, outcome) in self.engine.step(now)? {
-                self.answer(Name::Reader(waiter), outcome);
-            }
-        }
-        if self.writing() > 0
-            && let Some(writer) = &mut self.writer
-        {
-            for (pen, made) in writer.step(now)? {
-                self.answer(Name::Writer(pen), Ok(Answer::Generation(made)));
-            }
-        }
-        Ok(())
-    }
-
-    fn answer(&mut self, name: Name, outcome: Outcome) {
-        if let Some((number, reply)) = self.replies.remove(&name) {
-            self.names.remove(&number);
-            reply(outcome);
-        }
-    }
-
-    /// Drops all work and tells everybody why.
-    fn end(&mut self, failure: &Failure) {
-        self.engine.clear();
-        if let Some(writer) = &mut self.writer {
-            writer.clear();
-        }
-        self.names.clear();
-        for (_, reply) in std::mem::take(&mut self.replies).into_values() {
-            reply(Err(failure.clone()));
-        }
-    }
-
-    fn show(&self) {
-        let (counts, unused) = (self.engine.counts(), self.engine.unused());
-        let (waiting, writing) = (self.waiting(), self.writing());
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) =
-            Status { counts, waiting, writing, unused, paused: self.paused };
-    }
-
-    fn now(&self, at: Instant) -> Micros {
-        micros(at.saturating_duration_since(self.start))
-    }
-}
-
-fn micros(time: Duration) -> Micros {
-    time.as_micros().try_into().unwrap_or(Micros::MAX)
 }
 
 #[cfg(test)]

@@ -84,11 +84,13 @@ impl Cache {
         self.arena.at(&self.held)
     }
 
-    /// Copies pool rows `from` to rows `to` in every layer, by way of `scratch`: as many rows for keys, and for values.
-    pub fn copy(&self, dev: &Device, from: View, to: View, scratch: [View; 2]) {
-        for [k, v] in (0..self.pools.len()).map(|layer| self.pools(layer)) {
-            embed_fwd(dev, scratch[0], k, from);
-            embed_fwd(dev, scratch[1], v, from);
+    /// Copies rows `from` of another cache's pools, or of ours, to our rows `to`, in every layer, by way of `scratch`: as many rows for
+    /// keys, and for values.
+    pub fn copy(&self, dev: &Device, source: &Cache, from: View, to: View, scratch: [View; 2]) {
+        for layer in 0..self.pools.len() {
+            let ([from_k, from_v], [k, v]) = (source.pools(layer), self.pools(layer));
+            embed_fwd(dev, scratch[0], from_k, from);
+            embed_fwd(dev, scratch[1], from_v, from);
             pages_write(dev, k, v, scratch[0], scratch[1], to);
         }
     }

@@ -183,58 +183,90 @@ impl<'m> RationaleJudge<'m> {
     /// # Errors
     /// As [`Generator::generate`]; a model whose logits are not finite.
     pub fn judge(&mut self, pairs: &[EncodedPair]) -> Result<Vec<Reasoned>> {
-        let Settings { votes, rule, adaptive, .. } = self.settings;
-        let fresh = Reasoned { votes: Votes::default(), rule, prompt_tokens: 0, generated_tokens: 0 };
-        let mut found = vec![fresh; pairs.len()];
-        let mut open: Vec<usize> = (0..pairs.len()).collect();
-        let mut from = 0;
-        for to in adaptive.map_or(vec![votes], |_| rounds(votes)) {
-            self.round(pairs, &open, from..to, &mut found)?;
-            if let Some(confidence) = adaptive {
-                open.retain(|i| !found[*i].votes.settled(rule, votes, confidence));
+        let mut ballots: Vec<Ballot> = pairs.iter().map(|pair| Ballot::new(pair.clone(), self.settings)).collect();
+        loop {
+            let asked: Vec<Vec<Request>> = ballots.iter_mut().map(Ballot::ask).collect();
+            if asked.iter().all(Vec::is_empty) {
+                return Ok(ballots.into_iter().map(Ballot::finish).collect());
             }
-            from = to;
+            let counts: Vec<usize> = asked.iter().map(Vec::len).collect();
+            let mut made = self.generator.generate(&asked.concat(), |_, _| ())?;
+            for (ballot, count) in ballots.iter_mut().zip(counts) {
+                let later = made.split_off(count);
+                ballot.answer(&self.grammar, &made)?;
+                made = later;
+            }
         }
-        Ok(found)
+    }
+}
+
+/// The voting on one pair: which replies are wanted, and what they come to. Pure.
+#[derive(Clone, Debug)]
+pub struct Ballot {
+    pair: EncodedPair,
+    settings: Settings,
+    found: Reasoned,
+    /// Votes of each order that were asked for.
+    cast: usize,
+    /// The orders of the replies that were asked for last.
+    asked: Vec<Order>,
+}
+
+impl Ballot {
+    pub fn new(pair: EncodedPair, settings: Settings) -> Ballot {
+        let found = Reasoned { votes: Votes::default(), rule: settings.rule, prompt_tokens: 0, generated_tokens: 0 };
+        Ballot { pair, settings, found, cast: 0, asked: Vec::new() }
     }
 
-    /// Votes of these numbers, in both orders, on the pairs that are open.
-    fn round(
-        &mut self,
-        pairs: &[EncodedPair],
-        open: &[usize],
-        numbers: std::ops::Range<usize>,
-        found: &mut [Reasoned],
-    ) -> Result<()> {
-        let (mut requests, mut whose) = (Vec::new(), Vec::new());
-        for &i in open {
-            for (order, prompt) in [(Order::Ab, &pairs[i].ab), (Order::Ba, &pairs[i].ba)] {
-                found[i].prompt_tokens += prompt.len();
-                for vote in numbers.clone() {
-                    let settings = self.settings.generation(vote_seed(self.settings.seed, prompt, vote));
-                    requests.push(Request { prompt: prompt.clone(), settings });
-                    whose.push((i, order));
-                }
+    /// The replies that are wanted next, in both orders; none when the voting is over.
+    pub fn ask(&mut self) -> Vec<Request> {
+        let Settings { votes, rule, adaptive, seed, .. } = self.settings;
+        let settled = |c| self.cast > 0 && self.found.votes.settled(rule, votes, c);
+        if self.cast == votes || adaptive.is_some_and(settled) {
+            return Vec::new();
+        }
+        let next = |_| rounds(votes).into_iter().find(|round| *round > self.cast);
+        let to = adaptive.and_then(next).unwrap_or(votes);
+        let mut requests = Vec::new();
+        for (order, prompt) in [(Order::Ab, &self.pair.ab), (Order::Ba, &self.pair.ba)] {
+            self.found.prompt_tokens += prompt.len();
+            for vote in self.cast..to {
+                let settings = self.settings.generation(vote_seed(seed, prompt, vote));
+                requests.push(Request { prompt: prompt.clone(), settings });
+                self.asked.push(order);
             }
         }
-        for (made, (i, order)) in self.generator.generate(&requests, |_, _| ())?.into_iter().zip(whose) {
+        self.cast = to;
+        requests
+    }
+
+    /// Takes the replies to the last requests, in their order, with the logits of the grammar's labels watched.
+    ///
+    /// # Errors
+    /// Tokens that are no text; logits that are not finite.
+    pub fn answer(&mut self, grammar: &Grammar, made: &[Generation]) -> Result<()> {
+        let found = &mut self.found;
+        for (made, order) in made.iter().zip(self.asked.drain(..)) {
             let ended = made.finish == Finish::Stop;
-            found[i].generated_tokens += made.tokens.len() + usize::from(ended);
-            match self.grammar.read(&made.tokens, ended)? {
-                Err(reason) => found[i].votes.invalid.push((order, reason)),
+            found.generated_tokens += made.tokens.len() + usize::from(ended);
+            match grammar.read(&made.tokens, ended)? {
+                Err(reason) => found.votes.invalid.push((order, reason)),
                 Ok(answer) => {
-                    let vote = vote(order, answer.side, &made, answer.position, answer.rationale);
+                    let vote = vote(order, answer.side, made, answer.position, answer.rationale);
                     if !vote.margin.is_finite() {
-                        return Err(Error::new(
-                            Kind::Model,
-                            "the model's logits are not finite; its weights are damaged",
-                        ));
+                        let message = "the model's logits are not finite; its weights are damaged";
+                        return Err(Error::new(Kind::Model, message));
                     }
-                    found[i].votes.valid.push(vote);
+                    found.votes.valid.push(vote);
                 }
             }
         }
         Ok(())
+    }
+
+    /// What the votes come to.
+    pub fn finish(self) -> Reasoned {
+        self.found
     }
 }
 

@@ -1,40 +1,48 @@
-//! One queue in front of one model, for many clients: the server, a program's threads, other languages. No network and no
+//! Judging, ranking, rewarding and writing for many clients at once: the server, a program's threads, other languages. No network and no
 //! async runtime.
 //!
-//! Clients hand in token ids and get a [`Ticket`]. One thread owns the device and the model; it takes whatever waits, up to a pass of
-//! tokens, whoever sent it, and so batches across clients. Equal prompts in flight are computed once, and a dropped ticket
-//! takes its work with it. Prompts are scored independently of each other, so an answer has the same bits alone and under any load;
-//! what was read with old weights is never combined with what new ones say.
-//!
-//! The worker can be replaced by another engine: it takes [prompts](task::Ask) and sequences, and gives reads and tokens.
+//! Clients hand in pairs, groups or prompts and get a [`Ticket`]. Each is a small state machine: what it asks goes to the one queue of
+//! the [engine's service](crate::infer::service), where the work of all clients is packed into passes, equal work in flight is done
+//! once, and beginnings that are in memory are not computed again; what comes back advances it. A dropped ticket takes its work with it.
+//! An answer has the same bits alone and under any load; what was read with old weights is never combined with what new ones say.
 
 mod counters;
-mod queue;
-mod state;
+mod job;
 mod task;
 mod ticket;
-mod worker;
+mod work;
 
 pub use counters::{Counters, Histogram, SECONDS};
-pub use task::{Ask, Group, Judged, PairWork, Ranked, Read, Texts};
 pub use ticket::{Answered, Ticket};
+pub use work::{Group, Judged, PairWork, Ranked, Texts};
 
 use crate::device::Device;
-use crate::error::{Error, Kind};
+use crate::error::Error;
+use crate::infer::engine::Shape;
 use crate::infer::generator::{Finish, Request};
 use crate::infer::scorer::LabelLogits;
+use crate::infer::service::{self, Writing};
 use crate::model::Model;
+use crate::model::adapter::Start;
+use crate::model::adapter::peft::Peft;
 use crate::model::config::HeadKind;
-use counters::add;
-use state::{Command, Shared, State, lock};
+use crate::reward::judge::{EncodedPair, Prompts};
+use crate::reward::rationale::{self, Reasoned};
+use crate::text::answer::Grammar;
+use crate::text::template::JudgeTemplate;
+use job::{Job, Office};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use task::{GroupTask, Meta, Task};
+use task::{GroupTask, Kind, RationaleTask, Task};
 use ticket::Mail;
+
+/// Locks, whatever became of the thread that held the lock before.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Sizes of a service.
 #[derive(Clone, Debug)]
@@ -98,6 +106,19 @@ impl fmt::Display for Failure {
     }
 }
 
+impl From<service::Failure> for Failure {
+    fn from(failure: service::Failure) -> Failure {
+        match failure {
+            service::Failure::Full { retry_after } => Failure::Full { retry_after },
+            service::Failure::Large { tokens, most } => Failure::TooLarge { tokens, most },
+            service::Failure::Expired => Failure::Late,
+            service::Failure::Stopped => Failure::Stopped,
+            service::Failure::Refused(e) => Failure::Invalid(e),
+            service::Failure::Broken(e) => Failure::Broken(e),
+        }
+    }
+}
+
 /// What comes of writing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -142,99 +163,167 @@ pub struct Setup {
     pub version: String,
 }
 
-/// A handle to a queue and its worker. Clones share both; the worker stops with the last.
+/// What a service may have besides.
+#[derive(Clone, Default)]
+pub struct Extras {
+    /// Adapters beside the model, which is then the bare base.
+    pub adapters: Vec<Adapter>,
+    /// Work must name an adapter: the base has no reward row of its own.
+    pub named_only: bool,
+    /// Judge prompts that ask for a rationale, and the grammar of the replies; ours if not given.
+    pub reasoning: Option<(Prompts, Grammar)>,
+    /// Tokens whose keys and values stay in memory for prompts to come; [`KEPT`] if not given.
+    pub kept: Option<usize>,
+}
+
+/// An adapter directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adapter {
+    /// None: it answers work that names no adapter.
+    pub name: Option<String>,
+    pub dir: PathBuf,
+}
+
+/// Tokens whose keys and values stay in memory, if nothing else is asked for.
+pub const KEPT: usize = 1 << 15;
+
+/// Waiting that lifts work by one priority, in microseconds.
+const PATIENCE: u64 = 60_000_000;
+
+/// A handle to a queue and its engine. Clones share both; the engine stops with the last.
 #[derive(Clone)]
 pub struct Service {
-    shared: Arc<Shared>,
     core: Arc<Core>,
+    /// Which of the engine's models this handle asks.
+    adapter: usize,
 }
 
 struct Core {
-    shared: Arc<Shared>,
+    office: Arc<Office>,
+    /// Stops when it is dropped.
+    _engine: service::Service,
+    dev: Device,
     texts: Texts,
-    sizes: Sizes,
-    head: HeadKind,
-    vocab: usize,
+    extras: Extras,
+    reasoning: OnceLock<Result<(Prompts, Grammar), Error>>,
     loader: Loader,
     /// Where the present weights came from. Held while weights change.
     dir: Mutex<PathBuf>,
-    thread: Option<JoinHandle<()>>,
+    paused: AtomicBool,
 }
 
-impl Drop for Core {
-    fn drop(&mut self) {
-        lock(&self.shared.state).commands.push_back(Command::Stop);
-        self.shared.came.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // A panic was noted by the worker itself.
-            let _ = thread.join();
+/// The models of an engine: what answers work that names no adapter, then the others in their order.
+fn models(dev: &Device, base: Model, adapters: &[Adapter]) -> Result<Vec<Arc<Model>>, Error> {
+    let (mut first, mut named) = (None, Vec::new());
+    for Adapter { name, dir } in adapters {
+        let model = Arc::new(base.adapted(dev, Peft::open(dir)?, Start::From(dir))?);
+        match name {
+            None if first.is_some() => return Err(Error::usage("two adapters without a name; give each one of its own")),
+            None => first = Some(model),
+            Some(_) => named.push(model),
         }
     }
+    Ok([first.unwrap_or_else(|| Arc::new(base))].into_iter().chain(named).collect())
 }
 
 impl Service {
-    /// Starts the worker.
+    /// Starts the engine.
     ///
     /// # Errors
-    /// The system starts no thread.
+    /// The memory is not there; the system starts no thread.
     pub fn start(setup: Setup) -> Result<Service, Error> {
+        Service::with(setup, Extras::default())
+    }
+
+    /// As [`Service::start`], with more than that.
+    ///
+    /// # Errors
+    /// As [`Service::start`]; adapters that do not belong to the model, or with one name.
+    pub fn with(setup: Setup, extras: Extras) -> Result<Service, Error> {
         let Setup { dev, model, texts, mut sizes, loader, dir, version } = setup;
         sizes.context = sizes.context.min(model.config.max_positions);
-        let mut state = State::default();
-        state.version = version.into();
-        let counters = Counters::default();
-        let shared = Arc::new(Shared { state: Mutex::new(state), came: Condvar::new(), counters });
         let (head, vocab) = (model.config.head, model.config.vocab);
-        let thread = {
-            let (shared, sizes) = (shared.clone(), sizes.clone());
-            let spawned = std::thread::Builder::new()
-                .name("gramophone-worker".into())
-                .spawn(move || worker::run(shared, dev, model, sizes));
-            spawned.map_err(|e| Error::new(Kind::Io, format!("cannot start the worker thread: {e}")))?
-        };
+        let names: Vec<_> = extras.adapters.iter().map(|adapter| &adapter.name).collect();
+        if let Some(twice) = (1..names.len()).find(|i| names[*i].is_some() && names[..*i].contains(&names[*i])) {
+            let name = names[twice].clone().unwrap_or_default();
+            return Err(Error::usage(format!("two adapters are called {name:?}; give each a name of its own")));
+        }
+        let counters = Arc::new(Counters::default());
+        let Sizes { context, pass, sequences, queue, ref stop } = sizes;
+        let writing = Writing { sequences, pages: usize::MAX, stop: stop.clone() };
+        let engine = service::Service::start(service::Setup {
+            dev: dev.clone(),
+            models: models(&dev, model, &extras.adapters)?,
+            shape: Shape { context, pass, kept: extras.kept.unwrap_or(KEPT), patience: PATIENCE },
+            writing: (head == HeadKind::LanguageModel).then_some(writing),
+            queue,
+            version: version.into(),
+            observer: counters.clone(),
+        })?;
+        let office = Arc::new(Office::new(engine.handle(), counters, sizes, head, vocab));
         let core = Core {
-            shared: shared.clone(),
+            office,
+            _engine: engine,
+            dev,
             texts,
-            sizes,
-            head,
-            vocab,
+            extras,
+            reasoning: OnceLock::new(),
             loader,
             dir: Mutex::new(dir),
-            thread: Some(thread),
+            paused: AtomicBool::new(false),
         };
-        Ok(Service { shared, core: Arc::new(core) })
+        Ok(Service { core: Arc::new(core), adapter: 0 })
+    }
+
+    /// A handle that asks the adapter of this name.
+    pub fn adapter(&self, name: &str) -> Option<Service> {
+        let adapter = self.adapters().position(|known| known == name)? + 1;
+        Some(Service { core: self.core.clone(), adapter })
+    }
+
+    /// Names of the adapters.
+    pub fn adapters(&self) -> impl Iterator<Item = &str> {
+        self.core.extras.adapters.iter().filter_map(|adapter| adapter.name.as_deref())
     }
 
     pub fn texts(&self) -> &Texts {
         &self.core.texts
     }
     pub fn sizes(&self) -> &Sizes {
-        &self.core.sizes
+        &self.core.office.sizes
     }
     pub fn head(&self) -> HeadKind {
-        self.core.head
+        self.core.office.head
     }
     /// Token ids of the model.
     pub fn vocab(&self) -> usize {
-        self.core.vocab
+        self.core.office.vocab
     }
     pub fn counters(&self) -> &Counters {
-        &self.shared.counters
+        &self.core.office.counters
     }
 
     pub fn load(&self) -> Load {
-        let state = lock(&self.shared.state);
-        Load { in_flight: state.in_flight(), ..state.load }
+        let (office, paused) = (&self.core.office, self.core.paused.load(Ordering::Relaxed));
+        let (load, asleep) = (office.handle.load(), office.handle.status().asleep);
+        Load {
+            queued_tokens: load.queued,
+            running_tokens: load.running,
+            in_flight: office.in_flight(),
+            tokens_per_second: load.tokens_per_second,
+            paused,
+            asleep,
+        }
     }
 
     /// What the present weights are called.
     pub fn version(&self) -> Arc<str> {
-        lock(&self.shared.state).version.clone()
+        self.core.office.handle.version()
     }
 
     /// Why nothing is answered any more, if so.
     pub fn dead(&self) -> Option<String> {
-        lock(&self.shared.state).dead.clone()
+        self.core.office.handle.dead()
     }
 
     /// Judges a pair.
@@ -242,8 +331,39 @@ impl Service {
     /// # Errors
     /// Work that cannot be computed, or a full queue.
     pub fn judge(&self, pair: PairWork, options: Options) -> Result<Ticket<Answered<Judged>>, Failure> {
-        let mail = Mail::new();
-        self.submit(Task::pair(pair, &self.core.texts, mail.clone()), mail, options)
+        self.submit(|mail| Kind::pair(pair, &self.core.texts, mail), options)
+    }
+
+    /// Judges a pair by replies that reason before they decide, in both orders: exactly what a
+    /// [`RationaleJudge`](rationale::RationaleJudge) with these settings says of it. The pair is encoded by the prompts of
+    /// [`Service::reasoning`].
+    ///
+    /// # Errors
+    /// As [`Service::judge`]; as [`Service::reasoning`]; settings that mean nothing.
+    pub fn judge_by_rationale(
+        &self,
+        pair: EncodedPair,
+        settings: rationale::Settings,
+        options: Options,
+    ) -> Result<Ticket<Answered<Reasoned>>, Failure> {
+        settings.check().map_err(Failure::Invalid)?;
+        let grammar = self.reasoning()?.1.clone();
+        let task = |mail| Kind::Rationale(Box::new(RationaleTask { pair, settings, grammar, ballot: None, mail }));
+        self.submit(task, options)
+    }
+
+    /// The prompts that ask for a rationale, and the grammar of what is written.
+    ///
+    /// # Errors
+    /// A model that writes none: a scalar head, or a tokenizer that has no place for the label.
+    pub fn reasoning(&self) -> Result<&(Prompts, Grammar), Failure> {
+        if self.head() == HeadKind::Scalar {
+            return Err(Failure::Invalid(Error::model("this model has a scalar head and cannot write a rationale")));
+        }
+        let ours = || rationale::prompts(self.core.texts.chat().clone(), JudgeTemplate::rationale());
+        let reasoning =
+            self.core.reasoning.get_or_init(|| self.core.extras.reasoning.clone().map_or_else(ours, Ok));
+        reasoning.as_ref().map_err(|e| Failure::Invalid(e.clone()))
     }
 
     /// Orders responses. Its comparisons share passes with everybody else's.
@@ -254,16 +374,9 @@ impl Service {
         if group.responses.is_empty() {
             return Err(Failure::Invalid(Error::data("there is nothing to rank")));
         }
-        let (mail, texts) = (Mail::new(), self.core.texts.clone());
-        let task = GroupTask {
-            group,
-            texts,
-            tournament: None,
-            wins: Default::default(),
-            asked: Vec::new(),
-            mail: mail.clone(),
-        };
-        self.submit(Task::Group(Box::new(task)), mail, options)
+        let texts = self.core.texts.clone();
+        let (tournament, wins, asked) = (None, Default::default(), Vec::new());
+        self.submit(|mail| Kind::Group(Box::new(GroupTask { group, texts, tournament, wins, asked, mail })), options)
     }
 
     /// Reads the logits of labels at the end of a prompt.
@@ -279,8 +392,7 @@ impl Service {
         if labels.is_empty() {
             return Err(Failure::Invalid(Error::data("there are no labels to read")));
         }
-        let mail = Mail::new();
-        self.submit(Task::Labels { ask: Arc::new(Ask { ids, labels }), mail: mail.clone() }, mail, options)
+        self.submit(|mail| Kind::Labels { ids, labels, mail }, options)
     }
 
     /// The reward of a conversation.
@@ -288,79 +400,7 @@ impl Service {
     /// # Errors
     /// As [`Service::judge`].
     pub fn reward(&self, ids: Vec<i32>, options: Options) -> Result<Ticket<Answered<f32>>, Failure> {
-        let (mail, labels) = (Mail::new(), Vec::new());
-        self.submit(Task::Reward { ask: Arc::new(Ask { ids, labels }), mail: mail.clone() }, mail, options)
-    }
-
-    fn submit<T>(
-        &self,
-        mut task: Task,
-        mail: Mail<Answered<T>>,
-        options: Options,
-    ) -> Result<Ticket<Answered<T>>, Failure> {
-        let counters = &self.shared.counters;
-        let meta = Meta { version: self.version(), tokens: 0, queued: Duration::ZERO };
-        let asks = task.start(meta, counters)?;
-        for ask in &asks {
-            self.check(ask).inspect_err(|e| {
-                if let Failure::TooLong { .. } = e {
-                    add(&counters.refused_long, 1);
-                }
-            })?;
-        }
-        let tokens = asks.iter().map(|a| a.ids.len()).sum();
-        let mut state = lock(&self.shared.state);
-        self.admit(&state, tokens)?;
-        let job = state.number();
-        // An order of one response needs nothing computed.
-        if !asks.is_empty() {
-            state.add_job(job, task, options);
-            state.ask(job, asks, counters);
-        }
-        drop(state);
-        self.shared.came.notify_one();
-        Ok(Ticket { mail, job, shared: self.shared.clone(), deadline: options.deadline })
-    }
-
-    fn admit(&self, state: &State, tokens: usize) -> Result<(), Failure> {
-        let most = self.core.sizes.queue;
-        if state.dead.is_some() {
-            return Err(Failure::Stopped);
-        }
-        if tokens > most {
-            return Err(Failure::TooLarge { tokens, most });
-        }
-        if state.load.queued_tokens + tokens > most {
-            add(&self.shared.counters.refused_full, 1);
-            let pace = state.load.tokens_per_second.max(1.0);
-            let seconds = (state.load.queued_tokens as f64 / pace / 2.0).ceil().clamp(1.0, 60.0);
-            return Err(Failure::Full { retry_after: Duration::from_secs(seconds as u64) });
-        }
-        Ok(())
-    }
-
-    fn check(&self, ask: &Ask) -> Result<(), Failure> {
-        let (tokens, most) = (ask.ids.len(), self.core.sizes.context);
-        if tokens == 0 {
-            return Err(Failure::Invalid(Error::data("there is no token to read")));
-        }
-        if tokens > most {
-            return Err(Failure::TooLong { tokens, most });
-        }
-        let unknown = |id: &&i32| **id < 0 || **id as usize >= self.core.vocab;
-        match ask.ids.iter().chain(&ask.labels).find(unknown) {
-            None if ask.labels.is_empty() == (self.core.head == HeadKind::Scalar) => Ok(()),
-            None if ask.labels.is_empty() => {
-                Err(Failure::Invalid(Error::model("this model is a language model without a reward head")))
-            }
-            None => {
-                Err(Failure::Invalid(Error::model("this model has a scalar head: it gives rewards, not label logits")))
-            }
-            Some(id) => Err(Failure::Invalid(Error::data(format!(
-                "token {id} is outside the model's vocabulary of {}",
-                self.core.vocab
-            )))),
-        }
+        self.submit(|mail| Kind::Reward { ids, mail }, options)
     }
 
     /// Writes on after a prompt: tokens as they come, then an end.
@@ -368,49 +408,47 @@ impl Service {
     /// # Errors
     /// As [`Service::judge`]; a prompt that leaves no room for an answer.
     pub fn write(&self, mut request: Request, top: usize, options: Options) -> Result<Ticket<Event>, Failure> {
-        if self.core.head == HeadKind::Scalar {
-            return Err(Failure::Invalid(Error::model("this model has a scalar head and cannot write text")));
-        }
         request.settings.check().map_err(Failure::Invalid)?;
-        self.check(&Ask { ids: request.prompt.clone(), labels: vec![0] })?;
-        let (tokens, most) = (request.prompt.len(), self.core.sizes.context);
-        if tokens >= most {
-            return Err(Failure::TooLong { tokens: tokens + 1, most });
-        }
-        request.settings.max_tokens = request.settings.max_tokens.min(most - tokens);
-        let mut state = lock(&self.shared.state);
-        self.admit(&state, tokens + request.settings.max_tokens)?;
-        let (job, mail) = (state.number(), Mail::new());
-        if state.write(job, request, top, options, mail.clone()) {
-            add(&self.shared.counters.shared, 1);
-            add(&self.shared.counters.shared_tokens, tokens);
-        }
-        drop(state);
-        self.shared.came.notify_one();
-        Ok(Ticket { mail, job, shared: self.shared.clone(), deadline: options.deadline })
+        let room = self.sizes().context.saturating_sub(request.prompt.len()).max(1);
+        request.settings.max_tokens = request.settings.max_tokens.min(room);
+        self.submit(|mail| Kind::Text { request, top, mail }, options)
     }
 
-    /// Stops taking batches; what waits goes on waiting. What is being written is finished first.
+    fn submit<T>(&self, kind: impl FnOnce(Mail<T>) -> Kind, options: Options) -> Result<Ticket<T>, Failure> {
+        if self.adapter == 0 && self.core.extras.named_only {
+            let names: Vec<&str> = self.adapters().collect();
+            return Err(Failure::Invalid(Error::model(format!(
+                "the model has no reward row of its own; name one of its adapters, {}",
+                names.join(", ")
+            ))));
+        }
+        let mail = Mail::new();
+        let task = Task { adapter: self.adapter, kind: kind(mail.clone()) };
+        let job = Job::start(&self.core.office, task, options)?;
+        Ok(Ticket { mail, job, deadline: options.deadline })
+    }
+
+    /// Stops taking work up; what waits goes on waiting. What is being written is finished first.
     pub fn pause(&self, paused: bool) {
-        lock(&self.shared.state).load.paused = paused;
-        self.shared.came.notify_all();
+        self.core.paused.store(paused, Ordering::Relaxed);
+        self.core.office.handle.pause(paused);
     }
 
     /// Fails everything that waits or runs; how much that was.
     pub fn abort(&self) -> usize {
-        self.shared.abort(&Failure::Stopped)
+        self.core.office.abort()
     }
 
     /// Frees the model's memory. What waits goes on waiting.
     ///
     /// # Errors
-    /// The worker is gone.
+    /// The engine is gone.
     pub fn sleep(&self) -> Result<(), Error> {
         let _changing = lock(&self.core.dir);
         if self.load().asleep {
             return Ok(());
         }
-        self.tell(Command::Sleep)
+        self.core.office.handle.sleep()
     }
 
     /// Opens the weights again.
@@ -422,42 +460,33 @@ impl Service {
         if !self.load().asleep {
             return Ok(());
         }
-        let model = Box::new((self.core.loader)(&dir)?);
-        self.tell(|done| Command::Wake(model, done))
+        self.core.office.handle.wake(self.open(&dir)?)
     }
 
     /// Goes on with the weights of another directory, once what is being computed is finished. Work that waits is answered by them.
     ///
     /// # Errors
-    /// They cannot be opened or do not fit this service; the old ones go on serving.
+    /// They cannot be opened or do not fit this service or its adapters; the old ones go on serving.
     pub fn reload(&self, dir: &Path, version: &str) -> Result<(), Error> {
         let mut present = lock(&self.core.dir);
-        let model = (self.core.loader)(dir)?;
-        let config = &model.config;
-        if config.head != self.core.head || config.vocab != self.core.vocab {
+        let models = self.open(dir)?;
+        let config = &models[0].config;
+        if config.head != self.head() || config.vocab != self.vocab() {
             return Err(Error::model("these weights are of another kind of model: the head or the vocabulary differs"));
         }
-        if config.max_positions < self.core.sizes.context {
-            let (has, needs) = (config.max_positions, self.core.sizes.context);
+        if config.max_positions < self.sizes().context {
+            let (has, needs) = (config.max_positions, self.sizes().context);
             return Err(Error::model(format!(
                 "these weights read at most {has} tokens, but this service promises {needs}"
             )));
         }
-        let model = Box::new(model);
-        self.tell(|done| Command::Swap(model, version.into(), done))?;
+        self.core.office.handle.swap(models, version.into())?;
         *present = dir.to_path_buf();
         Ok(())
     }
 
-    fn tell(&self, command: impl FnOnce(Sender<()>) -> Command) -> Result<(), Error> {
-        let (sent, done) = channel();
-        let mut state = lock(&self.shared.state);
-        if state.dead.is_none() {
-            state.commands.push_back(command(sent));
-        }
-        drop(state);
-        self.shared.came.notify_all();
-        done.recv().map_err(|_| Error::device("the worker is gone; start the service again"))
+    fn open(&self, dir: &Path) -> Result<Vec<Arc<Model>>, Error> {
+        models(&self.core.dev, (self.core.loader)(dir)?, &self.core.extras.adapters)
     }
 }
 

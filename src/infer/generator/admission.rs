@@ -53,7 +53,7 @@ impl Generator<'_> {
             if running + wave.joined.len() == self.shape.sequences || tokens > self.acts.capacity.tokens {
                 break;
             }
-            let Some(first) = self.start(number, asked, &[]) else { break };
+            let Some(first) = self.start(number, asked, self.watched, &[]) else { break };
             self.queue.pop();
             let held = Held { prompt, pages: first.pages[..len.div_ceil(PAGE)].to_vec() };
             wave.read.push(wave.joined.len());
@@ -81,7 +81,7 @@ impl Generator<'_> {
             }
             let len = asked.prompt.len();
             let whole = len / PAGE;
-            let Some(active) = self.start(number, asked, &held.pages[..whole]) else { break };
+            let Some(active) = self.start(number, asked, self.watched, &held.pages[..whole]) else { break };
             self.queue.pop();
             wave.from.extend((whole * PAGE..len).map(|p| place(&held.pages, p)));
             wave.to.extend((whole * PAGE..len).map(|p| place(&active.pages, p)));
@@ -91,7 +91,13 @@ impl Generator<'_> {
     }
 
     /// A sequence over these pages and as many of its own as its longest answer takes; `None` where there are too few.
-    fn start(&mut self, number: usize, asked: Arc<Request>, shared: &[u32]) -> Option<Active> {
+    pub(super) fn start(
+        &mut self,
+        number: usize,
+        asked: Arc<Request>,
+        watch: Option<[i32; 2]>,
+        shared: &[u32],
+    ) -> Option<Active> {
         let Request { prompt, settings } = &*asked;
         let budget = settings.max_tokens.min(self.shape.context - prompt.len());
         let own = self.pages.take(prompt.len() + budget - shared.len() * PAGE)?;
@@ -99,6 +105,6 @@ impl Generator<'_> {
         let made =
             Generation { tokens: Vec::new(), logprobs: Vec::new(), verdicts: Vec::new(), finish: Finish::Length };
         let (pages, cached) = ([shared, &own].concat(), prompt.len());
-        Some(Active { number, asked, pages, cached, budget, made })
+        Some(Active { number, asked, watch, pages, cached, budget, made })
     }
 }

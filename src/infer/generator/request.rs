@@ -47,7 +47,7 @@ impl Settings {
 }
 
 /// A prompt to continue.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     pub prompt: Vec<i32>,
     pub settings: Settings,

@@ -3,9 +3,9 @@ use crate::infer::trie::Trie;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-/// A text of which the first tokens may be skipped.
+/// A text of which the first tokens may be skipped, for an adapter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Text(Vec<i32>, usize);
+struct Text(Vec<i32>, usize, usize);
 
 impl Work for Text {
     fn ids(&self) -> &[i32] {
@@ -14,18 +14,22 @@ impl Work for Text {
     fn skippable(&self) -> usize {
         self.1
     }
+    fn adapter(&self) -> usize {
+        self.2
+    }
 }
 
 fn whole(ids: &[i32]) -> Arc<Text> {
-    Arc::new(Text(ids.to_vec(), ids.len() - 1))
+    Arc::new(Text(ids.to_vec(), ids.len() - 1, 0))
 }
 
-const LIMITS: Limits = Limits { waiting: 1000, longest: 12, tokens: 8, pieces: 4, keys: 30, rows: 24, patience: 1000 };
+const LIMITS: Limits =
+    Limits { longest: 12, tokens: 8, pieces: 4, keys: 30, rows: 24, adapters: 2, patience: 1000 };
 
 /// A scheduler whose passes are played: a row holds the beginning that was computed into it.
 struct Play {
     scheduler: Scheduler<Text>,
-    pool: BTreeMap<u32, Vec<i32>>,
+    pool: BTreeMap<u32, (usize, Vec<i32>)>,
     /// How each waiter ended.
     ends: BTreeMap<Waiter, Vec<&'static str>>,
 }
@@ -60,14 +64,15 @@ impl Play {
         let mut written = BTreeSet::new();
         for piece in &step.pieces {
             assert!(!piece.tokens.is_empty() && piece.rows.len() == piece.tokens.end);
+            assert_eq!(piece.work.2, step.adapter, "one adapter at a time");
             for p in piece.tokens.clone() {
                 assert!(written.insert(piece.rows[p]), "a row is written twice");
-                self.pool.insert(piece.rows[p], piece.work.0[..=p].to_vec());
+                self.pool.insert(piece.rows[p], (step.adapter, piece.work.0[..=p].to_vec()));
             }
         }
         for piece in &step.pieces {
             for (p, row) in piece.rows.iter().enumerate() {
-                assert_eq!(self.pool[row], piece.work.0[..=p], "a key of another beginning");
+                assert_eq!(self.pool[row], (piece.work.2, piece.work.0[..=p].to_vec()), "a key of another beginning");
             }
         }
         assert!(written.len() <= limits.tokens && step.pieces.len() <= limits.pieces);
@@ -85,6 +90,9 @@ impl Play {
         assert_eq!(s.free.len() + s.tree.rows() + own, s.limits.rows, "rows are conserved");
         let left: usize = s.jobs.values().filter(|j| j.started).map(Job::left).sum();
         assert!(s.unused_rows() >= left, "started work can be finished");
+        assert_eq!(s.promised, left);
+        let waiters: usize = s.served.values().map(|share| share.waiters).sum();
+        assert_eq!(waiters, s.waiting.len());
         let distinct: BTreeSet<&u32> = s.free.iter().collect();
         assert_eq!(distinct.len(), s.free.len());
     }
@@ -98,6 +106,7 @@ impl Play {
         }
         assert!(self.ends.values().all(|e| e.len() == 1), "one end for everybody: {:?}", self.ends);
         assert_eq!(self.scheduler.unused_rows(), self.scheduler.limits.rows);
+        assert!(self.scheduler.deadlines.is_empty());
         assert!(self.scheduler.served.is_empty() && self.scheduler.same.is_empty() && self.scheduler.jobs.is_empty());
         let c = self.scheduler.counts();
         assert_eq!(c.submitted, c.answered + c.expired + c.cancelled);
@@ -106,16 +115,32 @@ impl Play {
 
 #[derive(Clone, Debug)]
 enum Event {
-    Submit { ids: Vec<i32>, skip: bool, client: u64, priority: u32, patience: Option<u64> },
+    Submit { ids: Vec<i32>, skip: bool, adapter: usize, client: u64, priority: u32, patience: Option<u64> },
     Cancel(usize),
     Step,
+    Restart,
     Wait(u64),
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
-    let submit = (prop::collection::vec(0..3, 0..14), any::<bool>(), 0..4u64, 0..3u32, prop::option::of(0..3000u64))
-        .prop_map(|(ids, skip, client, priority, patience)| Event::Submit { ids, skip, client, priority, patience });
-    let event = prop_oneof![5 => submit, 1 => (0usize..50).prop_map(Event::Cancel), 4 => Just(Event::Step), 1 => (0..900u64).prop_map(Event::Wait)];
+    let ids = prop::collection::vec(0..3, 0..14);
+    let submit = (ids, any::<bool>(), 0..2usize, 0..4u64, 0..3u32, prop::option::of(0..3000u64)).prop_map(
+        |(ids, skip, adapter, client, priority, patience)| Event::Submit {
+            ids,
+            skip,
+            adapter,
+            client,
+            priority,
+            patience,
+        },
+    );
+    let event = prop_oneof![
+        10 => submit,
+        2 => (0usize..50).prop_map(Event::Cancel),
+        8 => Just(Event::Step),
+        1 => Just(Event::Restart),
+        2 => (0..900u64).prop_map(Event::Wait),
+    ];
     prop::collection::vec(event, 1..120)
 }
 
@@ -127,17 +152,22 @@ proptest! {
         let (mut now, mut waiters) = (0, Vec::new());
         for event in events {
             match event {
-                Event::Submit { ids, skip, client, priority, patience } => {
+                Event::Submit { ids, skip, adapter, client, priority, patience } => {
                     let skippable = if skip { ids.len().saturating_sub(1) } else { ids.len() / 3 };
                     let terms = Terms { client, priority, deadline: patience.map(|p| now + p) };
                     let fits = !ids.is_empty() && ids.len() <= 12;
-                    let waiter = play.submit(now, terms, &Arc::new(Text(ids, skippable)));
+                    let waiter = play.submit(now, terms, &Arc::new(Text(ids, skippable, adapter)));
                     prop_assert_eq!(waiter.is_some(), fits);
                     waiters.extend(waiter);
                 }
                 Event::Cancel(i) if !waiters.is_empty() => play.cancel(waiters[i % waiters.len()]),
                 Event::Cancel(_) => {}
                 Event::Step => drop(play.step(now)),
+                Event::Restart => {
+                    play.scheduler.restart();
+                    play.pool.clear();
+                    prop_assert_eq!(play.scheduler.unused_rows(), limits.rows);
+                }
                 Event::Wait(time) => now += time,
             }
             play.check();
@@ -252,9 +282,40 @@ fn priority_comes_first_but_nothing_starves() {
 
 #[test]
 fn what_cannot_be_done_is_refused() {
-    let mut scheduler = Scheduler::new(Limits { waiting: 1, ..LIMITS });
-    let mut submit = |ids: Vec<i32>| scheduler.submit(0, Terms::default(), Arc::new(Text(ids, 0))).map(|_| ());
+    let mut scheduler = Scheduler::new(LIMITS);
+    let mut submit = |ids: Vec<i32>| scheduler.submit(0, Terms::default(), Arc::new(Text(ids, 0, 0))).map(|_| ());
     assert_eq!(submit(vec![]), Err(Refusal::Empty));
     assert_eq!(submit(vec![1; 13]), Err(Refusal::Long));
-    assert_eq!([submit(vec![1]), submit(vec![2])], [Ok(()), Err(Refusal::Full)]);
+    assert_eq!(submit(vec![1; 12]), Ok(()));
+}
+
+#[test]
+fn adapters_take_turns_and_share_nothing() {
+    let mut play = Play::new(Limits { tokens: 4, keys: 12, rows: 100, ..LIMITS });
+    let of = |adapter: usize, last: i32| Arc::new(Text(vec![1, 1, 1, last], 3, adapter));
+    let mut submit =
+        |client, adapter, last| play.submit(0, Terms { client, ..Terms::default() }, &of(adapter, last)).unwrap();
+    let many: Vec<Waiter> = (0..20).map(|i| submit(0, 0, i)).collect();
+    let other = submit(1, 1, 0);
+    let mut turns = 0;
+    while !play.step(0).contains(&other) {
+        turns += 1;
+    }
+    assert!(turns <= 2, "{turns} turns before the other adapter's");
+    play.finish(0);
+    assert!(many.iter().all(|w| play.ends[w] == ["answered"]));
+    let counts = play.scheduler.counts();
+    assert_eq!((counts.computed, counts.cached), (4 + 19 + 4, 3 * 19));
+}
+
+#[test]
+fn those_who_wait_hear_when_their_work_starts() {
+    let mut play = Play::new(Limits { tokens: 2, ..LIMITS });
+    let [first, second] = [1, 2].map(|id| play.submit(0, Terms::default(), &whole(&[id, id, id])).unwrap());
+    let step = play.scheduler.step(0);
+    assert_eq!(step.begun, [first]);
+    assert!(play.scheduler.started(first) && !play.scheduler.started(second));
+    play.scheduler.complete(&step);
+    play.scheduler.restart();
+    assert!(!play.scheduler.started(first), "it begins again");
 }

@@ -1,8 +1,11 @@
 //! The logits of any labels at the ends of prompts, each prompt's own.
 
 use super::{Scorer, read_f32};
+use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::model::acts::Acts;
 use crate::model::config::HeadKind;
+use crate::model::head::Head;
 use std::collections::BTreeSet;
 
 /// The logits of some labels at the end of a prompt, f32, before any softmax.
@@ -31,26 +34,38 @@ impl Scorer<'_> {
         let distinct: BTreeSet<i32> = labels.iter().flatten().copied().collect();
         let distinct: Vec<i32> = distinct.into_iter().collect();
         // Every prompt is read at the labels of all: a column costs next to nothing, and equal prompts with other labels are one.
-        let reads = self.passes(prompts, |head, acts, n| {
-            head.vocab_lse();
-            let lse = read_f32(dev, acts.at(&acts.head.lse).cols_in(0..n))?;
-            let mut reads: Vec<LabelLogits> =
-                lse.into_iter().map(|lse| LabelLogits { logits: Vec::with_capacity(distinct.len()), lse }).collect();
-            for two in distinct.chunks(2) {
-                // The head reads two different rows at a time; an odd one is read beside any other.
-                head.verdict([two[0], if let [_, second] = two { *second } else { (two[0] == 0) as i32 }]);
-                let z = read_f32(dev, acts.at(&acts.head.verdict).top(n))?;
-                for (read, z) in reads.iter_mut().zip(z.chunks(2)) {
-                    read.logits.extend(&z[..two.len()]);
-                }
-            }
-            Ok(reads)
-        })?;
-        let place = |id: &i32| distinct.binary_search(id).expect("all labels were read");
-        let own = |(read, labels): (LabelLogits, &Vec<i32>)| LabelLogits {
-            logits: labels.iter().map(|id| read.logits[place(id)]).collect(),
-            lse: read.lse,
-        };
-        Ok(reads.into_iter().zip(labels).map(own).collect())
+        let reads = self.passes(prompts, |head, acts, n| read_labels(dev, head, acts, n, &distinct))?;
+        Ok(reads.into_iter().zip(labels).map(|(read, labels)| read.only(&distinct, labels)).collect())
     }
+}
+
+impl LabelLogits {
+    /// Of logits at `distinct` labels, in ascending order, those at `labels`.
+    pub(in crate::infer) fn only(&self, distinct: &[i32], labels: &[i32]) -> LabelLogits {
+        let place = |id: &i32| distinct.binary_search(id).expect("all labels were read");
+        LabelLogits { logits: labels.iter().map(|id| self.logits[place(id)]).collect(), lse: self.lse }
+    }
+}
+
+/// The logits at these labels, all different, of each of the first `n` rows that the head gathered.
+pub(in crate::infer) fn read_labels(
+    dev: &Device,
+    head: &Head,
+    acts: &Acts,
+    n: usize,
+    distinct: &[i32],
+) -> Result<Vec<LabelLogits>> {
+    head.vocab_lse();
+    let lse = read_f32(dev, acts.at(&acts.head.lse).cols_in(0..n))?;
+    let mut reads: Vec<LabelLogits> =
+        lse.into_iter().map(|lse| LabelLogits { logits: Vec::with_capacity(distinct.len()), lse }).collect();
+    for two in distinct.chunks(2) {
+        // The head reads two different rows at a time; an odd one is read beside any other.
+        head.verdict([two[0], if let [_, second] = two { *second } else { (two[0] == 0) as i32 }]);
+        let z = read_f32(dev, acts.at(&acts.head.verdict).top(n))?;
+        for (read, z) in reads.iter_mut().zip(z.chunks(2)) {
+            read.logits.extend(&z[..two.len()]);
+        }
+    }
+    Ok(reads)
 }

@@ -1,7 +1,10 @@
 //! What a service has done since it started, as numbers that only grow, and distributions of a few quantities.
 
-use super::task::Judged;
+use super::work::Judged;
+use crate::infer::service::{Observer, Passed};
+use crate::reward::rationale::Reasoned;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 /// Counts by upper bounds, as Prometheus keeps them.
 pub struct Histogram {
@@ -56,12 +59,17 @@ pub struct Counters {
     pub judgments: AtomicU64,
     /// Judgments whose two orders agree.
     pub consistent: AtomicU64,
+    /// Judgments after rationales.
+    pub reasoned: AtomicU64,
     pub rankings: AtomicU64,
     pub rewards: AtomicU64,
     pub generations: AtomicU64,
-    /// Prompts that were computed, and their tokens.
+    /// Prompts that were read, and their tokens.
     pub prompts: AtomicU64,
     pub prompt_tokens: AtomicU64,
+    /// Tokens of prompts that were computed, and those whose keys and values were in memory.
+    pub computed_tokens: AtomicU64,
+    pub cached_tokens: AtomicU64,
     /// Prompts that were asked for while an equal one was in flight, and their tokens.
     pub shared: AtomicU64,
     pub shared_tokens: AtomicU64,
@@ -86,11 +94,14 @@ impl Default for Counters {
         Counters {
             judgments: zero(),
             consistent: zero(),
+            reasoned: zero(),
             rankings: zero(),
             rewards: zero(),
             generations: zero(),
             prompts: zero(),
             prompt_tokens: zero(),
+            computed_tokens: zero(),
+            cached_tokens: zero(),
             shared: zero(),
             shared_tokens: zero(),
             written_tokens: zero(),
@@ -120,12 +131,43 @@ impl Counters {
         }
     }
 
+    pub(super) fn reasoned(&self, reasoned: &Reasoned) {
+        self.reasoned.fetch_add(1, Relaxed);
+        if let Some(p) = reasoned.votes.p_a() {
+            self.score.note(p);
+        }
+    }
+
     pub(super) fn rewarded(&self, _: f32) {
         self.rewards.fetch_add(1, Relaxed);
     }
 
     pub(super) fn ranked(&self) {
         self.rankings.fetch_add(1, Relaxed);
+    }
+}
+
+impl Observer for Counters {
+    fn passed(&self, pass: &Passed) {
+        self.passes.fetch_add(1, Relaxed);
+        add(&self.prompts, pass.finished);
+        add(&self.prompt_tokens, pass.finished_tokens);
+        add(&self.computed_tokens, pass.computed);
+        add(&self.cached_tokens, pass.cached);
+        self.batch.note(pass.pieces as f64);
+        self.pass_seconds.note(pass.took.as_secs_f64());
+    }
+
+    fn joined(&self, tokens: usize) {
+        add(&self.shared, 1);
+        add(&self.shared_tokens, tokens);
+    }
+
+    fn wrote(&self, tokens: usize, took: Option<Duration>) {
+        add(&self.written_tokens, tokens);
+        if let Some(took) = took {
+            self.step_seconds.note(took.as_secs_f64());
+        }
     }
 }
 

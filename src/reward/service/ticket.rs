@@ -1,8 +1,8 @@
 //! The way back of an answer: a [`Ticket`] is waited for by a thread or awaited by any executor, and dropping it cancels
 //! the work. No runtime is needed.
 
-use super::Failure;
-use super::state::Shared;
+use super::job::Job;
+use super::{Failure, lock};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ pub struct Answered<T> {
     pub queued: Duration,
 }
 
-/// Where a worker puts answers. Clones lead to the same place.
+/// Where answers are put. Clones lead to the same place.
 pub(super) struct Mail<T>(Arc<Letterbox<T>>);
 
 struct Letterbox<T> {
@@ -49,7 +49,7 @@ impl<T> Mail<T> {
     }
 
     fn put(&self, item: Option<Result<T, Failure>>, last: bool) {
-        let mut inside = super::state::lock(&self.0.inside);
+        let mut inside = lock(&self.0.inside);
         inside.items.extend(item);
         inside.closed |= last;
         let waker = inside.waker.take();
@@ -78,8 +78,7 @@ impl<T> Mail<T> {
 /// A claim to an answer.
 pub struct Ticket<T> {
     pub(super) mail: Mail<T>,
-    pub(super) job: u64,
-    pub(super) shared: Arc<Shared>,
+    pub(super) job: Arc<Job>,
     pub(super) deadline: Option<Instant>,
 }
 
@@ -94,7 +93,7 @@ impl<T> Ticket<T> {
 
     /// Blocks until the next answer of a ticket that gives several; `None` after the last.
     pub fn next(&self) -> Option<Result<T, Failure>> {
-        let mut inside = super::state::lock(&self.mail.0.inside);
+        let mut inside = lock(&self.mail.0.inside);
         loop {
             if let Some(item) = inside.items.pop_front() {
                 return Some(item);
@@ -112,7 +111,7 @@ impl<T> Ticket<T> {
 
     /// As [`Ticket::next`], for executors. The deadline is theirs to keep.
     pub fn poll_next(&self, cx: &mut Context) -> Poll<Option<Result<T, Failure>>> {
-        let mut inside = super::state::lock(&self.mail.0.inside);
+        let mut inside = lock(&self.mail.0.inside);
         match inside.items.pop_front() {
             Some(item) => Poll::Ready(Some(item)),
             None if inside.closed => Poll::Ready(None),
@@ -134,6 +133,6 @@ impl<T> Future for Ticket<T> {
 
 impl<T> Drop for Ticket<T> {
     fn drop(&mut self) {
-        self.shared.cancel(self.job);
+        self.job.cancel();
     }
 }
