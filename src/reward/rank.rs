@@ -64,6 +64,28 @@ pub enum Method {
     Adaptive { confidence: f64 },
 }
 
+/// The methods by their names in requests.
+const METHODS: [(&str, Method); 6] = [
+    ("round_robin", Method::RoundRobin),
+    ("linear", Method::Linear),
+    ("knockout", Method::Knockout),
+    ("swiss", Method::Swiss),
+    ("anchor", Method::Anchor { anchors: 3 }),
+    ("adaptive", Method::Adaptive { confidence: 0.95 }),
+];
+
+impl std::str::FromStr for Method {
+    type Err = String;
+    /// By its name, with three anchors and to a confidence of 0.95. The error names them all.
+    fn from_str(name: &str) -> std::result::Result<Method, String> {
+        let found = METHODS.iter().find(|(known, _)| *known == name.replace('-', "_"));
+        found.map(|(_, method)| *method).ok_or_else(|| {
+            let known: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
+            format!("there is no method {name:?}; there are {}", known.join(", "))
+        })
+    }
+}
+
 /// A method with limits that make sense.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rules {

@@ -24,6 +24,7 @@ pub mod labels;
 pub mod message;
 pub mod pack;
 mod parquet;
+pub mod policy;
 pub mod proof;
 mod provenance;
 pub mod proving;

@@ -34,7 +34,7 @@ mod train;
 mod wait;
 
 #[cfg(feature = "server")]
-pub(super) use {rank::object as ranking, rows::number};
+pub(super) use {rank::object as ranking, rationale::object as reasoned, rows::number};
 
 use crate::app::signals::report_file_size_limit;
 use crate::error::Result;

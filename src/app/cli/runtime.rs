@@ -3,23 +3,16 @@
 use super::console::remark;
 use crate::base::dtype::Dtype;
 use crate::device::Device;
-use crate::error::{Error, Kind, Result};
-use crate::infer::scorer;
-use crate::model::Model;
-use crate::model::adapter::peft::Peft;
-use crate::model::adapter::{self, Start};
+use crate::error::{Error, Result};
 use crate::reward::judge::Prompts;
+pub use crate::reward::open::Opened;
+use crate::reward::open::{AdapterPlace, Opening, in_memory};
 use crate::reward::rationale;
 use crate::text::answer::Grammar;
-use crate::text::chat::Chat;
 use crate::text::jinja::Date;
-use crate::text::source::Row;
 use crate::text::template::JudgeTemplate;
-use crate::text::tokenizer::Tokenizer;
 use clap::ValueEnum;
-use serde_json::Value;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Where to compute.
 #[derive(clap::Args, Clone, Debug)]
@@ -88,13 +81,18 @@ pub enum DtypeArg {
 }
 
 impl DtypeArg {
+    /// The type that is asked for, if one is.
+    pub fn asked(self) -> Option<Dtype> {
+        match self {
+            DtypeArg::Auto => None,
+            DtypeArg::F32 => Some(Dtype::F32),
+            DtypeArg::Bf16 => Some(Dtype::Bf16),
+        }
+    }
+
     /// The type to use for a checkpoint stored as `stored`.
     pub fn resolve(self, stored: Dtype) -> Dtype {
-        match self {
-            DtypeArg::Auto if stored == Dtype::Bf16 => Dtype::Bf16,
-            DtypeArg::Auto | DtypeArg::F32 => Dtype::F32,
-            DtypeArg::Bf16 => Dtype::Bf16,
-        }
+        in_memory(self.asked(), stored)
     }
 }
 
@@ -129,7 +127,7 @@ pub struct ModelFlags {
     /// Adapter beside the model, a PEFT directory. As NAME=DIR any number of times: each row's field "adapter" then names its own,
     /// and rows without it get the one that has no name, or the bare model
     #[arg(long = "adapter", value_name = "[NAME=]DIR")]
-    pub adapters: Vec<AdapterFlag>,
+    pub adapters: Vec<AdapterPlace>,
     /// Longest text in tokens; by default what the model was made for, up to 8192
     #[arg(long, value_name = "TOKENS")]
     pub context: Option<usize>,
@@ -138,163 +136,15 @@ pub struct ModelFlags {
     pub template_date: Option<String>,
 }
 
-/// `--adapter`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AdapterFlag {
-    pub name: Option<String>,
-    pub dir: PathBuf,
-}
-
-impl std::str::FromStr for AdapterFlag {
-    type Err = String;
-    fn from_str(text: &str) -> std::result::Result<AdapterFlag, String> {
-        let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
-        let (name, dir) = match text.split_once('=') {
-            // `./a=b` is a directory.
-            Some((name, dir)) if !name.is_empty() && plain(name) => (Some(name.to_string()), dir),
-            _ => (None, text),
-        };
-        match dir.is_empty() {
-            true => Err("it must name a directory".into()),
-            false => Ok(AdapterFlag { name, dir: dir.into() }),
-        }
-    }
-}
-
-/// Models by the names of their adapters.
-type Named = Vec<(String, Model)>;
-
-/// A model that was opened, and its tokenizer.
-pub struct Opened {
-    /// What answers rows that name no adapter.
-    pub model: Model,
-    /// The same base with other adapters, by name.
-    named: Named,
-    /// A row must name an adapter: the base has no reward row of its own.
-    bare: bool,
-    pub tokenizer: Arc<Tokenizer>,
-    pub context: usize,
-    dir: PathBuf,
-    date: Option<Date>,
-}
-
-/// Longest context unless another is asked for.
-const CONTEXT: usize = 8192;
-/// Tokens of one scoring pass: enough to keep the matrix products busy.
-const PASS: usize = 4096;
-
 impl ModelFlags {
     /// Opens the model and its tokenizer.
     ///
     /// # Errors
     /// What is wrong with the directory, by name.
     pub fn open(&self, dev: &Device, runtime: &Runtime) -> Result<Opened> {
-        let (model, named, bare) = self.models(dev, runtime)?;
-        let tokenizer = Arc::new(Tokenizer::open(&self.model)?);
-        if tokenizer.vocab_size() > model.config.vocab {
-            return Err(Error::model(format!(
-                "{}: the tokenizer has {} tokens but the model only {}; they do not belong together",
-                self.model.display(),
-                tokenizer.vocab_size(),
-                model.config.vocab
-            )));
-        }
-        let most = model.config.max_positions;
-        let context = match self.context {
-            None => most.min(CONTEXT),
-            Some(n) if (1..=most).contains(&n) => n,
-            Some(n) => {
-                return Err(Error::usage(format!("--context {n}: this model reads from 1 to {most} tokens")));
-            }
-        };
         let date = self.template_date.as_deref().map(Date::parse).transpose()?;
-        Ok(Opened { model, named, bare, tokenizer, context, dir: self.model.clone(), date })
-    }
-
-    /// The model that answers by default, those that rows may name, and whether there is a default.
-    fn models(&self, dev: &Device, runtime: &Runtime) -> Result<(Model, Named, bool)> {
-        let dtype = |stored| runtime.dtype.resolve(stored);
-        if self.adapters.is_empty() {
-            return Ok((Model::open(&self.model, dtype)?.on(dev)?, Vec::new(), true));
-        }
-        let names: Vec<_> = self.adapters.iter().map(|flag| &flag.name).collect();
-        if let Some(twice) = (1..names.len()).find(|i| names[..*i].contains(&names[*i])) {
-            let what =
-                names[twice].as_ref().map_or("two adapters without a name".into(), |name| format!("{name} twice"));
-            return Err(Error::usage(format!("--adapter: {what}; give each a NAME=DIR of its own")));
-        }
-        let adapters = self.adapters.iter().map(|flag| Peft::open(&flag.dir)).collect::<Result<Vec<_>>>()?;
-        let (base, alone) = adapter::open_base(&self.model, dtype, &adapters)?;
-        let base = base.on(dev)?;
-        let (mut default, mut named) = (None, Vec::new());
-        for (flag, peft) in self.adapters.iter().zip(adapters) {
-            let model = base.adapted(dev, peft, Start::From(&flag.dir))?;
-            match &flag.name {
-                None => default = Some(model),
-                Some(name) => named.push((name.clone(), model)),
-            }
-        }
-        let bare = alone || default.is_some();
-        Ok((default.unwrap_or(base), named, bare))
-    }
-}
-
-impl Opened {
-    /// Every model that a row may ask for; the first is [`Opened::model`].
-    pub fn models(&self) -> Vec<&Model> {
-        std::iter::once(&self.model).chain(self.named.iter().map(|(_, model)| model)).collect()
-    }
-
-    /// Which of [`Opened::models`] a row asks for.
-    ///
-    /// # Errors
-    /// It names none of them, or none at all where it must.
-    pub fn choose(&self, row: &Row) -> Result<usize> {
-        let names = || self.named.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-        match row.value.get("adapter") {
-            None | Some(Value::Null) if self.bare => Ok(0),
-            None | Some(Value::Null) => Err(Error::data(format!(
-                "the model has no reward row of its own; the field \"adapter\" must name one of {}",
-                names()
-            ))),
-            Some(Value::String(name)) => match self.named.iter().position(|(known, _)| known == name) {
-                Some(i) => Ok(i + 1),
-                None if self.named.is_empty() => {
-                    Err(Error::data(format!("the row asks for the adapter {name:?}; give it as --adapter {name}=DIR")))
-                }
-                None => Err(Error::data(format!("the row asks for the adapter {name:?}; there are {}", names()))),
-            },
-            Some(other) => Err(Error::data(format!("the field \"adapter\" is {other}; it must be a name"))),
-        }
-    }
-
-    /// The chat template of the model.
-    ///
-    /// # Errors
-    /// It has none, or one that does not parse.
-    pub fn chat(&self) -> Result<Chat> {
-        let chat = Chat::of(self.tokenizer.clone()).map_err(|e| self.place(e))?;
-        match self.date {
-            Some(date) => chat.with_date(date),
-            None => Ok(chat),
-        }
-    }
-    /// Names the model's directory in an error that is about the model.
-    pub fn place(&self, e: Error) -> Error {
-        match e.kind() {
-            Kind::Model | Kind::Data => e.at(self.dir.display()),
-            _ => e,
-        }
-    }
-    /// The ids that end what the model writes.
-    pub fn stop(&self) -> Vec<i32> {
-        let mut stop = self.model.config.eos.clone();
-        stop.extend(self.tokenizer.stop());
-        stop
-    }
-    /// The scorer that reads this model's prompts.
-    pub fn scorer(&self) -> scorer::Shape {
-        scorer::Shape { context: self.context, pass: PASS }
+        let ModelFlags { model, adapters, context, .. } = self.clone();
+        Opening { model, adapters, context, date, dtype: runtime.dtype.asked() }.open(dev)
     }
 }
 
@@ -314,15 +164,15 @@ impl JudgeFlags {
     /// # Errors
     /// A template without a field; labels that are not one token each.
     pub fn prompts(&self, opened: &Opened) -> Result<Prompts> {
-        let template = self.template_or(JudgeTemplate::verdict)?;
-        if template.asks_for_rationale() {
-            return Err(Error::usage(format!(
-                "the template {:?} asks for a rationale before the verdict; this judge reads the verdict at once. \
-                 Use a template that asks for the letter alone, or --rationale where there is such a flag",
-                template.name()
-            )));
-        }
-        Prompts::new(opened.chat()?, template)
+        opened.prompts(self.template()?)
+    }
+
+    /// The judge prompt that asks for the letter alone.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or without a field.
+    pub fn template(&self) -> Result<JudgeTemplate> {
+        self.template_or(JudgeTemplate::verdict)
     }
 
     /// The judge prompt that asks for a rationale, and the grammar of what is written.

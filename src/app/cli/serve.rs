@@ -3,17 +3,18 @@
 use super::console::remark;
 use super::runtime::{JudgeFlags, Opened, Runtime};
 use crate::app::open_files::raise;
-use crate::app::server::{self, App, Config, Keys, Limits, Listeners, References, Strategy, Timeouts, method};
+use crate::app::server::{self, App, Config, Keys, Limits, Listeners, References, Strategy, Timeouts};
+use crate::device::Device;
 use crate::error::{Error, Kind, Result};
-use crate::model::Model;
 use crate::model::config::HeadKind;
+use crate::reward::open::Serving;
 use crate::reward::rank::Method;
-use crate::reward::service::{Service, Setup, Sizes, Texts};
-use crate::text::tokenizer::Tokenizer;
+use crate::reward::service::Service;
+use crate::text::template::JudgeTemplate;
 use axum::http::StatusCode;
 use clap::ValueEnum;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -51,6 +52,9 @@ pub struct Args {
     /// Reference responses for trainers that send none: a file of rows {"prompt", "reference"}
     #[arg(long, value_name = "FILE", value_parser = reference)]
     reference: Option<String>,
+    /// Judge prompt that asks for a rationale first, for requests that want one; ours if not given
+    #[arg(long, value_name = "FILE")]
+    rationale_template: Option<PathBuf>,
     /// Sequences that are written together
     #[arg(long, default_value_t = 16, value_name = "N")]
     sequences: usize,
@@ -79,7 +83,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = CompareArg::Circular)]
     compare: CompareArg,
     /// How groups are ranked where a request does not say: round_robin, linear, knockout, swiss, anchor, adaptive
-    #[arg(long, default_value = "round_robin", value_name = "METHOD", value_parser = method)]
+    #[arg(long, default_value = "round_robin", value_name = "METHOD")]
     method: Method,
     /// No line in the log for each request
     #[arg(long)]
@@ -191,39 +195,14 @@ fn keys(args: &Args) -> Result<Keys> {
     Ok(Keys::new(keys.iter().map(String::as_str)))
 }
 
-fn service(args: &Args, dev: crate::device::Device, opened: Opened) -> Result<Service> {
-    let texts = match opened.model.config.head {
-        HeadKind::Scalar => Texts::Scalar(opened.chat()?),
-        HeadKind::LanguageModel => Texts::Pairwise(args.judge.prompts(&opened)?),
+fn service(args: &Args, dev: Device, opened: Opened) -> Result<Service> {
+    let template = match opened.model.config.head {
+        HeadKind::Scalar => None,
+        HeadKind::LanguageModel => Some(args.judge.template()?),
     };
-    let mut stop = opened.model.config.eos.clone();
-    stop.extend(opened.tokenizer.stop());
-    let shape = opened.scorer();
-    let sizes =
-        Sizes { context: shape.context, pass: shape.pass, sequences: args.sequences, queue: args.queue_tokens, stop };
-    let loader = {
-        let (dev, dtype, tokenizer) = (dev.clone(), args.runtime.dtype, opened.tokenizer.clone());
-        Box::new(move |dir: &Path| load(dir, &dev, dtype, &tokenizer))
-    };
-    let dir = args.judge.model.model.clone();
-    Service::start(Setup { dev, model: opened.model, texts, sizes, loader, dir, version: args.weight_version.clone() })
-}
-
-/// Other weights for the same tokenizer.
-fn load(
-    dir: &Path,
-    dev: &crate::device::Device,
-    dtype: super::runtime::DtypeArg,
-    tokenizer: &Arc<Tokenizer>,
-) -> Result<Model> {
-    let theirs = Tokenizer::open(dir)?;
-    if theirs.files().bytes("tokenizer.json")? != tokenizer.files().bytes("tokenizer.json")? {
-        return Err(Error::model(format!(
-            "{}: its tokenizer is another one than this server's; start a server for that model",
-            dir.display()
-        )));
-    }
-    Model::open(dir, |stored| dtype.resolve(stored))?.on(dev)
+    let reasoning = args.rationale_template.as_deref().map(JudgeTemplate::open).transpose()?;
+    let (sequences, queue, version) = (args.sequences, args.queue_tokens, args.weight_version.clone());
+    opened.service(dev, Serving { template, reasoning, sequences, queue, version })
 }
 
 fn config(args: &Args, keys: Keys) -> Result<Config> {

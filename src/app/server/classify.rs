@@ -8,7 +8,7 @@ use super::refusal::Refusal;
 use super::{App, Call};
 use crate::app::cli::number;
 use crate::model::config::HeadKind;
-use crate::reward::service::Answered;
+use crate::reward::service::{Answered, Service};
 use crate::text::chat::Ending;
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -62,12 +62,12 @@ async fn rewards(
 ) -> Result<Vec<Answered<f32>>, Refusal> {
     count(field, inputs.len(), app.config.limits.items)?;
     let options = app.options(call, priority);
-    let submit = move |app: &App| {
-        let one = |input: &Input| app.service.reward(input.ids(app)?, options);
+    let submit = move |app: &App, service: &Service| {
+        let one = |input: &Input| service.reward(input.ids(app)?, options);
         inputs.iter().map(one).collect::<Vec<_>>()
     };
     let mut found = Vec::new();
-    for (i, ticket) in app.apart(submit).await?.into_iter().enumerate() {
+    for (i, ticket) in app.ask(call, submit).await?.into_iter().enumerate() {
         let outcome = match ticket {
             Ok(ticket) => app.answer(call, ticket).await,
             Err(failure) => Err(failure),
@@ -79,7 +79,7 @@ async fn rewards(
 
 impl ClassifyBody {
     async fn rewards(&self, app: &App, call: &Call) -> Result<Vec<Answered<f32>>, Refusal> {
-        app.known_model(&self.model)?;
+        app.choose(call, &self.model)?;
         scalar_alone(app)?;
         never_cut("truncate_prompt_tokens", self.truncate_prompt_tokens.as_ref().is_some_and(|t| !t.is_null()))?;
         match (&self.input, &self.messages) {
@@ -104,12 +104,12 @@ fn shown(reward: f32, activation: bool) -> Value {
     }
 }
 
-fn list(app: &App, id: String, data: Vec<Value>, rewards: &[Answered<f32>]) -> Json<Value> {
+fn list(app: &App, call: &Call, kind: &str, data: Vec<Value>, rewards: &[Answered<f32>]) -> Json<Value> {
     Json(json!({
-        "id": id,
+        "id": format!("{kind}-{}", call.id()),
         "object": "list",
         "created": app.created,
-        "model": app.name(),
+        "model": app.called(call),
         "data": data,
         "usage": usage(rewards.iter().map(|r| r.tokens).sum(), 0),
     }))
@@ -127,7 +127,7 @@ pub async fn classify(
     let activation = body.use_activation != Some(false);
     let row = |(i, r): (usize, &Answered<f32>)| json!({"index": i, "label": "LABEL_0", "probs": [shown(r.answer, activation)], "num_classes": 1});
     let data = rewards.iter().enumerate().map(row).collect();
-    Ok(list(&app, format!("classify-{}", call.id()), data, &rewards))
+    Ok(list(&app, &call, "classify", data, &rewards))
 }
 
 /// Rewards of a scalar model, as vLLM pools them.
@@ -142,7 +142,7 @@ pub async fn pooling(
     let activation = body.use_activation == Some(true);
     let row = |(i, r): (usize, &Answered<f32>)| json!({"index": i, "object": "pooling", "data": [shown(r.answer, activation)]});
     let data = rewards.iter().enumerate().map(row).collect();
-    Ok(list(&app, format!("pooling-{}", call.id()), data, &rewards))
+    Ok(list(&app, &call, "pooling", data, &rewards))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -167,7 +167,7 @@ pub async fn embeddings(
     Extension(call): Extension<Call>,
     Body(body): Body<EmbeddingsBody>,
 ) -> Result<Json<Value>, Refusal> {
-    app.known_model(&body.model)?;
+    app.choose(&call, &body.model)?;
     if app.service.head() != HeadKind::Scalar {
         let message = "this server embeds nothing; a scalar reward model gives its reward here, and this model is a \
                        language model: POST /v1/judge or /v1/rank";
@@ -189,7 +189,7 @@ pub async fn embeddings(
         json!({"object": "embedding", "index": i, "embedding": vector})
     };
     let data: Vec<Value> = rewards.iter().enumerate().map(row).collect();
-    Ok(list(&app, format!("embd-{}", call.id()), data, &rewards))
+    Ok(list(&app, &call, "embd", data, &rewards))
 }
 
 /// One little-endian f32 in base64.

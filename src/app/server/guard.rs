@@ -4,10 +4,11 @@
 use super::refusal::Refusal;
 use super::{App, body};
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::{Arc, Mutex};
@@ -33,6 +34,10 @@ pub struct Notes {
     pub items: usize,
     pub queued: Duration,
     pub version: Option<Arc<str>>,
+    /// Tokens that were written for it.
+    pub written: usize,
+    /// The adapter that it asks for.
+    pub adapter: Option<String>,
     /// The body, where the log may hold it.
     pub content: Option<String>,
     deadline: Option<Instant>,
@@ -69,6 +74,11 @@ impl Call {
     }
 }
 
+#[derive(Deserialize)]
+struct Named {
+    model: Option<String>,
+}
+
 /// Counts a request in and out. Dropped before it was answered, the client has gone.
 struct Visit {
     app: App,
@@ -100,6 +110,7 @@ impl Drop for Visit {
                 "queue_ms": (notes.queued.as_secs_f64() * 1e6).round() / 1e3,
                 "items": notes.items,
                 "tokens": notes.tokens,
+                "written": notes.written,
             });
             if let Some(content) = notes.content.take() {
                 line["body"] = content.into();
@@ -156,6 +167,10 @@ fn request_id(app: &App, headers: &HeaderMap) -> String {
 fn admit(app: &App, path: &str, request: &Request, call: &Call) -> Result<(), Refusal> {
     if !PROBES.contains(&path) && !app.config.keys.allows(request.headers()) {
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "the key is missing or wrong"));
+    }
+    // Trainers that send no model can have it in their URL.
+    if let Ok(Query(named)) = Query::<Named>::try_from_uri(request.uri()) {
+        app.choose(call, &named.model)?;
     }
     if let Some(asked) = request.headers().get("x-request-timeout") {
         let seconds = asked.to_str().ok().and_then(|s| s.trim().parse().ok()).and_then(body::timeout);

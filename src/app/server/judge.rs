@@ -3,10 +3,11 @@
 use super::body::{Body, count, messages};
 use super::input::decode;
 use super::refusal::Refusal;
-use super::{App, Call, policy};
+use super::{App, Call, reasoned};
 use crate::app::cli::number;
 use crate::reward::judge::{Judgment, Pair};
 use crate::reward::service::{Answered, Judged};
+use crate::text::policy;
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Deserialize;
@@ -32,14 +33,13 @@ pub struct JudgeBody {
     /// False: only the order that shows a first; the verdict is then that order's alone.
     #[serde(default = "yes")]
     pub both_orders: bool,
-    /// A rationale before the verdict. This judge reads the verdict at once and refuses true.
+    /// True: the judge reasons before it decides. Or how: [`reasoned::How`].
     #[serde(default)]
-    pub rationale: bool,
-    /// Rationales to average over; 1 without them.
-    #[serde(default = "one")]
-    pub votes: u32,
-    #[serde(default)]
-    pub seed: u64,
+    #[schema(value_type = Option<reasoned::How>)]
+    pub rationale: Value,
+    /// Rationales for each order; 1 if not given.
+    pub votes: Option<usize>,
+    pub seed: Option<u64>,
     /// Higher goes first.
     #[serde(default)]
     pub priority: i32,
@@ -95,17 +95,6 @@ fn one_form(field: &str, twice: bool) -> Refusal {
 fn yes() -> bool {
     true
 }
-fn one() -> u32 {
-    1
-}
-
-/// Refuses what only a judge that writes rationales can do.
-pub fn no_rationale(field: &str, asked: bool) -> Result<(), Refusal> {
-    if !asked {
-        return Ok(());
-    }
-    Err(Refusal::field(field, "this judge reads its verdict at once and writes no rationale; leave the field out"))
-}
 
 /// Judge pairs of responses.
 #[utoipa::path(post, path = "/v1/judge", request_body = JudgeBody,
@@ -116,12 +105,14 @@ pub async fn judge(
     Extension(call): Extension<Call>,
     Body(body): Body<JudgeBody>,
 ) -> Result<Json<Value>, Refusal> {
-    app.known_model(&body.model)?;
-    no_rationale("rationale", body.rationale)?;
-    if body.votes != 1 {
-        return Err(Refusal::field("votes", "votes are rationales, which this judge does not write; leave it at 1"));
+    app.choose(&call, &body.model)?;
+    let settings = reasoned::settings("rationale", &body.rationale, body.votes, body.seed)?;
+    if settings.is_none() && body.votes.is_some_and(|n| n != 1) {
+        return Err(Refusal::field("votes", "votes are rationales: they need rationale: true"));
     }
-    let _ = body.seed; // Nothing is drawn without rationales.
+    if settings.is_some() && !body.both_orders {
+        return Err(Refusal::field("both_orders", "a judge that reasons reads both orders; leave it out"));
+    }
     let JudgeBody { prompt, a, b, prompt_ids, a_ids, b_ids, pairs, .. } = body;
     let one = PairBody { prompt, a, b, prompt_ids, a_ids, b_ids };
     let single = pairs.is_none();
@@ -135,11 +126,15 @@ pub async fn judge(
         }
     };
     let field = move |i: usize| if single { String::new() } else { format!("pairs[{i}]") };
+    if let Some(settings) = settings {
+        let reasoned = reasoned::judge(&app, &call, pairs, settings, body.priority, field).await?;
+        return Ok(Json(reasoned::answer(&app, &call, &reasoned, single)));
+    }
     let judged = app.judge_all(&call, pairs, body.priority, field).await?;
     let version = judged.first().map_or_else(|| app.service.version(), |j| j.version.clone());
     let tokens: usize = judged.iter().map(|j| j.tokens).sum();
     let mut answers: Vec<Map<String, Value>> = judged.iter().map(|j| object(j, body.both_orders)).collect();
-    let rest = json!({"model": app.name(), "weight_version": &*version, "usage": usage(tokens, 0)});
+    let rest = json!({"model": app.called(&call), "weight_version": &*version, "usage": usage(tokens, 0)});
     let mut answer = match single {
         true => answers.remove(0),
         false => Map::from_iter([("judgments".to_string(), json!(answers))]),

@@ -8,12 +8,13 @@
 
 use super::body::{Body, count};
 use super::refusal::Refusal;
-use super::{App, Call, policy};
+use super::{App, Call};
 use crate::app::cli::number;
 use crate::model::config::HeadKind;
 use crate::reward::judge::{Pair, conversation};
-use crate::reward::service::{Answered, Failure, Judged};
+use crate::reward::service::{Answered, Failure, Judged, Service};
 use crate::text::message::Message;
+use crate::text::policy;
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Deserialize;
@@ -127,15 +128,15 @@ async fn pairwise(app: &App, call: &Call, pairs: Vec<Pair>) -> Result<Json<Value
 
 async fn scalar(app: &App, call: &Call, samples: Vec<(Vec<Message>, String)>) -> Result<Json<Value>, Refusal> {
     let options = app.options(call, 0);
-    let submit = move |app: &App| {
+    let submit = move |app: &App, service: &Service| {
         let one = |(prompt, response): &(Vec<Message>, String)| {
             let ids = conversation(app.service.texts().chat(), prompt, response).map_err(Failure::Invalid)?;
-            app.service.reward(ids, options)
+            service.reward(ids, options)
         };
         samples.iter().map(one).collect::<Vec<_>>()
     };
     let (mut rewards, mut scores, mut invalid) = (Vec::new(), Vec::new(), Vec::new());
-    for ticket in app.apart(submit).await? {
+    for ticket in app.ask(call, submit).await? {
         let outcome = match ticket {
             Ok(ticket) => app.answer(call, ticket).await,
             Err(failure) => Err(failure),

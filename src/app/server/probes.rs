@@ -2,6 +2,7 @@
 
 use super::App;
 use super::refusal::Refusal;
+use crate::model::config::HeadKind;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
@@ -64,13 +65,15 @@ pub async fn metrics(State(app): State<App>) -> impl IntoResponse {
 }
 
 /// Which program and which weights answer.
-#[utoipa::path(get, path = "/version", responses((status = 200, description = "`version` of the program, `weight_version`")))]
+#[utoipa::path(get, path = "/version", responses((status = 200, description = "`version` of the program, `weight_version`, `context`, and whether the model is `scalar`")))]
 pub async fn version(State(app): State<App>) -> Json<Value> {
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "model": app.name(),
         "weight_version": &*app.service.version(),
         "context": app.service.sizes().context,
+        // Whether it gives rewards instead of comparisons.
+        "scalar": app.service.head() == HeadKind::Scalar,
     }))
 }
 
@@ -80,7 +83,8 @@ pub async fn models(State(app): State<App>) -> Json<Value> {
     let day = days(app.created / 86_400);
     let mut data = Vec::new();
     let mut models = Vec::new();
-    for name in &app.config.names {
+    let adapters = app.service.adapters().map(String::from);
+    for name in app.config.names.iter().cloned().chain(adapters) {
         data.push(json!({
             "id": name, "object": "model", "created": app.created, "owned_by": "gramophone",
             "max_model_len": app.service.sizes().context,

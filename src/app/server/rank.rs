@@ -1,40 +1,18 @@
 //! `POST /v1/rank`: an order of several responses to one prompt.
 
 use super::body::{Body, count, messages};
-use super::judge::{no_rationale, usage};
+use super::judge::usage;
 use super::refusal::Refusal;
 use super::{App, Call};
 use crate::app::cli::ranking;
 use crate::reward::rank::{Method, Rules};
-use crate::reward::service::{Answered, Failure, Group, Ranked};
+use crate::reward::service::{Answered, Failure, Group, Ranked, Service};
 use crate::text::message::Message;
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
-
-/// The ways to rank, by name.
-const METHODS: [(&str, Method); 6] = [
-    ("round_robin", Method::RoundRobin),
-    ("linear", Method::Linear),
-    ("knockout", Method::Knockout),
-    ("swiss", Method::Swiss),
-    ("anchor", Method::Anchor { anchors: 3 }),
-    ("adaptive", Method::Adaptive { confidence: 0.95 }),
-];
-
-/// A way to rank by its name.
-///
-/// # Errors
-/// The names there are.
-pub fn method(name: &str) -> Result<Method, String> {
-    let found = METHODS.iter().find(|(known, _)| *known == name.replace('-', "_"));
-    found.map(|(_, method)| *method).ok_or_else(|| {
-        let known: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
-        format!("there is no method {name:?}; there are {}", known.join(", "))
-    })
-}
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -52,7 +30,7 @@ pub struct RankBody {
     pub anchors: Option<usize>,
     /// Probability at which two neighbours in the order are decided, with the method `adaptive`; 0.95 if not given.
     pub confidence: Option<f64>,
-    /// A rationale before each verdict. This judge refuses true.
+    /// A rationale before each verdict, which only `/v1/judge` gives.
     #[serde(default)]
     pub rationale: bool,
     #[serde(default)]
@@ -63,7 +41,7 @@ impl RankBody {
     fn rules(&self, default: Method) -> Result<Rules, Refusal> {
         let mut method = match &self.method {
             None => default,
-            Some(name) => method(name).map_err(|e| Refusal::field("method", e))?,
+            Some(name) => name.parse().map_err(|e: String| Refusal::field("method", e))?,
         };
         if let Some(n) = self.anchors {
             let Method::Anchor { anchors } = &mut method else {
@@ -93,8 +71,11 @@ pub async fn rank(
     Extension(call): Extension<Call>,
     Body(body): Body<RankBody>,
 ) -> Result<Json<Value>, Refusal> {
-    app.known_model(&body.model)?;
-    no_rationale("rationale", body.rationale)?;
+    app.choose(&call, &body.model)?;
+    if body.rationale {
+        let message = "rankings read their verdicts at once; send the pairs to /v1/judge for rationales";
+        return Err(Refusal::field("rationale", message));
+    }
     let rules = body.rules(app.config.method)?;
     let prompt = messages("prompt", &body.prompt)?;
     let n = body.responses.len();
@@ -112,7 +93,7 @@ pub async fn rank(
             answer.insert("wins".into(), (0..n).map(row).collect());
         }
     }
-    answer.insert("model".into(), app.name().into());
+    answer.insert("model".into(), app.called(&call).into());
     answer.insert("weight_version".into(), (*ranked.version).into());
     answer.insert("usage".into(), usage(ranked.tokens, 0));
     Ok(Json(answer.into()))
@@ -133,8 +114,8 @@ pub async fn group(
     }
     count(field, responses.len(), app.config.limits.items)?;
     let options = app.options(call, priority);
-    let submit = move |app: &App| app.service.rank(Group { prompt, responses, rules }, options);
-    let ranked = match app.apart(submit).await? {
+    let submit = move |_: &App, service: &Service| service.rank(Group { prompt, responses, rules }, options);
+    let ranked = match app.ask(call, submit).await? {
         Ok(ticket) => app.answer(call, ticket).await,
         Err(failure) => Err(failure),
     };

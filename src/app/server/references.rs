@@ -3,9 +3,9 @@
 //! A trainer sends prompts as its policy's chat template rendered them, which may put a system turn of its own in front. So prompts are
 //! compared without system turns and without white space at the ends of turns.
 
-use super::policy;
 use crate::error::{Error, Result};
 use crate::text::message::Message;
+use crate::text::policy;
 use crate::text::source::{OnError, Row, Source};
 use serde_json::Value;
 use std::collections::HashMap;

@@ -9,7 +9,7 @@ use super::refusal::Refusal;
 use super::{App, Call};
 use crate::model::config::HeadKind;
 use crate::reward::judge::conversation;
-use crate::reward::service::Failure;
+use crate::reward::service::{Failure, Service};
 use crate::text::message::Message;
 use axum::Json;
 use serde::Deserialize;
@@ -39,7 +39,7 @@ pub struct RelevanceBody {
 
 /// The scores of documents, in their order.
 pub async fn score(app: &App, call: &Call, body: RelevanceBody) -> Result<Json<Value>, Refusal> {
-    app.known_model(&body.model)?;
+    app.choose(call, &body.model)?;
     never_cut("truncate_prompt_tokens", body.truncate_prompt_tokens.as_ref().is_some_and(|t| !t.is_null()))?;
     let (mut queries, documents) = (body.queries.into_list(), body.documents.into_list());
     count("documents", documents.len(), app.config.limits.items)?;
@@ -73,7 +73,7 @@ pub async fn score(app: &App, call: &Call, body: RelevanceBody) -> Result<Json<V
         "id": format!("score-{}", call.id()),
         "object": "list",
         "created": app.created,
-        "model": app.name(),
+        "model": app.called(call),
         "data": data,
         "usage": usage(tokens, 0),
     })))
@@ -89,16 +89,16 @@ async fn alone(
     priority: i32,
 ) -> Result<(Vec<f64>, usize), Refusal> {
     let options = app.options(call, priority);
-    let submit = move |app: &App| {
+    let submit = move |app: &App, service: &Service| {
         let one = |(query, document): (&String, &String)| {
             let prompt = [Message::user(query.as_str())];
             let ids = conversation(app.service.texts().chat(), &prompt, document).map_err(Failure::Invalid)?;
-            app.service.reward(ids, options)
+            service.reward(ids, options)
         };
         queries.iter().zip(&documents).map(one).collect::<Vec<_>>()
     };
     let (mut scores, mut tokens) = (Vec::new(), 0);
-    for (i, ticket) in app.apart(submit).await?.into_iter().enumerate() {
+    for (i, ticket) in app.ask(call, submit).await?.into_iter().enumerate() {
         let outcome = match ticket {
             Ok(ticket) => app.answer(call, ticket).await,
             Err(failure) => Err(failure),

@@ -47,7 +47,7 @@ pub async fn rerank(
     Extension(call): Extension<Call>,
     Body(body): Body<RerankBody>,
 ) -> Result<Json<Value>, Refusal> {
-    app.known_model(&body.model)?;
+    app.choose(&call, &body.model)?;
     never_cut("max_tokens_per_doc", body.max_tokens_per_doc.is_some())?;
     never_cut("truncate_prompt_tokens", body.truncate_prompt_tokens.as_ref().is_some_and(|t| !t.is_null()))?;
     let (field, texts) = match (&body.documents, &body.texts) {
@@ -88,7 +88,7 @@ pub async fn rerank(
     let results: Vec<Value> = order.iter().map(row).collect();
     Ok(Json(json!({
         "id": format!("rerank-{}", call.id()),
-        "model": app.name(),
+        "model": app.called(&call),
         "usage": usage(ranked.tokens, 0),
         "results": results,
         "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},

@@ -9,7 +9,7 @@ use super::relevance::{self, RelevanceBody};
 use super::{App, Call};
 use crate::infer::scorer::LabelLogits;
 use crate::model::config::HeadKind;
-use crate::reward::service::{Answered, Failure};
+use crate::reward::service::{Answered, Failure, Service};
 use crate::text::tokenizer::Parse;
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -45,7 +45,7 @@ fn yes() -> bool {
 
 /// The label logits of every item.
 async fn read(app: &App, call: &Call, body: &ScoringBody) -> Result<Vec<Answered<LabelLogits>>, Refusal> {
-    app.known_model(&body.model)?;
+    app.choose(&call, &body.model)?;
     let labels = match &body.label_token_ids {
         Some(labels) if !labels.is_empty() => labels.clone(),
         Some(_) => return Err(Refusal::field("label_token_ids", "the list is empty")),
@@ -62,17 +62,17 @@ async fn read(app: &App, call: &Call, body: &ScoringBody) -> Result<Vec<Answered
     let (query, items) = (Input::read("query", &body.query)?, Input::read_all("items", &body.items)?);
     count("items", items.len(), app.config.limits.items)?;
     let (item_first, special, options) = (body.item_first, body.add_special_tokens, app.options(call, body.priority));
-    let submit = move |app: &App| {
+    let submit = move |app: &App, service: &Service| {
         let one = |item: &Input| {
             let both = if item_first { [item, &query] } else { [&query, item] };
             let mut ids = if special { app.prefix.clone() } else { Vec::new() };
             ids.extend(join(app, both).map_err(Failure::Invalid)?);
-            app.service.labels(ids, labels.clone(), options)
+            service.labels(ids, labels.clone(), options)
         };
         items.iter().map(one).collect::<Vec<_>>()
     };
     let mut found = Vec::new();
-    for (i, ticket) in app.apart(submit).await?.into_iter().enumerate() {
+    for (i, ticket) in app.ask(call, submit).await?.into_iter().enumerate() {
         let outcome = match ticket {
             Ok(ticket) => app.answer(call, ticket).await,
             Err(failure) => Err(failure),
@@ -124,7 +124,7 @@ pub async fn generative_scoring(
         "id": format!("generative-scoring-{id}"),
         "object": "list",
         "created": app.created,
-        "model": app.name(),
+        "model": app.called(&call),
         "data": data,
         "usage": usage(tokens, 0),
     })))
@@ -155,7 +155,7 @@ pub async fn score(
     let softmax = body.apply_softmax.unwrap_or(false);
     let scores: Vec<Vec<f64>> = found.iter().map(|r| probabilities(&r.answer, softmax)).collect();
     let tokens = found.iter().map(|r| r.tokens).sum();
-    Ok(Json(json!({"scores": scores, "model": app.name(), "usage": usage(tokens, 0), "object": "scoring"})))
+    Ok(Json(json!({"scores": scores, "model": app.called(&call), "usage": usage(tokens, 0), "object": "scoring"})))
 }
 
 #[cfg(test)]

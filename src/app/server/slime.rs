@@ -5,11 +5,13 @@ use super::body::{Body, count, messages};
 use super::openrlhf::reference;
 use super::rank::group as rank_group;
 use super::refusal::Refusal;
-use super::{App, Call, policy};
+use super::{App, Call};
 use crate::app::cli::number;
 use crate::model::config::HeadKind;
 use crate::reward::judge::{Pair, conversation};
+use crate::reward::service::Service;
 use crate::text::message::Message;
+use crate::text::policy;
 use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use serde::Deserialize;
@@ -53,11 +55,11 @@ pub async fn reward(
     let (reward, tokens) = match app.service.head() {
         HeadKind::Scalar => {
             let options = app.options(&call, 0);
-            let submit = move |app: &App| {
+            let submit = move |app: &App, service: &Service| {
                 let ids = conversation(app.service.texts().chat(), &prompt, &response).map_err(Refusal::from)?;
-                app.service.reward(ids, options).map_err(|f| app.refuse(f).at("response"))
+                service.reward(ids, options).map_err(|f| app.refuse(f).at("response"))
             };
-            let ticket = app.apart(submit).await??;
+            let ticket = app.ask(&call, submit).await??;
             let answered = app.answer(&call, ticket).await.map_err(|f| app.refuse(f))?;
             (number(answered.answer), answered.tokens)
         }

@@ -6,6 +6,7 @@ mod decisions;
 mod door;
 mod fuzz;
 mod native;
+mod reasoning;
 mod recorded;
 mod scoring;
 mod trainers;

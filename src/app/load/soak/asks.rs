@@ -41,6 +41,7 @@ fn sound(seed: u64, n: u64) -> Vec<Ask> {
     let bodies = [
         ("/v1/judge", json!({"prompt": prompt, "a": a, "b": b})),
         ("/v1/judge", json!({"pairs": [{"prompt": messages, "a": a, "b": b}, {"prompt": prompt, "a": c, "b": d}]})),
+        ("/v1/judge", json!({"prompt": prompt, "a": a, "b": b, "rationale": {"votes": 2, "max_tokens": 6, "seed": n}})),
         ("/v1/rank", json!({"prompt": prompt, "responses": answers})),
         ("/v1/rank", json!({"prompt": prompt, "responses": answers, "method": "linear", "budget": 3})),
         ("/v1/rank", json!({"prompt": prompt, "responses": answers, "method": "adaptive", "confidence": 0.9})),
@@ -55,6 +56,7 @@ fn sound(seed: u64, n: u64) -> Vec<Ask> {
         ("/compare", json!({"conversation_history": messages, "response_objs": [said(a), said(b), said(c)]})),
         ("/v1/decisions", json!({"model": "soak", "input": prompt, "questions": [choice]})),
         ("/v1/systemone", json!({"state": prompt, "questions": {"better": {"type": "noul", "instructions": a}}})),
+        ("/v1/systemone", json!({"state": prompt, "questions": {"better": {"type": "noul"}}, "x_rationale": {"max_tokens": 6}})),
         ("/rerank", json!({"query": prompt, "documents": [a, b, c]})),
         ("/rerank", json!({"query": prompt, "texts": [c, d]})),
         ("/v1/score", json!({"queries": prompt, "documents": [a, d]})),

@@ -9,7 +9,7 @@ mod child;
 mod http;
 mod report;
 
-pub use report::{Report, left};
+pub use report::{Report, left, unused};
 
 use crate::base::rng::{Rng, Stream};
 use crate::error::{Error, Kind, Result};
@@ -93,6 +93,9 @@ pub async fn run(plan: &Plan) -> Result<Report> {
     let mut child = Child::start(plan)?;
     let addr = child.addr().to_string();
     let known = rehearse(&addr, plan.seed).await?;
+    // The engine tells of its memory after its passes.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let unused = unused(&http::get(&addr, "/metrics").await?);
     let latency = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are in order");
     let examples = Vec::new();
     let tally = Tally { right: 0, late: 0, refused: 0, vanished: 0, wrong: 0, lost: 0, overdue: 0, examples, latency };
@@ -119,7 +122,7 @@ pub async fn run(plan: &Plan) -> Result<Report> {
         connections.push(connection);
     }
     let seconds = started.elapsed().as_secs_f64();
-    let left = rest(&field.addr).await?;
+    let left = rest(&field.addr, unused).await?;
     let last: Vec<_> = connections.into_iter().map(|c| tokio::spawn(farewell(field.clone(), c))).collect();
     let until = Instant::now() + REST;
     while field.sent.load(Relaxed) < last.len() && Instant::now() < until {
@@ -264,10 +267,10 @@ async fn farewell(field: Arc<Field>, connection: Option<Connection>) -> bool {
 }
 
 /// Waits until the server says that nothing is left of any request; what it says is left otherwise.
-async fn rest(addr: &str) -> Result<Vec<String>> {
+async fn rest(addr: &str, unused: Option<f64>) -> Result<Vec<String>> {
     let until = Instant::now() + REST;
     loop {
-        let left = report::left(&http::get(addr, "/metrics").await?);
+        let left = left(&http::get(addr, "/metrics").await?, unused);
         if left.is_empty() || Instant::now() > until {
             return Ok(left);
         }

@@ -11,12 +11,23 @@ const ZERO: [&str; 3] = ["gramophone_queued_tokens", "gramophone_running_tokens"
 const GROWTH: f64 = 0.05;
 const GROWTH_BYTES: u64 = 24 << 20;
 
-/// The gauges that are not as they are at rest, from the text of `/metrics`.
-pub fn left(metrics: &str) -> Vec<String> {
-    let value = |name: &str| metrics.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.parse::<f64>().ok());
-    let off = |name: &&str| value(name) != Some(0.0);
-    let told = |name: &str| format!("{name} {}", value(name).map_or("is missing".into(), |v| format!("is {v}")));
-    ZERO.iter().filter(|n| off(n)).map(|n| told(n)).collect()
+/// Tokens that there is memory for while nothing is done.
+const UNUSED: &str = "gramophone_memory_unused_tokens";
+
+fn value(metrics: &str, name: &str) -> Option<f64> {
+    metrics.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+/// The memory that no work uses, from the text of `/metrics`.
+pub fn unused(metrics: &str) -> Option<f64> {
+    value(metrics, UNUSED)
+}
+
+/// The gauges that are not as they are at rest, when this much memory is unused.
+pub fn left(metrics: &str, unused: Option<f64>) -> Vec<String> {
+    let rest = ZERO.iter().map(|name| (*name, Some(0.0))).chain([(UNUSED, unused)]);
+    let off = rest.filter(|(name, rest)| rest.is_none() || value(metrics, name) != *rest);
+    off.map(|(name, rest)| format!("{name} is {:?} instead of {rest:?}", value(metrics, name))).collect()
 }
 
 /// The results of a soak.
@@ -105,14 +116,16 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use super::left;
+    use super::*;
 
     #[test]
     fn what_is_left_is_named() {
-        let rest = "gramophone_queued_tokens 0\ngramophone_running_tokens 0\ngramophone_work_in_flight 0\n";
-        assert!(left(rest).is_empty());
-        let busy = rest.replace("running_tokens 0", "running_tokens 12");
-        assert_eq!(left(&busy), ["gramophone_running_tokens is 12"]);
-        assert_eq!(left("").len(), 3);
+        let rest = "gramophone_queued_tokens 0\ngramophone_running_tokens 0\ngramophone_work_in_flight 0\n\
+                    gramophone_memory_unused_tokens 96\n";
+        assert!(left(rest, unused(rest)).is_empty());
+        let busy = rest.replace("running_tokens 0", "running_tokens 12").replace(" 96", " 80");
+        let named = left(&busy, unused(rest));
+        assert!(named.len() == 2 && named[0].contains("running") && named[1].contains("unused"), "{named:?}");
+        assert_eq!(left("", None).len(), 4);
     }
 }

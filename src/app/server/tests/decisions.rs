@@ -36,7 +36,7 @@ fn decisions_do_not_depend_on_each_other_or_on_names() {
             "questions[0].choices[1].value",
         ),
         (json!({"model": "tiny", "questions": []}), "input"),
-        (json!({"model": "tiny", "input": "t", "questions": [choice("a")], "x_rationale": true}), "x_rationale"),
+        (json!({"model": "tiny", "input": "t", "questions": [choice("a")], "x_rationale": 3}), "x_rationale"),
     ] {
         refused(&JUDGE, "/v1/decisions", body, 422, field);
     }

@@ -1,7 +1,7 @@
 //! Texts that a policy's chat template has rendered, taken apart again: trainers send prompts and responses as the policy saw them, with
 //! its control tokens in them, and the judge has a template of its own.
 
-use crate::text::message::Message;
+use super::message::Message;
 
 /// How a family marks turns: what opens one before its role, what ends the role, what ends the turn.
 struct Marks {

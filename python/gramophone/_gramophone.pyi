@@ -1,0 +1,53 @@
+import os
+from typing import Optional, Union
+
+__version__: str
+
+class Engine:
+    def __init__(
+        self,
+        model: Union[str, os.PathLike],
+        *,
+        device: str,
+        threads: int,
+        adapter: Union[str, os.PathLike, None],
+        template: Union[str, os.PathLike, None],
+        template_date: Optional[str],
+        dtype: str,
+        context: Optional[int],
+        queue_tokens: Optional[int],
+        weight_version: str,
+    ) -> None: ...
+    def judge(
+        self, pairs: list[tuple[Union[str, bytes], str, str]], timeout: Optional[float], priority: int
+    ) -> dict[str, bytes]: ...
+    def rank(
+        self,
+        groups: list[tuple[Union[str, bytes], list[str]]],
+        method: str,
+        anchors: Optional[int],
+        confidence: Optional[float],
+        timeout: Optional[float],
+        priority: int,
+    ) -> list[tuple[list[int], list[float], int, Optional[list[tuple[int, int, float]]]]]: ...
+    def label_logits(
+        self, ids: bytes, lengths: list[int], labels: list[int], timeout: Optional[float], priority: int
+    ) -> tuple[bytes, bytes]: ...
+    def rewards(self, ids: bytes, lengths: list[int], timeout: Optional[float], priority: int) -> bytes: ...
+    def encode(self, prompt: Union[str, bytes], a: str, b: str) -> tuple[list[int], list[int]]: ...
+    @property
+    def labels(self) -> Optional[tuple[int, int]]: ...
+    @property
+    def scalar(self) -> bool: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def weight_version(self) -> str: ...
+    @property
+    def load(self) -> tuple[int, int]: ...
+    def reload(self, model: Union[str, os.PathLike], weight_version: str) -> None: ...
+    def close(self) -> None: ...
+
+def turns(rendered: str) -> str: ...
+def response(text: str) -> str: ...
+def split(query: str, prompt: str) -> tuple[str, str]: ...
