@@ -267,6 +267,19 @@ fn wait_and_load_talk_to_a_server() {
 }
 
 #[test]
+fn a_soak_finds_nothing_wrong() {
+    let bench = Bench::new();
+    let model = golden("qwen3");
+    let args = ["bench", "soak", "--model", utf8(&model), "--clients", "80", "--seconds", "3", "--json", "soak.json"];
+    let said = bench.ok(&args);
+    assert!(said.contains("| lost requests | 0 |") && said.contains("| answered while it stopped | 80 |"), "{said}");
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(bench.path("soak.json")).unwrap()).unwrap();
+    let figure = |name: &str| report["figures"][name].as_u64();
+    assert!(figure("right_answers") > Some(100) && figure("clients_that_vanished") > Some(0), "{report}");
+    bench.fails(&["bench", "soak", "--model", "/nowhere", "--seconds", "1"], 1, &["did not start", "/nowhere"]);
+}
+
+#[test]
 fn serve_refuses_what_cannot_work() {
     let bench = Bench::new();
     let model = golden("qwen3");
@@ -285,5 +298,9 @@ fn serve_refuses_what_cannot_work() {
     fails(&["--addr", "127.0.0.1:0", "--api-key-file", "keys"], 2, &["no key"]);
     fails(&["--method", "best"], 2, &["round_robin"]);
     fails(&["--max-depth", "1000"], 2, &["--max-depth"]);
+    fails(&["--reference", "greedy"], 2, &["not the policy"]);
+    fails(&["--reference", "cache"], 2, &["anchors"]);
+    fails(&["--addr", "127.0.0.1:0", "--reference", "/nowhere"], 1, &["/nowhere"]);
+    fails(&["--queue-timeout", "0"], 2, &["--queue-timeout"]);
     bench.fails(&["serve", "--model", "/nowhere", "--addr", "127.0.0.1:0"], 1, &["/nowhere"]);
 }

@@ -8,7 +8,7 @@ use engine::device::Device;
 use engine::error::Error;
 use engine::reward::batch::{self, Ended};
 use engine::reward::open::{AdapterPlace, Opening, Serving};
-use engine::reward::rank::Method;
+use engine::reward::rank::{Method, Rules};
 use engine::reward::service::{self as queue, Failure, Judged, Ranked, Service};
 use engine::text::jinja::Date;
 use engine::text::template::JudgeTemplate;
@@ -148,10 +148,11 @@ pub unsafe extern "C" fn gramophone_rank(
         let (order, scores) = (list_mut("order", order, n)?, list_mut("scores", scores, n)?);
         let method = text_or("method", method, "round_robin")?;
         let method: Method = method.parse().map_err(|e| Refusal::usage(format!("method: {e}")))?;
+        let rules = Rules::new(method, None).map_err(|e| Refusal::usage(e.to_string()))?;
         let prompt = types::prompt("", prompt, messages)?;
         let responses = list("responses", responses, n)?.iter().enumerate();
         let responses = responses.map(|(i, r)| Ok(text(&format!("responses[{i}]"), *r)?.to_string()));
-        let group = queue::Group { prompt, responses: responses.collect::<Result<_, Refusal>>()?, method };
+        let group = queue::Group { prompt, responses: responses.collect::<Result<_, Refusal>>()?, rules };
         let work = std::iter::once(Ok(group));
         let ranked: Vec<Ranked> =
             judge.all("", timeout_seconds, work, |service, group, options| service.rank(group.clone(), options))?;

@@ -11,7 +11,7 @@ use engine::model::config::HeadKind;
 use engine::reward::batch::{self, Ended};
 use engine::reward::judge::Pair;
 use engine::reward::open::{AdapterPlace, Opening, Serving};
-use engine::reward::rank::Method;
+use engine::reward::rank::{Method, Rules};
 use engine::reward::service::{Answered, Failure, Group, Judged, Options, Ranked, Service, Texts, Ticket};
 use engine::text::jinja::Date;
 use engine::text::policy;
@@ -148,8 +148,9 @@ impl Engine {
                 return Err(refused("InvalidInput", message));
             }
         }
+        let rules = Rules::new(method, None).map_err(|e| refused("InvalidInput", &e.to_string()))?;
         let prepare = |_: &Service, (prompt, responses): &(Prompt, Vec<String>)| {
-            Ok(Group { prompt: prompt.read()?, responses: responses.clone(), method })
+            Ok(Group { prompt: prompt.read()?, responses: responses.clone(), rules })
         };
         let ranked: Vec<Ranked> = self.all(py, "groups", (timeout, priority), &groups, prepare, |service, group, options| {
             service.rank(group.clone(), options)

@@ -12,6 +12,8 @@ pub mod learning_curve;
 #[cfg(feature = "server")]
 pub mod load;
 mod markdown;
+#[cfg(feature = "server")]
+pub mod open_files;
 pub mod report;
 #[cfg(feature = "server")]
 pub mod server;

@@ -2,7 +2,8 @@
 //! tokenizer, chat template, judge prompt, and a [`Service`] over them.
 
 use super::judge::Prompts;
-use super::service::{Service, Setup, Sizes, Texts};
+use super::rationale;
+use super::service::{Extras, Service, Setup, Sizes, Texts};
 use crate::base::dtype::Dtype;
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
@@ -25,12 +26,7 @@ const CONTEXT: usize = 8192;
 /// Tokens of one scoring pass: enough to keep the matrix products busy.
 const PASS: usize = 4096;
 
-/// Where an adapter lies, and the name by which rows ask for it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AdapterPlace {
-    pub name: Option<String>,
-    pub dir: PathBuf,
-}
+pub use super::service::Adapter as AdapterPlace;
 
 impl std::str::FromStr for AdapterPlace {
     type Err = String;
@@ -80,8 +76,11 @@ pub struct Opened {
     pub model: Model,
     /// The same base with other adapters, by name.
     named: Named,
-    /// A row must name an adapter: the base has no reward row of its own.
+    /// The bare base, where an adapter answers by default.
+    base: Option<Model>,
+    /// Without a name a row is answered too: there is a default, or the base has a reward row of its own.
     bare: bool,
+    adapters: Vec<AdapterPlace>,
     pub tokenizer: Arc<Tokenizer>,
     pub context: usize,
     dir: PathBuf,
@@ -94,6 +93,8 @@ pub struct Opened {
 pub struct Serving {
     /// The judge prompt; ours if not given. Scalar models have none.
     pub template: Option<JudgeTemplate>,
+    /// The judge prompt that asks for a rationale first; ours if not given.
+    pub reasoning: Option<JudgeTemplate>,
     /// Sequences that are written together.
     pub sequences: usize,
     /// Tokens that may wait.
@@ -104,7 +105,7 @@ pub struct Serving {
 
 impl Default for Serving {
     fn default() -> Serving {
-        Serving { template: None, sequences: 16, queue: 1 << 20, version: "1".into() }
+        Serving { template: None, reasoning: None, sequences: 16, queue: 1 << 20, version: "1".into() }
     }
 }
 
@@ -114,7 +115,7 @@ impl Opening {
     /// # Errors
     /// What is wrong with the directory, by name.
     pub fn open(self, dev: &Device) -> Result<Opened> {
-        let (model, named, bare) = self.models(dev)?;
+        let (model, named, base, bare) = self.models(dev)?;
         let tokenizer = Arc::new(Tokenizer::open(&self.model)?);
         if tokenizer.vocab_size() > model.config.vocab {
             return Err(Error::model(format!(
@@ -132,14 +133,15 @@ impl Opening {
                 return Err(Error::usage(format!("--context {n}: this model reads from 1 to {most} tokens")));
             }
         };
-        Ok(Opened { model, named, bare, tokenizer, context, dir: self.model, date: self.date, dtype: self.dtype })
+        let Opening { model: dir, adapters, date, dtype, .. } = self;
+        Ok(Opened { model, named, base, bare, adapters, tokenizer, context, dir, date, dtype })
     }
 
-    /// The model that answers by default, those that rows may name, and whether there is a default.
-    fn models(&self, dev: &Device) -> Result<(Model, Named, bool)> {
+    /// The model that answers by default, those that rows may name, the base if it is neither, and whether there is a default.
+    fn models(&self, dev: &Device) -> Result<(Model, Named, Option<Model>, bool)> {
         let dtype = |stored| in_memory(self.dtype, stored);
         if self.adapters.is_empty() {
-            return Ok((Model::open(&self.model, dtype)?.on(dev)?, Vec::new(), true));
+            return Ok((Model::open(&self.model, dtype)?.on(dev)?, Vec::new(), None, true));
         }
         let names: Vec<_> = self.adapters.iter().map(|place| &place.name).collect();
         if let Some(twice) = (1..names.len()).find(|i| names[..*i].contains(&names[*i])) {
@@ -158,8 +160,10 @@ impl Opening {
                 Some(name) => named.push((name.clone(), model)),
             }
         }
-        let bare = alone || default.is_some();
-        Ok((default.unwrap_or(base), named, bare))
+        Ok(match default {
+            Some(model) => (model, named, Some(base), true),
+            None => (base, named, None, alone),
+        })
     }
 }
 
@@ -236,32 +240,40 @@ impl Opened {
         Prompts::new(self.chat()?, template)
     }
 
-    /// One queue in front of the model that answers by default; `dev` is where it lies.
+    /// One queue in front of the model and its adapters; `dev` is where they lie.
     ///
     /// # Errors
-    /// As [`Opened::prompts`], or [`Opened::chat`] for a scalar model; the system starts no thread.
+    /// As [`Opened::prompts`], or [`Opened::chat`] for a scalar model; as [`rationale::prompts`]; the system starts no thread.
     pub fn service(self, dev: Device, serving: Serving) -> Result<Service> {
-        if !self.bare {
-            return Err(self.place(Error::model("it has no reward row of its own; give one adapter without a name")));
-        }
         let texts = match self.model.config.head {
             HeadKind::Scalar => Texts::Scalar(self.chat()?),
             HeadKind::LanguageModel => Texts::Pairwise(self.prompts(serving.template.unwrap_or_else(JudgeTemplate::verdict))?),
         };
         let (stop, shape) = (self.stop(), self.scorer());
+        let reasoning = serving.reasoning.map(|template| rationale::prompts(self.chat()?, template)).transpose();
+        let reasoning = reasoning.map_err(|e| self.place(e))?;
         let Serving { sequences, queue, version, .. } = serving;
         let sizes = Sizes { context: shape.context, pass: shape.pass, sequences, queue, stop };
-        let Opened { model, tokenizer, dir, dtype, .. } = self;
+        let Opened { model, base, bare, adapters, tokenizer, dir, dtype, .. } = self;
+        let extras = Extras { adapters: adapters.clone(), named_only: !bare, reasoning, kept: None };
         let loader = {
             let dev = dev.clone();
-            Box::new(move |dir: &Path| other_weights(dir, &dev, dtype, &tokenizer))
+            Box::new(move |dir: &Path| other_weights(dir, &dev, dtype, &tokenizer, &adapters))
         };
-        Service::start(Setup { dev, model, texts, sizes, loader, dir, version })
+        // The service puts the adapters beside the base itself, again whenever the weights change.
+        let model = base.unwrap_or(model);
+        Service::with(Setup { dev, model, texts, sizes, loader, dir, version }, extras)
     }
 }
 
 /// Other weights for the same tokenizer.
-fn other_weights(dir: &Path, dev: &Device, dtype: Option<Dtype>, tokenizer: &Tokenizer) -> Result<Model> {
+fn other_weights(
+    dir: &Path,
+    dev: &Device,
+    dtype: Option<Dtype>,
+    tokenizer: &Tokenizer,
+    adapters: &[AdapterPlace],
+) -> Result<Model> {
     let theirs = Tokenizer::open(dir)?;
     if theirs.files().bytes("tokenizer.json")? != tokenizer.files().bytes("tokenizer.json")? {
         return Err(Error::model(format!(
@@ -269,5 +281,10 @@ fn other_weights(dir: &Path, dev: &Device, dtype: Option<Dtype>, tokenizer: &Tok
             dir.display()
         )));
     }
-    Model::open(dir, |stored| in_memory(dtype, stored))?.on(dev)
+    let stored = |stored| in_memory(dtype, stored);
+    if adapters.is_empty() {
+        return Model::open(dir, stored)?.on(dev);
+    }
+    let adapters = adapters.iter().map(|place| Peft::open(&place.dir)).collect::<Result<Vec<_>>>()?;
+    adapter::open_base(dir, stored, &adapters)?.0.on(dev)
 }

@@ -144,6 +144,8 @@ pub struct Load {
     pub in_flight: usize,
     /// Of recent passes.
     pub tokens_per_second: f64,
+    /// Tokens for which memory is not in use by work, as of the latest pass.
+    pub unused_tokens: usize,
     pub paused: bool,
     pub asleep: bool,
 }
@@ -305,14 +307,15 @@ impl Service {
 
     pub fn load(&self) -> Load {
         let (office, paused) = (&self.core.office, self.core.paused.load(Ordering::Relaxed));
-        let (load, asleep) = (office.handle.load(), office.handle.status().asleep);
+        let (load, status) = (office.handle.load(), office.handle.status());
         Load {
             queued_tokens: load.queued,
             running_tokens: load.running,
             in_flight: office.in_flight(),
             tokens_per_second: load.tokens_per_second,
+            unused_tokens: status.unused,
             paused,
-            asleep,
+            asleep: status.asleep,
         }
     }
 

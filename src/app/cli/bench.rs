@@ -30,6 +30,9 @@ enum What {
     /// Load for a server: latencies, goodput, judgments a second
     #[cfg(feature = "server")]
     Serve(super::load::Args),
+    /// Endurance of a server on a model: many clients on every wire, well-behaved or not, and a stop in the end
+    #[cfg(feature = "server")]
+    Soak(super::soak::Args),
     /// Set two result files side by side; exit code 1 when something became slower
     Compare(Compare),
 }
@@ -132,6 +135,8 @@ pub fn run(args: Args) -> Result<()> {
         What::Engine(args) => engine(args),
         #[cfg(feature = "server")]
         What::Serve(args) => super::load::run(args),
+        #[cfg(feature = "server")]
+        What::Soak(args) => super::soak::run(args),
         What::Compare(args) => {
             let comparison = compare(&Results::open(&args.before)?, &Results::open(&args.after)?)?;
             print(comparison.to_markdown())?;

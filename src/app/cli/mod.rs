@@ -27,12 +27,14 @@ mod runtime;
 mod self_train;
 #[cfg(feature = "server")]
 mod serve;
+#[cfg(feature = "server")]
+mod soak;
 mod train;
 #[cfg(feature = "server")]
 mod wait;
 
 #[cfg(feature = "server")]
-pub(super) use rows::number;
+pub(super) use {rank::object as ranking, rationale::object as reasoned, rows::number};
 
 use crate::app::signals::report_file_size_limit;
 use crate::error::Result;

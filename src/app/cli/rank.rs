@@ -164,7 +164,8 @@ fn group(row: &Row) -> Result<Group> {
     }
 }
 
-fn object(ranking: &Ranking) -> Map<String, Value> {
+/// What is said of a ranking.
+pub(in crate::app) fn object(ranking: &Ranking) -> Map<String, Value> {
     let numbers = |list: &[f64]| list.iter().map(|x| number(*x as f32)).collect::<Vec<Value>>();
     let fit = &ranking.strengths;
     let [lower, upper] = [0, 1].map(|end| {

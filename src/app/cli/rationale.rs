@@ -92,7 +92,7 @@ impl RationaleFlags {
 }
 
 /// An answer's row.
-pub fn object(r: &Reasoned) -> Map<String, Value> {
+pub(in crate::app) fn object(r: &Reasoned) -> Map<String, Value> {
     let votes = &r.votes;
     let margin = |order| votes.margin(order).map_or(Value::Null, number);
     let tally = |order| {

@@ -2,17 +2,20 @@
 
 use super::console::remark;
 use super::runtime::{JudgeFlags, Opened, Runtime};
-use crate::app::server::{self, App, Config, Keys, Limits, Listeners, Strategy, Timeouts};
+use crate::app::open_files::raise;
+use crate::app::server::{self, App, Config, Keys, Limits, Listeners, References, Strategy, Timeouts};
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
 use crate::model::config::HeadKind;
 use crate::reward::open::Serving;
 use crate::reward::rank::Method;
 use crate::reward::service::Service;
+use crate::text::template::JudgeTemplate;
 use axum::http::StatusCode;
 use clap::ValueEnum;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -43,6 +46,15 @@ pub struct Args {
     /// Tokens that may wait; what finds no room is told to come again
     #[arg(long, default_value_t = 1 << 20, value_name = "TOKENS")]
     queue_tokens: usize,
+    /// Longest wait in the queue, by the pace of the moment; what would wait longer is told at once to come again
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    queue_timeout: Option<f64>,
+    /// Reference responses for trainers that send none: a file of rows {"prompt", "reference"}
+    #[arg(long, value_name = "FILE", value_parser = reference)]
+    reference: Option<String>,
+    /// Judge prompt that asks for a rationale first, for requests that want one; ours if not given
+    #[arg(long, value_name = "FILE")]
+    rationale_template: Option<PathBuf>,
     /// Sequences that are written together
     #[arg(long, default_value_t = 16, value_name = "N")]
     sequences: usize,
@@ -102,6 +114,9 @@ enum CompareArg {
     AllPairs,
 }
 
+/// Clients that a server should be able to hold at once.
+const CLIENTS: u64 = 4096;
+
 /// serde_json reads no deeper.
 const DEEPEST: usize = 120;
 
@@ -109,6 +124,17 @@ fn depth(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(n) if (1..=DEEPEST).contains(&n) => Ok(n),
         _ => Err(format!("it must be a whole number from 1 to {DEEPEST}")),
+    }
+}
+
+/// A file of references, not a way to make some up.
+fn reference(text: &str) -> std::result::Result<String, String> {
+    let instead = "write references with `gramophone generate` from the policy before training and name the file";
+    match text {
+        "" => Err("it must name a file".into()),
+        "greedy" => Err(format!("the judge is not the policy, and an answer of its own would be no reference; {instead}")),
+        "cache" => Err(format!("no anchors are kept: a reward must not depend on what was asked before; {instead}")),
+        file => Ok(file.into()),
     }
 }
 
@@ -120,7 +146,10 @@ pub(super) fn seconds(text: &str) -> std::result::Result<f64, String> {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let keys = keys(&args)?;
+    let config = config(&args, keys(&args)?)?;
+    if let Some(warning) = raise(CLIENTS)? {
+        remark(warning);
+    }
     // Listening first: an address that is taken is known before a model is read.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|e| Error::new(Kind::Io, format!("cannot start the network's threads: {e}")))?;
@@ -135,7 +164,7 @@ pub fn run(args: Args) -> Result<()> {
 
     let dev = args.runtime.place.open()?;
     let opened = args.judge.model.open(&dev, &args.runtime)?;
-    let app = App::new(service(&args, dev, opened)?, config(&args, keys)?)?;
+    let app = App::new(service(&args, dev, opened)?, config)?;
     remark(format_args!("serving on {public}"));
     if let Some(admin) = admin {
         remark(format_args!("control on {admin}"));
@@ -171,8 +200,9 @@ fn service(args: &Args, dev: Device, opened: Opened) -> Result<Service> {
         HeadKind::Scalar => None,
         HeadKind::LanguageModel => Some(args.judge.template()?),
     };
+    let reasoning = args.rationale_template.as_deref().map(JudgeTemplate::open).transpose()?;
     let (sequences, queue, version) = (args.sequences, args.queue_tokens, args.weight_version.clone());
-    opened.service(dev, Serving { template, sequences, queue, version })
+    opened.service(dev, Serving { template, reasoning, sequences, queue, version })
 }
 
 fn config(args: &Args, keys: Keys) -> Result<Config> {
@@ -211,6 +241,8 @@ fn config(args: &Args, keys: Keys) -> Result<Config> {
             CompareArg::AllPairs => Strategy::AllPairs,
         },
         method: args.method,
+        references: args.reference.as_deref().map(References::open).transpose()?.map(Arc::new),
+        queue_timeout: args.queue_timeout.map(Duration::from_secs_f64),
         max_tokens: args.max_tokens,
         log: !args.quiet,
         log_content: args.log_content,

@@ -6,6 +6,7 @@
 
 pub mod client;
 mod report;
+pub mod soak;
 mod work;
 
 pub use report::Report;

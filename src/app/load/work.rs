@@ -56,6 +56,13 @@ const WORDS: [&str; 24] = [
     "for", "every", "case", "which", "follows", "from", "what", "was", "given", "above",
 ];
 
+/// Some words: those of a part of the `n`-th request.
+pub(super) fn words(seed: u64, n: u64, part: u64, length: u64) -> String {
+    let rng = Rng::new(seed, Stream::World, n);
+    let word = |i: u64| WORDS[rng.below(part << 20 | i, WORDS.len() as u64) as usize];
+    (0..length).map(word).collect::<Vec<_>>().join(" ")
+}
+
 impl Work {
     /// # Errors
     /// A wire that cannot carry the preset.
@@ -73,11 +80,8 @@ impl Work {
         }
     }
 
-    /// Some words.
-    fn text(&self, n: u64, part: u64, words: u64) -> String {
-        let rng = Rng::new(self.seed, Stream::World, n);
-        let word = |i: u64| WORDS[rng.below(part << 20 | i, WORDS.len() as u64) as usize];
-        (0..words).map(word).collect::<Vec<_>>().join(" ")
+    fn text(&self, n: u64, part: u64, length: u64) -> String {
+        words(self.seed, n, part, length)
     }
 
     /// The `n`-th request.

@@ -151,7 +151,7 @@ pub async fn completions(
     Extension(call): Extension<Call>,
     Body(body): Body<ChatBody>,
 ) -> Result<Response<axum::body::Body>, Refusal> {
-    app.known_model(&body.model)?;
+    app.choose(&call, &body.model)?;
     body.supported()?;
     let (settings, n, top, stops) =
         (body.settings(app.config.max_tokens)?, body.choices()?, body.top()?, body.stops()?);
@@ -164,11 +164,11 @@ pub async fn completions(
         chat.render(&conversation, Ending::Open)
     };
     let prompt = app.apart(render).await?.map_err(|e| Refusal::from(e).at("messages"))?.ids;
-    let options = app.options(&call, body.priority);
+    let (options, service) = (app.options(&call, body.priority), app.serving(&call));
     let start = |i: u32| {
         let settings = Settings { seed: settings.seed.wrapping_add(i as u64), ..settings };
         let request = Request { prompt: prompt.clone(), settings };
-        app.service.write(request, top, options).map_err(|f| app.refuse(f).at("messages"))
+        service.write(request, top, options).map_err(|f| app.refuse(f).at("messages"))
     };
     let tickets = (0..n).map(start).collect::<Result<Vec<Ticket<Event>>, Refusal>>()?;
     let tokens = prompt.len();
@@ -189,12 +189,12 @@ pub async fn completions(
         call.note(|notes| notes.version = choice.version().or(notes.version.take()));
         choices.push(choice.whole(i));
     }
-    call.note(|notes| notes.tokens += written);
+    call.note(|notes| notes.written += written);
     Ok(Json(json!({
         "id": format!("chatcmpl-{}", call.id()),
         "object": "chat.completion",
         "created": app.created,
-        "model": app.name(),
+        "model": app.called(&call),
         "choices": choices,
         "usage": usage(tokens, written),
         "weight_version": call.version(),
@@ -203,7 +203,7 @@ pub async fn completions(
 }
 
 /// The next event of a ticket, before the deadline.
-async fn next(call: &Call, ticket: &Ticket<Event>) -> Result<Event, crate::reward::service::Failure> {
+pub async fn next(call: &Call, ticket: &Ticket<Event>) -> Result<Event, crate::reward::service::Failure> {
     use crate::reward::service::Failure;
     let next = std::future::poll_fn(|cx| ticket.poll_next(cx));
     match tokio::time::timeout_at(call.deadline().into(), next).await {

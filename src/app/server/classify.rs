@@ -1,15 +1,15 @@
-//! `POST /classify`: the reward of a scalar model, in vLLM's shape.
+//! The rewards of a scalar model on the wires of vLLM and SGLang: `POST /classify`, `POST /pooling`, and `POST /v1/embeddings`,
+//! whose vector of one number is the reward. A language model has none and says so.
 
-use super::body::{Body, OneOrMany, count, messages};
+use super::body::{Body, count, messages};
+use super::input::Input;
 use super::judge::usage;
 use super::refusal::Refusal;
 use super::{App, Call};
 use crate::app::cli::number;
 use crate::model::config::HeadKind;
-use crate::reward::service::Failure;
+use crate::reward::service::{Answered, Service};
 use crate::text::chat::Ending;
-use crate::text::message::Message;
-use crate::text::tokenizer::Parse;
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Deserialize;
@@ -19,17 +19,100 @@ use utoipa::ToSchema;
 #[derive(Deserialize, ToSchema)]
 pub struct ClassifyBody {
     pub model: Option<String>,
-    /// Rendered conversations, without the tokenizer's own beginning.
-    #[schema(value_type = Option<Vec<String>>)]
-    pub input: Option<OneOrMany<String>>,
+    /// Rendered conversations without the tokenizer's own beginning, or token ids: one or a list.
+    #[schema(value_type = Option<Object>)]
+    pub input: Option<Value>,
     /// Or one conversation as messages.
     #[schema(value_type = Option<Vec<Object>>)]
     pub messages: Option<Value>,
-    /// False: rewards as they are; otherwise through the logistic function.
+    /// False: rewards as they are; true: through the logistic function. `/classify` does that if not told, `/pooling` does not.
     #[serde(alias = "activation")]
     pub use_activation: Option<bool>,
     #[serde(default)]
     pub priority: i32,
+    /// Would cut texts, which is refused.
+    #[schema(value_type = Option<Object>)]
+    pub truncate_prompt_tokens: Option<Value>,
+}
+
+/// Refuses what would cut texts.
+pub fn never_cut(field: &str, asked: bool) -> Result<(), Refusal> {
+    match asked {
+        true => Err(Refusal::field(field, "texts are never cut; leave it out and send what fits")),
+        false => Ok(()),
+    }
+}
+
+/// Refuses a model without a reward head.
+pub fn scalar_alone(app: &App) -> Result<(), Refusal> {
+    if app.service.head() == HeadKind::Scalar {
+        return Ok(());
+    }
+    let message = "this model is a language model without a reward head; POST /v1/judge or /v1/rank";
+    Err(Refusal::field("model", message))
+}
+
+/// The rewards of inputs, in their order.
+async fn rewards(
+    app: &App,
+    call: &Call,
+    inputs: Vec<Input>,
+    field: &str,
+    priority: i32,
+) -> Result<Vec<Answered<f32>>, Refusal> {
+    count(field, inputs.len(), app.config.limits.items)?;
+    let options = app.options(call, priority);
+    let submit = move |app: &App, service: &Service| {
+        let one = |input: &Input| service.reward(input.ids(app)?, options);
+        inputs.iter().map(one).collect::<Vec<_>>()
+    };
+    let mut found = Vec::new();
+    for (i, ticket) in app.ask(call, submit).await?.into_iter().enumerate() {
+        let outcome = match ticket {
+            Ok(ticket) => app.answer(call, ticket).await,
+            Err(failure) => Err(failure),
+        };
+        found.push(outcome.map_err(|f| app.refuse(f).at(format!("{field}[{i}]")))?);
+    }
+    Ok(found)
+}
+
+impl ClassifyBody {
+    async fn rewards(&self, app: &App, call: &Call) -> Result<Vec<Answered<f32>>, Refusal> {
+        app.choose(call, &self.model)?;
+        scalar_alone(app)?;
+        never_cut("truncate_prompt_tokens", self.truncate_prompt_tokens.as_ref().is_some_and(|t| !t.is_null()))?;
+        match (&self.input, &self.messages) {
+            (Some(input), None) => rewards(app, call, Input::read_all("input", input)?, "input", self.priority).await,
+            (None, Some(value)) => {
+                let conversation = messages("messages", value)?;
+                let render = move |app: &App| app.service.texts().chat().render(&conversation, Ending::Closed);
+                let ids = app.apart(render).await?.map_err(|e| Refusal::from(e).at("messages"))?.ids;
+                rewards(app, call, vec![Input::Ids(ids)], "messages", self.priority).await
+            }
+            (Some(_), Some(_)) => Err(Refusal::field("messages", "give input or messages, not both")),
+            (None, None) => Err(Refusal::field("input", "missing field `input`")),
+        }
+    }
+}
+
+/// A reward as it is, or between 0 and 1.
+fn shown(reward: f32, activation: bool) -> Value {
+    match activation {
+        true => json!(1.0 / (1.0 + (-reward as f64).exp())),
+        false => number(reward),
+    }
+}
+
+fn list(app: &App, call: &Call, kind: &str, data: Vec<Value>, rewards: &[Answered<f32>]) -> Json<Value> {
+    Json(json!({
+        "id": format!("{kind}-{}", call.id()),
+        "object": "list",
+        "created": app.created,
+        "model": app.called(call),
+        "data": data,
+        "usage": usage(rewards.iter().map(|r| r.tokens).sum(), 0),
+    }))
 }
 
 /// Rewards of a scalar model.
@@ -40,59 +123,92 @@ pub async fn classify(
     Extension(call): Extension<Call>,
     Body(body): Body<ClassifyBody>,
 ) -> Result<Json<Value>, Refusal> {
-    app.known_model(&body.model)?;
+    let rewards = body.rewards(&app, &call).await?;
+    let activation = body.use_activation != Some(false);
+    let row = |(i, r): (usize, &Answered<f32>)| json!({"index": i, "label": "LABEL_0", "probs": [shown(r.answer, activation)], "num_classes": 1});
+    let data = rewards.iter().enumerate().map(row).collect();
+    Ok(list(&app, &call, "classify", data, &rewards))
+}
+
+/// Rewards of a scalar model, as vLLM pools them.
+#[utoipa::path(post, path = "/pooling", request_body = ClassifyBody,
+    responses((status = 200, description = "`data[].data[0]` is the reward"), (status = 422, description = "The model is a language model")))]
+pub async fn pooling(
+    State(app): State<App>,
+    Extension(call): Extension<Call>,
+    Body(body): Body<ClassifyBody>,
+) -> Result<Json<Value>, Refusal> {
+    let rewards = body.rewards(&app, &call).await?;
+    let activation = body.use_activation == Some(true);
+    let row = |(i, r): (usize, &Answered<f32>)| json!({"index": i, "object": "pooling", "data": [shown(r.answer, activation)]});
+    let data = rewards.iter().enumerate().map(row).collect();
+    Ok(list(&app, &call, "pooling", data, &rewards))
+}
+
+#[derive(Deserialize, ToSchema)]
+pub struct EmbeddingsBody {
+    pub model: Option<String>,
+    /// Rendered conversations, or token ids: one or a list.
+    #[schema(value_type = Object)]
+    pub input: Value,
+    /// `float`, or `base64` as OpenAI's client asks for it.
+    pub encoding_format: Option<String>,
+    /// A reward has one.
+    pub dimensions: Option<u64>,
+    #[serde(default)]
+    pub priority: i32,
+}
+
+/// Rewards of a scalar model, as embeddings of one number.
+#[utoipa::path(post, path = "/v1/embeddings", request_body = EmbeddingsBody,
+    responses((status = 200, description = "`data[].embedding[0]` is the reward"), (status = 422, description = "The model is a language model")))]
+pub async fn embeddings(
+    State(app): State<App>,
+    Extension(call): Extension<Call>,
+    Body(body): Body<EmbeddingsBody>,
+) -> Result<Json<Value>, Refusal> {
+    app.choose(&call, &body.model)?;
     if app.service.head() != HeadKind::Scalar {
-        let message = "this model is a language model without a reward head; POST /v1/judge or /v1/rank";
+        let message = "this server embeds nothing; a scalar reward model gives its reward here, and this model is a \
+                       language model: POST /v1/judge or /v1/rank";
         return Err(Refusal::field("model", message));
     }
-    let texts = match (body.input, &body.messages) {
-        (Some(input), None) => Ok(input.into_list()),
-        (None, Some(value)) => Err(messages("messages", value)?),
-        (Some(_), Some(_)) => return Err(Refusal::field("messages", "give input or messages, not both")),
-        (None, None) => return Err(Refusal::field("input", "missing field `input`")),
-    };
-    if let Ok(texts) = &texts {
-        count("input", texts.len(), app.config.limits.items)?;
+    if body.dimensions.is_some_and(|n| n != 1) {
+        return Err(Refusal::field("dimensions", "a reward is one number"));
     }
-    let options = app.options(&call, body.priority);
-    let submit = move |app: &App| {
-        let all = match texts {
-            Ok(texts) => texts.iter().map(|t| rendered(app, t)).collect(),
-            Err(conversation) => vec![conversation_ids(app, &conversation)],
-        };
-        all.into_iter().map(|ids| app.service.reward(ids?, options)).collect::<Vec<_>>()
+    let packed = match body.encoding_format.as_deref() {
+        None | Some("float") => false,
+        Some("base64") => true,
+        Some(other) => {
+            return Err(Refusal::field("encoding_format", format!("it is {other:?}; it must be float or base64")));
+        }
     };
-    let (mut data, mut tokens) = (Vec::new(), 0);
-    for (i, ticket) in app.apart(submit).await?.into_iter().enumerate() {
-        let outcome = match ticket {
-            Ok(ticket) => app.answer(&call, ticket).await,
-            Err(failure) => Err(failure),
-        };
-        let answered = outcome.map_err(|f| app.refuse(f).at(format!("input[{i}]")))?;
-        tokens += answered.tokens;
-        let reward = answered.answer;
-        let prob = match body.use_activation {
-            Some(false) => number(reward),
-            _ => json!(1.0 / (1.0 + (-reward as f64).exp())),
-        };
-        data.push(json!({"index": i, "label": "LABEL_0", "probs": [prob], "num_classes": 1}));
-    }
-    Ok(Json(json!({
-        "id": format!("classify-{}", call.id()),
-        "object": "list",
-        "created": app.created,
-        "model": app.name(),
-        "data": data,
-        "usage": usage(tokens, 0),
-    })))
+    let rewards = rewards(&app, &call, Input::read_all("input", &body.input)?, "input", body.priority).await?;
+    let row = |(i, r): (usize, &Answered<f32>)| {
+        let vector = if packed { json!(base64(r.answer)) } else { json!([number(r.answer)]) };
+        json!({"object": "embedding", "index": i, "embedding": vector})
+    };
+    let data: Vec<Value> = rewards.iter().enumerate().map(row).collect();
+    Ok(list(&app, &call, "embd", data, &rewards))
 }
 
-fn rendered(app: &App, text: &str) -> Result<Vec<i32>, Failure> {
-    let mut ids = app.prefix.clone();
-    ids.extend(app.tokenizer().ids(text, Parse::All).map_err(Failure::Invalid)?);
-    Ok(ids)
+/// One little-endian f32 in base64.
+fn base64(x: f32) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    // Four bytes are six digits, with four bits of zeros at their end.
+    let bits = (u32::from_be_bytes(x.to_le_bytes()) as u64) << 4;
+    let digit = |i: u64| DIGITS[(bits >> (6 * (5 - i)) & 63) as usize] as char;
+    (0..6).map(digit).chain(['='; 2]).collect()
 }
 
-fn conversation_ids(app: &App, conversation: &[Message]) -> Result<Vec<i32>, Failure> {
-    Ok(app.service.texts().chat().render(conversation, Ending::Closed).map_err(Failure::Invalid)?.ids)
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    #[test]
+    fn numbers_are_packed_as_openais_client_unpacks_them() {
+        assert_eq!(base64(1.0), "AACAPw==");
+        assert_eq!(base64(-0.15625), "AAAgvg==");
+        assert_eq!(base64(0.0), "AAAAAA==");
+    }
 }

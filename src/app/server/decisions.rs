@@ -7,11 +7,13 @@
 //! neither their names, nor their order, nor the other questions change an answer.
 
 use super::body::{Body, count};
-use super::judge::no_rationale;
+use super::deliberate::{self, After};
 use super::refusal::Refusal;
+use super::reasoned::{self, How};
 use super::{App, Call};
 use crate::model::config::HeadKind;
-use crate::reward::service::{Failure, Options};
+use crate::reward::rationale::Settings;
+use crate::reward::service::{Failure, Options, Service};
 use crate::text::chat::Ending;
 use crate::text::message::Message;
 use axum::extract::State;
@@ -46,6 +48,8 @@ pub struct Decision {
     /// The largest change of a probability between the two orders.
     pub position_gap: f64,
     pub tokens: usize,
+    /// Where it was read after rationales.
+    pub after: Option<After>,
 }
 
 impl Decision {
@@ -130,14 +134,28 @@ fn encode(app: &App, input: &str, question: &Question, order: &[usize]) -> Resul
     }
 }
 
-/// Answers questions about an input, in their order.
-pub async fn decide(app: &App, call: &Call, input: String, questions: Vec<Question>) -> Result<Vec<Decision>, Refusal> {
+/// Tokens that were written for decisions.
+pub fn written(decisions: &[Decision]) -> usize {
+    decisions.iter().filter_map(|d| d.after.as_ref()).map(|after| after.written).sum()
+}
+
+/// Answers questions about an input, in their order; after rationales, if it is said how.
+pub async fn decide(
+    app: &App,
+    call: &Call,
+    input: String,
+    questions: Vec<Question>,
+    how: Option<Settings>,
+) -> Result<Vec<Decision>, Refusal> {
     if app.service.head() == HeadKind::Scalar {
         return Err(Refusal::field("model", "this model has a scalar head and reads no options"));
     }
+    if let Some(how) = how {
+        return deliberate::decide(app, call, &input, &questions, how).await;
+    }
     let options: Options = app.options(call, 0);
     let fields: Vec<(String, usize)> = questions.iter().map(|q| (q.field.clone(), q.options.len())).collect();
-    let submit = move |app: &App| {
+    let submit = move |app: &App, service: &Service| {
         let one = |question: &Question| {
             let forward: Vec<usize> = (0..question.options.len()).collect();
             let backward: Vec<usize> = forward.iter().rev().copied().collect();
@@ -145,7 +163,7 @@ pub async fn decide(app: &App, call: &Call, input: String, questions: Vec<Questi
                 let parts = encode(app, &input, question, order)?.into_iter();
                 let submitted = parts.map(|(part, ids)| {
                     let labels = app.letters[..part.len()].to_vec();
-                    Ok((part, app.service.labels(ids, labels, options)?))
+                    Ok((part, service.labels(ids, labels, options)?))
                 });
                 submitted.collect::<Result<Vec<_>, Failure>>()
             };
@@ -154,7 +172,7 @@ pub async fn decide(app: &App, call: &Call, input: String, questions: Vec<Questi
         questions.iter().map(one).collect::<Vec<Result<_, Failure>>>()
     };
     let mut decisions = Vec::new();
-    for (orders, (field, n)) in app.apart(submit).await?.into_iter().zip(fields) {
+    for (orders, (field, n)) in app.ask(call, submit).await?.into_iter().zip(fields) {
         let refuse = |failure: Failure| app.refuse(failure).at(&field);
         let (mut both, mut mass, mut reads, mut tokens) = (Vec::new(), 0.0, 0, 0);
         for order in orders.map_err(refuse)? {
@@ -172,12 +190,12 @@ pub async fn decide(app: &App, call: &Call, input: String, questions: Vec<Questi
         let pairs = both[0].iter().zip(&both[1]);
         let position_gap = pairs.clone().map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
         let probabilities = pairs.map(|(x, y)| 0.5 * (x + y)).collect();
-        decisions.push(Decision { probabilities, label_mass: mass / reads as f64, position_gap, tokens });
+        decisions.push(Decision { probabilities, label_mass: mass / reads as f64, position_gap, tokens, after: None });
     }
     Ok(decisions)
 }
 
-fn softmax(logits: &[f64]) -> Vec<f64> {
+pub fn softmax(logits: &[f64]) -> Vec<f64> {
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let powers: Vec<f64> = logits.iter().map(|z| (z - largest).exp()).collect();
     let sum: f64 = powers.iter().sum();
@@ -191,9 +209,10 @@ pub struct DecisionsBody {
     #[schema(value_type = Object)]
     pub input: Value,
     pub questions: Vec<QuestionBody>,
-    /// A rationale before each answer. This judge refuses true.
+    /// True: each answer is read after a rationale. Or how: [`How`].
     #[serde(default)]
-    pub x_rationale: bool,
+    #[schema(value_type = Option<How>)]
+    pub x_rationale: Value,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -284,6 +303,11 @@ pub fn extend(answer: &mut Value, decision: &Decision) {
     if answer.get("confidence").is_some() {
         answer["x_confidence_kind"] = CONFIDENCE.into();
     }
+    if let Some(after) = &decision.after {
+        answer["x_rationale"] = after.rationale.as_str().into();
+        answer["x_votes"] = after.votes.into();
+        answer["x_fallback"] = (after.unfinished > 0).into();
+    }
 }
 
 /// The text of an input: texts as they are, messages as their text parts.
@@ -319,25 +343,26 @@ pub async fn decisions(
     Extension(call): Extension<Call>,
     Body(body): Body<DecisionsBody>,
 ) -> Result<Json<Value>, Refusal> {
-    app.known_model(&Some(body.model.clone()))?;
-    no_rationale("x_rationale", body.x_rationale)?;
+    app.choose(&call, &Some(body.model.clone()))?;
+    let how = reasoned::settings("x_rationale", &body.x_rationale, None, None)?;
     if body.questions.is_empty() {
         return Err(Refusal::field("questions", "the list is empty"));
     }
     count("questions", body.questions.len(), app.config.limits.items.min(200))?;
     let asked = body.questions.iter().enumerate().map(|(i, q)| q.question(i)).collect::<Result<Vec<_>, _>>()?;
-    let decided = decide(&app, &call, input(&body.input)?, asked).await?;
+    let decided = decide(&app, &call, input(&body.input)?, asked, how).await?;
     let answers: Vec<Value> = body.questions.iter().zip(&decided).map(|(q, d)| q.answer(d)).collect();
     let tokens: usize = decided.iter().map(|d| d.tokens).sum();
+    let written = written(&decided);
     Ok(Json(json!({
         "model": body.model,
         "answers": answers,
         "usage": {
             "input_tokens": tokens,
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": 0,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": tokens,
+            "output_tokens": written,
+            "output_tokens_details": {"reasoning_tokens": written},
+            "total_tokens": tokens + written,
         },
         "x_weight_version": call.version(),
     })))
@@ -357,7 +382,7 @@ mod tests {
     #[test]
     fn confidence_and_levels() {
         let decision =
-            |p: &[f64]| Decision { probabilities: p.to_vec(), label_mass: 1.0, position_gap: 0.0, tokens: 0 };
+            |p: &[f64]| Decision { probabilities: p.to_vec(), label_mass: 1.0, position_gap: 0.0, tokens: 0, after: None };
         assert!((decision(&[0.9, 0.1]).confidence() - 0.8).abs() < 1e-12);
         assert_eq!(decision(&[0.25; 4]).confidence(), 0.0);
         assert_eq!(decision(&[0.4, 0.6]).level(), 0.6);

@@ -4,10 +4,11 @@
 use super::refusal::Refusal;
 use super::{App, body};
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::extract::{MatchedPath, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::{Arc, Mutex};
@@ -33,6 +34,10 @@ pub struct Notes {
     pub items: usize,
     pub queued: Duration,
     pub version: Option<Arc<str>>,
+    /// Tokens that were written for it.
+    pub written: usize,
+    /// The adapter that it asks for.
+    pub adapter: Option<String>,
     /// The body, where the log may hold it.
     pub content: Option<String>,
     deadline: Option<Instant>,
@@ -69,6 +74,11 @@ impl Call {
     }
 }
 
+#[derive(Deserialize)]
+struct Named {
+    model: Option<String>,
+}
+
 /// Counts a request in and out. Dropped before it was answered, the client has gone.
 struct Visit {
     app: App,
@@ -100,6 +110,7 @@ impl Drop for Visit {
                 "queue_ms": (notes.queued.as_secs_f64() * 1e6).round() / 1e3,
                 "items": notes.items,
                 "tokens": notes.tokens,
+                "written": notes.written,
             });
             if let Some(content) = notes.content.take() {
                 line["body"] = content.into();
@@ -115,7 +126,11 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
     let path = request.uri().path().to_string();
     // Paths that lead nowhere share a name, or anybody could fill the metrics with them.
     let matched = request.extensions().get::<MatchedPath>().map(|m| m.as_str().to_string());
-    let route = matched.unwrap_or_else(|| "unknown".into());
+    let route = match matched.unwrap_or_else(|| "unknown".into()) {
+        // Who looks at the page asks for no reward.
+        root if root == "/" && request.method() == Method::GET => "page".into(),
+        route => route,
+    };
     let call = Call::new(request_id(&app, request.headers()), app.config.timeouts.of(&route));
     app.metrics.enter();
     let mut visit = Visit { app: app.clone(), call: call.clone(), route, answered: None };
@@ -153,6 +168,10 @@ fn admit(app: &App, path: &str, request: &Request, call: &Call) -> Result<(), Re
     if !PROBES.contains(&path) && !app.config.keys.allows(request.headers()) {
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "the key is missing or wrong"));
     }
+    // Trainers that send no model can have it in their URL.
+    if let Ok(Query(named)) = Query::<Named>::try_from_uri(request.uri()) {
+        app.choose(call, &named.model)?;
+    }
     if let Some(asked) = request.headers().get("x-request-timeout") {
         let seconds = asked.to_str().ok().and_then(|s| s.trim().parse().ok()).and_then(body::timeout);
         call.hurry(seconds.ok_or_else(|| {
@@ -161,6 +180,21 @@ fn admit(app: &App, path: &str, request: &Request, call: &Call) -> Result<(), Re
         })?);
     }
     Ok(())
+}
+
+/// Sends away at the door what would wait in the queue for longer than `queue_timeout`, by the pace of the last passes.
+pub async fn crowd(State(app): State<App>, request: Request, next: Next) -> Response<Body> {
+    let load = app.service.load();
+    let wait = load.queued_tokens as f64 / load.tokens_per_second;
+    match app.config.queue_timeout {
+        Some(most) if request.method() == Method::POST && wait > most.as_secs_f64() => {
+            let seconds = (wait - most.as_secs_f64()).ceil().clamp(1.0, 60.0);
+            let message = format!("it would wait in the queue for about {wait:.0} s; try again in {seconds} s");
+            let refusal = Refusal::new(app.config.overload, "overloaded", message);
+            Refusal { retry_after: Some(seconds as u64), ..refusal }.into_response()
+        }
+        _ => next.run(request).await,
+    }
 }
 
 fn render(refusal: &Refusal, path: &str, response: &mut Response<Body>) {

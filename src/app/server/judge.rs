@@ -1,11 +1,13 @@
 //! `POST /v1/judge`: one pair, or many. Everything the judge knows of a pair, with both orders apart.
 
 use super::body::{Body, count, messages};
+use super::input::decode;
 use super::refusal::Refusal;
-use super::{App, Call};
+use super::{App, Call, reasoned};
 use crate::app::cli::number;
 use crate::reward::judge::{Judgment, Pair};
 use crate::reward::service::{Answered, Judged};
+use crate::text::policy;
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Deserialize;
@@ -22,46 +24,76 @@ pub struct JudgeBody {
     pub prompt: Option<Value>,
     pub a: Option<String>,
     pub b: Option<String>,
+    /// The prompt as token ids of this model's tokenizer, rendered by a policy's template or plain.
+    pub prompt_ids: Option<Vec<i32>>,
+    /// Responses as token ids; control tokens at their ends are left out.
+    pub a_ids: Option<Vec<i32>>,
+    pub b_ids: Option<Vec<i32>>,
     pub pairs: Option<Vec<PairBody>>,
     /// False: only the order that shows a first; the verdict is then that order's alone.
     #[serde(default = "yes")]
     pub both_orders: bool,
-    /// A rationale before the verdict. This judge reads the verdict at once and refuses true.
+    /// True: the judge reasons before it decides. Or how: [`reasoned::How`].
     #[serde(default)]
-    pub rationale: bool,
-    /// Rationales to average over; 1 without them.
-    #[serde(default = "one")]
-    pub votes: u32,
-    #[serde(default)]
-    pub seed: u64,
+    #[schema(value_type = Option<reasoned::How>)]
+    pub rationale: Value,
+    /// Rationales for each order; 1 if not given.
+    pub votes: Option<usize>,
+    pub seed: Option<u64>,
     /// Higher goes first.
     #[serde(default)]
     pub priority: i32,
 }
 
-#[derive(Deserialize, ToSchema)]
+/// A pair in texts, in token ids (`prompt_ids`, `a_ids`, `b_ids`), or in some of each.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PairBody {
     /// A text, or a list of messages.
-    #[schema(value_type = Object)]
-    pub prompt: Value,
-    pub a: String,
-    pub b: String,
+    #[schema(value_type = Option<Object>)]
+    pub prompt: Option<Value>,
+    pub a: Option<String>,
+    pub b: Option<String>,
+    pub prompt_ids: Option<Vec<i32>>,
+    pub a_ids: Option<Vec<i32>>,
+    pub b_ids: Option<Vec<i32>>,
+}
+
+impl PairBody {
+    fn is_empty(&self) -> bool {
+        let PairBody { prompt, a, b, prompt_ids, a_ids, b_ids } = self;
+        prompt.is_none() && a.is_none() && b.is_none() && prompt_ids.is_none() && a_ids.is_none() && b_ids.is_none()
+    }
+
+    /// The pair; `place` is where it stands in the body.
+    fn pair(self, app: &App, place: &str) -> Result<Pair, Refusal> {
+        let at = |name: &str| if place.is_empty() { name.to_string() } else { format!("{place}.{name}") };
+        let prompt = match (self.prompt, self.prompt_ids) {
+            (Some(value), None) => messages(&at("prompt"), &value)?,
+            (None, Some(ids)) => policy::turns(&decode(app, &at("prompt_ids"), &ids)?),
+            (given, _) => return Err(one_form(&at("prompt"), given.is_some())),
+        };
+        let side = |name: &str, text: Option<String>, ids: Option<Vec<i32>>| match (text, ids) {
+            (Some(text), None) => Ok(text),
+            (None, Some(ids)) => Ok(policy::response(&decode(app, &at(&format!("{name}_ids")), &ids)?).to_string()),
+            (given, _) => Err(one_form(&at(name), given.is_some())),
+        };
+        Ok(Pair { prompt, a: side("a", self.a, self.a_ids)?, b: side("b", self.b, self.b_ids)? })
+    }
+}
+
+/// A field that was given twice, or not at all.
+fn one_form(field: &str, twice: bool) -> Refusal {
+    let name = field.rsplit('.').next().unwrap_or(field);
+    let message = match twice {
+        true => format!("give `{name}` or `{name}_ids`, not both"),
+        false => format!("missing field `{name}` (or `{name}_ids`)"),
+    };
+    Refusal::field(field, message)
 }
 
 fn yes() -> bool {
     true
-}
-fn one() -> u32 {
-    1
-}
-
-/// Refuses what only a judge that writes rationales can do.
-pub fn no_rationale(field: &str, asked: bool) -> Result<(), Refusal> {
-    if !asked {
-        return Ok(());
-    }
-    Err(Refusal::field(field, "this judge reads its verdict at once and writes no rationale; leave the field out"))
 }
 
 /// Judge pairs of responses.
@@ -73,20 +105,36 @@ pub async fn judge(
     Extension(call): Extension<Call>,
     Body(body): Body<JudgeBody>,
 ) -> Result<Json<Value>, Refusal> {
-    app.known_model(&body.model)?;
-    no_rationale("rationale", body.rationale)?;
-    if body.votes != 1 {
-        return Err(Refusal::field("votes", "votes are rationales, which this judge does not write; leave it at 1"));
+    app.choose(&call, &body.model)?;
+    let settings = reasoned::settings("rationale", &body.rationale, body.votes, body.seed)?;
+    if settings.is_none() && body.votes.is_some_and(|n| n != 1) {
+        return Err(Refusal::field("votes", "votes are rationales: they need rationale: true"));
     }
-    let _ = body.seed; // Nothing is drawn without rationales.
-    let (pairs, single) = pairs(body.pairs, body.prompt, body.a, body.b)?;
-    count("pairs", pairs.len(), app.config.limits.items)?;
+    if settings.is_some() && !body.both_orders {
+        return Err(Refusal::field("both_orders", "a judge that reasons reads both orders; leave it out"));
+    }
+    let JudgeBody { prompt, a, b, prompt_ids, a_ids, b_ids, pairs, .. } = body;
+    let one = PairBody { prompt, a, b, prompt_ids, a_ids, b_ids };
+    let single = pairs.is_none();
+    let pairs = match pairs {
+        None => vec![one.pair(&app, "")?],
+        Some(_) if !one.is_empty() => return Err(Refusal::field("pairs", "give pairs, or prompt, a and b, not both")),
+        Some(pairs) => {
+            count("pairs", pairs.len(), app.config.limits.items)?;
+            let each = pairs.into_iter().enumerate().map(|(i, p)| p.pair(&app, &format!("pairs[{i}]")));
+            each.collect::<Result<Vec<Pair>, Refusal>>()?
+        }
+    };
     let field = move |i: usize| if single { String::new() } else { format!("pairs[{i}]") };
+    if let Some(settings) = settings {
+        let reasoned = reasoned::judge(&app, &call, pairs, settings, body.priority, field).await?;
+        return Ok(Json(reasoned::answer(&app, &call, &reasoned, single)));
+    }
     let judged = app.judge_all(&call, pairs, body.priority, field).await?;
     let version = judged.first().map_or_else(|| app.service.version(), |j| j.version.clone());
     let tokens: usize = judged.iter().map(|j| j.tokens).sum();
     let mut answers: Vec<Map<String, Value>> = judged.iter().map(|j| object(j, body.both_orders)).collect();
-    let rest = json!({"model": app.name(), "weight_version": &*version, "usage": usage(tokens, 0)});
+    let rest = json!({"model": app.called(&call), "weight_version": &*version, "usage": usage(tokens, 0)});
     let mut answer = match single {
         true => answers.remove(0),
         false => Map::from_iter([("judgments".to_string(), json!(answers))]),
@@ -95,28 +143,6 @@ pub async fn judge(
         answer.extend(rest);
     }
     Ok(Json(Value::Object(answer)))
-}
-
-/// The pairs of a body, and whether it is a single one.
-fn pairs(
-    pairs: Option<Vec<PairBody>>,
-    prompt: Option<Value>,
-    a: Option<String>,
-    b: Option<String>,
-) -> Result<(Vec<Pair>, bool), Refusal> {
-    match (pairs, prompt, a, b) {
-        (Some(pairs), None, None, None) => {
-            let one = |(i, p): (usize, PairBody)| {
-                Ok(Pair { prompt: messages(&format!("pairs[{i}].prompt"), &p.prompt)?, a: p.a, b: p.b })
-            };
-            Ok((pairs.into_iter().enumerate().map(one).collect::<Result<_, Refusal>>()?, false))
-        }
-        (Some(_), ..) => Err(Refusal::field("pairs", "give pairs, or prompt, a and b, not both")),
-        (None, Some(prompt), Some(a), Some(b)) => Ok((vec![Pair { prompt: messages("prompt", &prompt)?, a, b }], true)),
-        (None, None, ..) => Err(Refusal::field("prompt", "missing field `prompt`")),
-        (None, _, None, _) => Err(Refusal::field("a", "missing field `a`")),
-        (None, ..) => Err(Refusal::field("b", "missing field `b`")),
-    }
 }
 
 fn sigmoid(x: f64) -> f64 {

@@ -3,6 +3,7 @@
 
 use super::App;
 use crate::reward::service::{Histogram, SECONDS};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
@@ -14,6 +15,23 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub const SECONDS_SHOWN: usize = 120;
 /// Scores that it shows.
 const SCORES_SHOWN: usize = 64;
+/// Wires that it shows.
+const ROUTES_SHOWN: usize = 12;
+/// What is looked at and asks for nothing to be computed.
+const LOOKED_AT: [&str; 12] = [
+    "page",
+    "/status.json",
+    "/metrics",
+    "/openapi.json",
+    "/version",
+    "/v1/models",
+    "/health",
+    "/ready",
+    "/startup",
+    "/ping",
+    "/is_sleeping",
+    "/is_paused",
+];
 
 pub struct Metrics {
     pub started: Instant,
@@ -87,7 +105,7 @@ impl Metrics {
         *inside.requests.entry((route.to_string(), status)).or_default() += 1;
         let seconds = inside.seconds.entry(route.to_string()).or_insert_with(|| Histogram::new(SECONDS));
         seconds.note(took.as_secs_f64());
-        if !probe && status < 300 && !matches!(route, "/status.json" | "/metrics" | "/openapi.json") {
+        if !probe && status < 300 && !LOOKED_AT.contains(&route) {
             inside.recent.push(took.as_secs_f64());
         }
     }
@@ -112,6 +130,21 @@ impl Metrics {
 
     pub fn scores(&self) -> Vec<f64> {
         self.inside().scores.iter().copied().collect()
+    }
+
+    /// The wires that were asked, most asked first, with how many requests were answered and how many were not.
+    pub fn routes(&self) -> Value {
+        let mut routes: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
+        let inside = self.inside();
+        // Reading the page is no work.
+        let asked = inside.requests.iter().filter(|((route, _), _)| !LOOKED_AT.contains(&route.as_str()));
+        for ((route, status), n) in asked {
+            routes.entry(route).or_default()[(*status >= 300) as usize] += n;
+        }
+        let mut routes: Vec<(&str, [u64; 2])> = routes.into_iter().collect();
+        routes.sort_by_key(|(_, [answered, refused])| std::cmp::Reverse(answered + refused));
+        let row = |(route, [answered, refused]): &(&str, [u64; 2])| json!({"route": route, "answered": answered, "refused": refused});
+        routes.iter().map(row).take(ROUTES_SHOWN).collect()
     }
 
     pub fn history(&self) -> Vec<Sample> {
@@ -169,6 +202,9 @@ impl Metrics {
             ("generations_total", "Texts that were written.", &c.generations),
             ("prompts_total", "Prompts that were computed.", &c.prompts),
             ("prompt_tokens_total", "Their tokens.", &c.prompt_tokens),
+            ("computed_tokens_total", "Tokens of prompts that were computed.", &c.computed_tokens),
+            ("cached_tokens_total", "Tokens of prompts whose keys and values were in memory.", &c.cached_tokens),
+            ("reasoned_total", "Pairs that were judged after rationales.", &c.reasoned),
             ("shared_prompts_total", "Prompts that were in flight already when they were asked for.", &c.shared),
             ("shared_tokens_total", "Their tokens.", &c.shared_tokens),
             ("written_tokens_total", "Tokens that were written.", &c.written_tokens),
@@ -204,6 +240,7 @@ impl Metrics {
             ("queued_tokens", "Tokens that wait.", load.queued_tokens as f64),
             ("queue_limit_tokens", "Tokens that may wait.", app.service.sizes().queue as f64),
             ("running_tokens", "Tokens that are being computed.", load.running_tokens as f64),
+            ("memory_unused_tokens", "Tokens for which memory is not in use by work.", load.unused_tokens as f64),
             ("work_in_flight", "Pieces of work that wait or run.", load.in_flight as f64),
             ("requests_in_flight", "Requests that are being answered.", self.in_flight() as f64),
             ("asleep", "1 while the model is not in memory.", flag(load.asleep)),

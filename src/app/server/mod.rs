@@ -9,8 +9,10 @@ mod chat;
 mod classify;
 mod compare;
 mod decisions;
+mod deliberate;
 mod detokenize;
 mod guard;
+mod input;
 mod judge;
 mod metrics;
 mod openapi;
@@ -18,7 +20,10 @@ mod openrlhf;
 mod page;
 mod probes;
 mod rank;
+mod reasoned;
+mod references;
 mod refusal;
+mod relevance;
 mod rerank;
 mod run;
 mod scoring;
@@ -27,11 +32,12 @@ mod systemone;
 
 pub use compare::Strategy;
 pub use guard::{Call, Keys};
+pub use references::References;
 pub use run::{Listeners, serve};
 
 use crate::error::Error;
 use crate::reward::judge::Pair;
-use crate::reward::rank::Method;
+use crate::reward::rank::{Method, Rules};
 use crate::reward::service::{Answered, Failure, Judged, Options, Service, Texts, Ticket};
 use crate::text::chat::Ending;
 use crate::text::labels::Labels;
@@ -96,6 +102,10 @@ pub struct Config {
     pub compare: Strategy,
     /// How `/rerank` and group rewards order.
     pub method: Method,
+    /// Reference responses of prompts that come without one.
+    pub references: Option<Arc<References>>,
+    /// What would wait longer than this is told to come again.
+    pub queue_timeout: Option<Duration>,
     /// Longest answer of a chat that asks for no length.
     pub max_tokens: usize,
     /// Write a line for each request to standard error.
@@ -114,6 +124,8 @@ pub struct Inner {
     metrics: Metrics,
     /// Tokens of the letters A, B, .. where an answer starts: what the options of a question are called.
     letters: Vec<i32>,
+    /// The same after the mark behind which an answer that was reasoned about stands.
+    late_letters: Vec<i32>,
     /// What the tokenizer writes before a text of its own accord (BOS).
     prefix: Vec<i32>,
     created: u64,
@@ -132,13 +144,17 @@ impl App {
     /// A tokenizer that cannot be used.
     pub fn new(service: Service, config: Config) -> Result<App, Error> {
         let letters = match service.texts() {
-            Texts::Pairwise(prompts) => letters(&prompts.chat)?,
-            Texts::Scalar(_) => Vec::new(),
+            Texts::Pairwise(prompts) => [letters(&prompts.chat, "")?, letters(&prompts.chat, deliberate::MARK)?],
+            Texts::Scalar(_) => Default::default(),
         };
+        let [letters, late_letters] = letters;
+        if let Some(both) = service.adapters().find(|adapter| config.names.iter().any(|name| name == adapter)) {
+            return Err(Error::usage(format!("an adapter and the model are both called {both:?}; rename one")));
+        }
         let prefix = service.texts().chat().tokenizer().prefix()?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let metrics = Metrics::new();
-        Ok(App(Arc::new(Inner { service, config, metrics, letters, prefix, created, draining: false.into() })))
+        Ok(App(Arc::new(Inner { service, config, metrics, letters, late_letters, prefix, created, draining: false.into() })))
     }
 
     /// The routes for everybody.
@@ -157,12 +173,16 @@ impl App {
             .route("/v1/systemone", post(systemone::systemone))
             .route("/generative_scoring", post(scoring::generative_scoring))
             .route("/v1/score", post(scoring::score))
+            .route("/score", post(scoring::score))
             .route("/rerank", post(rerank::rerank))
             .route("/v1/rerank", post(rerank::rerank))
             .route("/v2/rerank", post(rerank::rerank))
             .route("/classify", post(classify::classify))
+            .route("/pooling", post(classify::pooling))
+            .route("/v1/embeddings", post(classify::embeddings))
             .route("/openapi.json", get(openapi::document))
             .route("/status.json", get(page::status))
+            .layer(axum::middleware::from_fn_with_state(self.clone(), guard::crowd))
             .merge(probes::router());
         self.guarded(router)
     }
@@ -199,15 +219,38 @@ impl App {
         self.service.texts().chat().tokenizer()
     }
 
-    /// Whether a request means this server's model.
-    fn known_model(&self, model: &Option<String>) -> Result<(), Refusal> {
-        match model {
-            Some(name) if !self.config.names.contains(name) => {
-                let message = format!("there is no model {name:?}; this server has {:?}", self.name());
-                Err(Refusal::new(StatusCode::NOT_FOUND, "model_not_found", message).at("model"))
-            }
-            _ => Ok(()),
+    /// Notes which model a request means: this server's by any of its names, or one of its adapters, alone or as `model:adapter`.
+    fn choose(&self, call: &Call, model: &Option<String>) -> Result<(), Refusal> {
+        let Some(name) = model else { return Ok(()) };
+        if self.config.names.contains(name) {
+            call.note(|notes| notes.adapter = None);
+            return Ok(());
         }
+        let short = |base: &String| name.strip_prefix(base.as_str())?.strip_prefix(':');
+        let adapter = self.config.names.iter().find_map(short).unwrap_or(name);
+        if self.service.adapters().any(|known| known == adapter) {
+            call.note(|notes| notes.adapter = Some(adapter.to_string()));
+            return Ok(());
+        }
+        let known: Vec<&str> = std::iter::once(self.name()).chain(self.service.adapters()).collect();
+        let message = format!("there is no model {name:?}; this server has {}", known.join(", "));
+        Err(Refusal::new(StatusCode::NOT_FOUND, "model_not_found", message).at("model"))
+    }
+
+    /// What an answer calls the model that a request means.
+    fn called(&self, call: &Call) -> String {
+        call.note(|notes| notes.adapter.clone()).unwrap_or_else(|| self.name().to_string())
+    }
+
+    /// The service, asking the model that a request means.
+    fn serving(&self, call: &Call) -> Service {
+        let adapter = call.note(|notes| notes.adapter.clone());
+        adapter.and_then(|name| self.service.adapter(&name)).unwrap_or_else(|| self.service.clone())
+    }
+
+    /// How groups are ranked where a request does not say.
+    fn rules(&self) -> Rules {
+        Rules::new(self.config.method, None).expect("methods with a name can be played")
     }
 
     fn refuse(&self, failure: Failure) -> Refusal {
@@ -224,6 +267,16 @@ impl App {
         tokio::task::spawn_blocking(move || f(&app))
             .await
             .map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "panic", "the server failed on this request"))
+    }
+
+    /// As [`App::apart`], with the model that a request means.
+    async fn ask<R: Send + 'static>(
+        &self,
+        call: &Call,
+        f: impl FnOnce(&App, &Service) -> R + Send + 'static,
+    ) -> Result<R, Refusal> {
+        let service = self.serving(call);
+        self.apart(move |app| f(app, &service)).await
     }
 
     /// Awaits an answer until the call's deadline.
@@ -249,15 +302,15 @@ impl App {
         priority: i32,
     ) -> Result<Vec<Result<Answered<Judged>, Failure>>, Refusal> {
         let options = self.options(call, priority);
-        let submit = move |app: &App| {
+        let submit = move |_: &App, service: &Service| {
             let one = |pair: &Pair| {
-                let work = app.service.texts().pair(pair).map_err(Failure::Invalid)?;
-                app.service.judge(work, options)
+                let work = service.texts().pair(pair).map_err(Failure::Invalid)?;
+                service.judge(work, options)
             };
             pairs.iter().map(one).collect::<Vec<_>>()
         };
         let mut outcomes = Vec::new();
-        for ticket in self.apart(submit).await? {
+        for ticket in self.ask(call, submit).await? {
             let outcome = match ticket {
                 Ok(ticket) => self.answer(call, ticket).await,
                 Err(failure) => Err(failure),
@@ -283,9 +336,10 @@ impl App {
     }
 }
 
-/// The letters that are one token each where an answer starts, from A on; two of them at least, since judging needs them.
-fn letters(chat: &crate::text::chat::Chat) -> Result<Vec<i32>, Error> {
-    let rendered = chat.render(&[Message::user("Which?")], Ending::Open)?;
+/// The letters that are one token each where an answer starts (or after a text in it), from A on; two of them at least, since judging needs them.
+fn letters(chat: &crate::text::chat::Chat, after: &str) -> Result<Vec<i32>, Error> {
+    let mut rendered = chat.render(&[Message::user("Which?")], Ending::Open)?;
+    rendered.text.push_str(after);
     let mut tokens: Vec<i32> = Vec::new();
     for letter in 'A'..='Z' {
         let name = letter.to_string();

@@ -28,6 +28,8 @@ use utoipa::openapi::Server;
         scoring::score,
         rerank::rerank,
         classify::classify,
+        classify::pooling,
+        classify::embeddings,
         probes::health,
         probes::ready,
         probes::metrics,

@@ -1,7 +1,7 @@
 //! `POST /get_reward`: OpenRLHF's remote reward model.
 //!
 //! The trainer sends one sample a request: the whole text, its rendered prompt and a label. A judge compares the response with the
-//! reference response in the label (`--data.label_key`); a scalar model needs none. The trainer's second and further URLs
+//! reference response in the label (`--data.label_key`), or in the server's file (`--reference`); a scalar model needs none. The trainer's second and further URLs
 //! get empty lists. What it logs it turns into tensors, so the logs hold numbers alone. It retries any error five times
 //! and then breaks its batch, so a sample that cannot be judged gets a neutral reward and is counted, in `invalid`; a
 //! request that is wrong itself is refused.
@@ -12,7 +12,7 @@ use super::{App, Call};
 use crate::app::cli::number;
 use crate::model::config::HeadKind;
 use crate::reward::judge::{Pair, conversation};
-use crate::reward::service::{Answered, Failure, Judged};
+use crate::reward::service::{Answered, Failure, Judged, Service};
 use crate::text::message::Message;
 use crate::text::policy;
 use axum::extract::State;
@@ -27,7 +27,7 @@ pub struct RewardBody {
     pub query: Vec<String>,
     /// The rendered prompts.
     pub prompts: Vec<String>,
-    /// The reference responses.
+    /// The reference responses; what is not a text is looked up in the server's file of references.
     #[serde(default)]
     #[schema(value_type = Vec<Option<String>>)]
     pub labels: Vec<Value>,
@@ -58,7 +58,7 @@ pub async fn get_reward(
         HeadKind::LanguageModel => {
             let mut pairs = Vec::new();
             for (i, (prompt, a)) in samples.into_iter().enumerate() {
-                let b = reference(body.labels.get(i), &format!("labels[{i}]"), "--data.label_key")?;
+                let b = reference(&app, &prompt, body.labels.get(i), &format!("labels[{i}]"), "--data.label_key")?;
                 pairs.push(Pair { prompt, a, b });
             }
             pairwise(&app, &call, pairs).await
@@ -66,21 +66,34 @@ pub async fn get_reward(
     }
 }
 
-/// The reference response in a label.
-pub fn reference(label: Option<&Value>, field: &str, flag: &str) -> Result<String, Refusal> {
-    match label {
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(Value::Object(map)) if map.get("reference").is_some_and(Value::is_string) => {
-            Ok(map["reference"].as_str().unwrap_or_default().to_string())
-        }
-        _ => Err(Refusal::field(
+/// The reference response: the label, or what the server's file says of the prompt.
+pub fn reference(
+    app: &App,
+    prompt: &[Message],
+    label: Option<&Value>,
+    field: &str,
+    flag: &str,
+) -> Result<String, Refusal> {
+    let labelled = match label {
+        Some(Value::Object(map)) => map.get("reference"),
+        other => other,
+    };
+    if let Some(text) = labelled.and_then(Value::as_str) {
+        return Ok(text.to_string());
+    }
+    let Some(references) = &app.config.references else {
+        return Err(Refusal::field(
             field,
             format!(
                 "it must be the reference response, a text: a judge says how probably a response beats it. \
-                 Let the trainer send the column with {flag}, or serve a scalar model"
+                 Let the trainer send the column with {flag}, start the server with --reference FILE, or serve a scalar model"
             ),
-        )),
-    }
+        ));
+    };
+    references.of(prompt).map(String::from).ok_or_else(|| {
+        let message = format!("it is no text, and {} holds no reference for this prompt", references.file);
+        Refusal::field(field, message)
+    })
 }
 
 /// A failure that is about one sample alone, which must not cost the others theirs.
@@ -115,15 +128,15 @@ async fn pairwise(app: &App, call: &Call, pairs: Vec<Pair>) -> Result<Json<Value
 
 async fn scalar(app: &App, call: &Call, samples: Vec<(Vec<Message>, String)>) -> Result<Json<Value>, Refusal> {
     let options = app.options(call, 0);
-    let submit = move |app: &App| {
+    let submit = move |app: &App, service: &Service| {
         let one = |(prompt, response): &(Vec<Message>, String)| {
             let ids = conversation(app.service.texts().chat(), prompt, response).map_err(Failure::Invalid)?;
-            app.service.reward(ids, options)
+            service.reward(ids, options)
         };
         samples.iter().map(one).collect::<Vec<_>>()
     };
     let (mut rewards, mut scores, mut invalid) = (Vec::new(), Vec::new(), Vec::new());
-    for ticket in app.apart(submit).await? {
+    for ticket in app.ask(call, submit).await? {
         let outcome = match ticket {
             Ok(ticket) => app.answer(call, ticket).await,
             Err(failure) => Err(failure),

@@ -60,5 +60,6 @@ pub async fn status(State(app): State<App>) -> Json<Value> {
             "p99": series(|s| s.p99),
         },
         "scores": app.metrics.scores(),
+        "routes": app.metrics.routes(),
     }))
 }

@@ -83,7 +83,8 @@ pub async fn models(State(app): State<App>) -> Json<Value> {
     let day = days(app.created / 86_400);
     let mut data = Vec::new();
     let mut models = Vec::new();
-    for name in &app.config.names {
+    let adapters = app.service.adapters().map(String::from);
+    for name in app.config.names.iter().cloned().chain(adapters) {
         data.push(json!({
             "id": name, "object": "model", "created": app.created, "owned_by": "gramophone",
             "max_model_len": app.service.sizes().context,

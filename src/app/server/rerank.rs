@@ -2,6 +2,7 @@
 //! Inference (`texts`, a bare list back). The query is the prompt and the documents are responses to it, as best-of-n uses these clients.
 
 use super::body::Body;
+use super::classify::never_cut;
 use super::judge::usage;
 use super::rank::group;
 use super::refusal::Refusal;
@@ -34,6 +35,8 @@ pub struct RerankBody {
     pub raw_scores: bool,
     /// Would cut documents, which is refused.
     pub max_tokens_per_doc: Option<u64>,
+    #[schema(value_type = Option<Object>)]
+    pub truncate_prompt_tokens: Option<Value>,
 }
 
 /// Order documents by how well they answer a query.
@@ -44,10 +47,9 @@ pub async fn rerank(
     Extension(call): Extension<Call>,
     Body(body): Body<RerankBody>,
 ) -> Result<Json<Value>, Refusal> {
-    app.known_model(&body.model)?;
-    if body.max_tokens_per_doc.is_some() {
-        return Err(Refusal::field("max_tokens_per_doc", "documents are never cut; leave it out and send what fits"));
-    }
+    app.choose(&call, &body.model)?;
+    never_cut("max_tokens_per_doc", body.max_tokens_per_doc.is_some())?;
+    never_cut("truncate_prompt_tokens", body.truncate_prompt_tokens.as_ref().is_some_and(|t| !t.is_null()))?;
     let (field, texts) = match (&body.documents, &body.texts) {
         (Some(documents), None) => {
             ("documents", documents.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?)
@@ -57,7 +59,7 @@ pub async fn rerank(
         (None, None) => return Err(Refusal::field("documents", "missing field `documents` (or `texts`)")),
     };
     let prompt = vec![Message::user(body.query.as_str())];
-    let ranked = group(&app, &call, prompt, texts.clone(), app.config.method, 0, field).await?;
+    let ranked = group(&app, &call, prompt, texts.clone(), app.rules(), 0, field).await?;
     let scores = ranked.answer.scores();
     // A scalar reward becomes a relevance between 0 and 1, unless it is wanted as it is.
     let squash = app.service.head() == HeadKind::Scalar && !body.raw_scores;
@@ -86,7 +88,7 @@ pub async fn rerank(
     let results: Vec<Value> = order.iter().map(row).collect();
     Ok(Json(json!({
         "id": format!("rerank-{}", call.id()),
-        "model": app.name(),
+        "model": app.called(&call),
         "usage": usage(ranked.tokens, 0),
         "results": results,
         "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},

@@ -1,13 +1,15 @@
 //! `POST /generative_scoring` (vLLM's) and `POST /v1/score` (SGLang's): the probabilities of given label tokens right after a query
-//! and an item. Both name labels by token id, which is how a request is told from vLLM's other `/v1/score`.
+//! and an item. Both name labels by token id, which is how a request is told from [vLLM's other `/v1/score`](super::relevance).
 
-use super::body::{Body, count};
+use super::body::{Body, count, decode};
+use super::input::Input;
 use super::judge::usage;
 use super::refusal::Refusal;
+use super::relevance::{self, RelevanceBody};
 use super::{App, Call};
 use crate::infer::scorer::LabelLogits;
 use crate::model::config::HeadKind;
-use crate::reward::service::{Answered, Failure};
+use crate::reward::service::{Answered, Failure, Service};
 use crate::text::tokenizer::Parse;
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -41,47 +43,13 @@ fn yes() -> bool {
     true
 }
 
-/// A piece of a prompt.
-#[derive(Clone)]
-enum Piece {
-    Text(String),
-    Ids(Vec<i32>),
-}
-
-fn piece(field: &str, value: &Value) -> Result<Piece, Refusal> {
-    match value {
-        Value::String(text) => Ok(Piece::Text(text.clone())),
-        Value::Array(ids) => {
-            let id = |v: &Value| v.as_i64().and_then(|id| i32::try_from(id).ok());
-            let ids: Option<Vec<i32>> = ids.iter().map(id).collect();
-            ids.map(Piece::Ids).ok_or_else(|| Refusal::field(field, "a list here holds token ids"))
-        }
-        _ => Err(Refusal::field(field, "it must be a text or a list of token ids")),
-    }
-}
-
-fn pieces(value: &Value) -> Result<Vec<Piece>, Refusal> {
-    match value {
-        Value::Array(items) if items.iter().all(|i| i.is_number()) && !items.is_empty() => {
-            Ok(vec![piece("items", value)?])
-        }
-        Value::Array(items) => items.iter().enumerate().map(|(i, v)| piece(&format!("items[{i}]"), v)).collect(),
-        other => Ok(vec![piece("items", other)?]),
-    }
-}
-
 /// The label logits of every item.
 async fn read(app: &App, call: &Call, body: &ScoringBody) -> Result<Vec<Answered<LabelLogits>>, Refusal> {
-    app.known_model(&body.model)?;
+    app.choose(&call, &body.model)?;
     let labels = match &body.label_token_ids {
         Some(labels) if !labels.is_empty() => labels.clone(),
         Some(_) => return Err(Refusal::field("label_token_ids", "the list is empty")),
-        None => {
-            return Err(Refusal::field(
-                "label_token_ids",
-                "missing field `label_token_ids`: this server scores label tokens; to score documents, POST /rerank",
-            ));
-        }
+        None => return Err(Refusal::field("label_token_ids", "missing field `label_token_ids`")),
     };
     count("label_token_ids", labels.len(), 1024)?;
     if let Some(i) = labels.iter().position(|id| *id < 0 || *id as usize >= app.service.vocab()) {
@@ -91,20 +59,20 @@ async fn read(app: &App, call: &Call, body: &ScoringBody) -> Result<Vec<Answered
     if app.service.head() == HeadKind::Scalar {
         return Err(Refusal::field("model", "this model has a scalar head and no label tokens; POST /classify"));
     }
-    let (query, items) = (piece("query", &body.query)?, pieces(&body.items)?);
+    let (query, items) = (Input::read("query", &body.query)?, Input::read_all("items", &body.items)?);
     count("items", items.len(), app.config.limits.items)?;
     let (item_first, special, options) = (body.item_first, body.add_special_tokens, app.options(call, body.priority));
-    let submit = move |app: &App| {
-        let one = |item: &Piece| {
+    let submit = move |app: &App, service: &Service| {
+        let one = |item: &Input| {
             let both = if item_first { [item, &query] } else { [&query, item] };
             let mut ids = if special { app.prefix.clone() } else { Vec::new() };
             ids.extend(join(app, both).map_err(Failure::Invalid)?);
-            app.service.labels(ids, labels.clone(), options)
+            service.labels(ids, labels.clone(), options)
         };
         items.iter().map(one).collect::<Vec<_>>()
     };
     let mut found = Vec::new();
-    for (i, ticket) in app.apart(submit).await?.into_iter().enumerate() {
+    for (i, ticket) in app.ask(call, submit).await?.into_iter().enumerate() {
         let outcome = match ticket {
             Ok(ticket) => app.answer(call, ticket).await,
             Err(failure) => Err(failure),
@@ -115,16 +83,16 @@ async fn read(app: &App, call: &Call, body: &ScoringBody) -> Result<Vec<Answered
 }
 
 /// Two pieces end to end: texts are encoded as one, ids stand as they are.
-fn join(app: &App, both: [&Piece; 2]) -> crate::Result<Vec<i32>> {
+fn join(app: &App, both: [&Input; 2]) -> crate::Result<Vec<i32>> {
     let tokenizer = app.tokenizer();
-    if let [Piece::Text(a), Piece::Text(b)] = both {
+    if let [Input::Text(a), Input::Text(b)] = both {
         return tokenizer.ids(&format!("{a}{b}"), Parse::All);
     }
     let mut ids = Vec::new();
     for piece in both {
         match piece {
-            Piece::Text(text) => ids.extend(tokenizer.ids(text, Parse::All)?),
-            Piece::Ids(list) => ids.extend(list),
+            Input::Text(text) => ids.extend(tokenizer.ids(text, Parse::All)?),
+            Input::Ids(list) => ids.extend(list),
         }
     }
     Ok(ids)
@@ -156,25 +124,38 @@ pub async fn generative_scoring(
         "id": format!("generative-scoring-{id}"),
         "object": "list",
         "created": app.created,
-        "model": app.name(),
+        "model": app.called(&call),
         "data": data,
         "usage": usage(tokens, 0),
     })))
 }
 
-/// SGLang's scoring: for each item the probabilities of all labels.
-#[utoipa::path(post, path = "/v1/score", request_body = ScoringBody,
-    responses((status = 200, description = "`scores[item][label]`")))]
+/// What `/v1/score` takes: label tokens after items (SGLang's), or documents for queries (vLLM's).
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub enum ScoreBody {
+    Labels(ScoringBody),
+    Documents(RelevanceBody),
+}
+
+/// SGLang's scoring, for each item the probabilities of all labels; without `label_token_ids` vLLM's, for each document its relevance.
+#[utoipa::path(post, path = "/v1/score", request_body = ScoreBody,
+    responses((status = 200, description = "`scores[item][label]`, or `data[].score` by document")))]
 pub async fn score(
     State(app): State<App>,
     Extension(call): Extension<Call>,
-    Body(body): Body<ScoringBody>,
+    Body(body): Body<Value>,
 ) -> Result<Json<Value>, Refusal> {
+    if body.get("label_token_ids").is_none_or(Value::is_null) {
+        return relevance::score(&app, &call, decode(body)?).await;
+    }
+    let body: ScoringBody = decode(body)?;
     let found = read(&app, &call, &body).await?;
     let softmax = body.apply_softmax.unwrap_or(false);
     let scores: Vec<Vec<f64>> = found.iter().map(|r| probabilities(&r.answer, softmax)).collect();
     let tokens = found.iter().map(|r| r.tokens).sum();
-    Ok(Json(json!({"scores": scores, "model": app.name(), "usage": usage(tokens, 0), "object": "scoring"})))
+    Ok(Json(json!({"scores": scores, "model": app.called(&call), "usage": usage(tokens, 0), "object": "scoring"})))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::{App, Call};
 use crate::app::cli::number;
 use crate::model::config::HeadKind;
 use crate::reward::judge::{Pair, conversation};
+use crate::reward::service::Service;
 use crate::text::message::Message;
 use crate::text::policy;
 use axum::extract::{Query, State};
@@ -23,7 +24,7 @@ pub struct SampleBody {
     #[schema(value_type = Object)]
     pub prompt: Value,
     pub response: String,
-    /// The reference response; a scalar model needs none.
+    /// The reference response, if the server has no file of them; a scalar model needs none.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub label: Value,
@@ -54,16 +55,16 @@ pub async fn reward(
     let (reward, tokens) = match app.service.head() {
         HeadKind::Scalar => {
             let options = app.options(&call, 0);
-            let submit = move |app: &App| {
+            let submit = move |app: &App, service: &Service| {
                 let ids = conversation(app.service.texts().chat(), &prompt, &response).map_err(Refusal::from)?;
-                app.service.reward(ids, options).map_err(|f| app.refuse(f).at("response"))
+                service.reward(ids, options).map_err(|f| app.refuse(f).at("response"))
             };
-            let ticket = app.apart(submit).await??;
+            let ticket = app.ask(&call, submit).await??;
             let answered = app.answer(&call, ticket).await.map_err(|f| app.refuse(f))?;
             (number(answered.answer), answered.tokens)
         }
         HeadKind::LanguageModel => {
-            let b = reference(Some(&body.label), "label", "--label-key")?;
+            let b = reference(&app, &prompt, Some(&body.label), "label", "--label-key")?;
             let pairs = vec![Pair { prompt, a: response, b }];
             let judged = app.judge_all(&call, pairs, 0, |_| "response".into()).await?;
             (json!(judged[0].answer.p_a()), judged[0].tokens)
@@ -97,6 +98,6 @@ pub async fn group(
     }
     let prompt = prompt("[0].prompt", &first.prompt)?;
     let responses = samples.iter().map(|s| policy::response(&s.response).to_string()).collect();
-    let ranked = rank_group(&app, &call, prompt, responses, app.config.method, 0, "response").await?;
+    let ranked = rank_group(&app, &call, prompt, responses, app.rules(), 0, "response").await?;
     Ok(Json(json!(ranked.answer.scores())))
 }

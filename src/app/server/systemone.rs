@@ -1,8 +1,8 @@
 //! `POST /v1/systemone`: TypeSafe's decisions. A state, and named questions of the types `noul` (yes or no), `choice` and `score`.
 
 use super::body::{Body, count};
-use super::decisions::{Decision, LEVELS, OPTIONS, Question, decide, described, extend, plain};
-use super::judge::no_rationale;
+use super::decisions::{Decision, LEVELS, OPTIONS, Question, decide, described, extend, plain, written};
+use super::reasoned::{self, How};
 use super::refusal::Refusal;
 use super::{App, Call};
 use axum::extract::State;
@@ -23,9 +23,10 @@ pub struct SystemOneBody {
     /// Questions by their ids: `{"type": "noul" | "choice" | "score", "instructions", "criteria"}`.
     #[schema(value_type = Object)]
     pub questions: Map<String, Value>,
-    /// A rationale before each answer. This judge refuses true.
+    /// True: each answer is read after a rationale. Or how: [`How`].
     #[serde(default)]
-    pub x_rationale: bool,
+    #[schema(value_type = Option<How>)]
+    pub x_rationale: Value,
 }
 
 /// What kind of question it is, and what its answer needs to know.
@@ -104,8 +105,8 @@ pub async fn systemone(
     Body(body): Body<SystemOneBody>,
 ) -> Result<Json<Value>, Refusal> {
     let model = body.model.clone().filter(|name| name != ALIAS);
-    app.known_model(&model)?;
-    no_rationale("x_rationale", body.x_rationale)?;
+    app.choose(&call, &model)?;
+    let how = reasoned::settings("x_rationale", &body.x_rationale, None, None)?;
     if body.state.is_null() {
         return Err(Refusal::field("state", "there is nothing to decide about"));
     }
@@ -122,14 +123,14 @@ pub async fn systemone(
         kinds.push(kind);
         questions.push(question);
     }
-    let decided = decide(&app, &call, plain(&body.state), questions).await?;
+    let decided = decide(&app, &call, plain(&body.state), questions, how).await?;
     let answers: Map<String, Value> =
         body.questions.keys().cloned().zip(kinds.iter().zip(&decided).map(|(k, d)| answer(k, d))).collect();
     let tokens: usize = decided.iter().map(|d| d.tokens).sum();
     Ok(Json(json!({
-        "model": model.as_deref().unwrap_or(app.name()),
+        "model": model.unwrap_or_else(|| app.called(&call)),
         "answers": answers,
-        "usage": {"input_tokens": tokens, "output_tokens": 0},
+        "usage": {"input_tokens": tokens, "output_tokens": written(&decided)},
         "x_weight_version": call.version(),
     })))
 }

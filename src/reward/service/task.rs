@@ -11,7 +11,7 @@ use crate::infer::scorer::{LabelLogits, Verdict};
 use crate::infer::service::{Answer, Work};
 use crate::infer::writer::{Draft, Token};
 use crate::reward::judge::{EncodedPair, Judgment, Prompts, conversation};
-use crate::reward::rank::{Outcome, Rules, Tournament};
+use crate::reward::rank::{Outcome, Tournament};
 use crate::reward::rationale::{self, Ballot, Reasoned};
 use crate::text::answer::Grammar;
 use std::collections::BTreeMap;
@@ -237,7 +237,7 @@ impl GroupTask {
 
     /// From the beginning, whatever was read before.
     fn start(&mut self, meta: Meta, counters: &Counters) -> Result<Step, Failure> {
-        let Group { prompt, responses, method } = &self.group;
+        let Group { prompt, responses, rules } = &self.group;
         match &self.texts {
             Texts::Scalar(chat) => {
                 let of = |r: &String| conversation(chat, prompt, r).map_err(Failure::Invalid);
@@ -245,8 +245,7 @@ impl GroupTask {
                 Ok(Step::Ask(reads.collect::<Result<_, _>>()?))
             }
             Texts::Pairwise(_) => {
-                let rules = Rules::new(*method, None).map_err(Failure::Invalid)?;
-                self.tournament = Some(Tournament::new(responses.len(), rules).map_err(Failure::Invalid)?);
+                self.tournament = Some(Tournament::new(responses.len(), *rules).map_err(Failure::Invalid)?);
                 self.wins.clear();
                 self.advance(meta, counters)
             }

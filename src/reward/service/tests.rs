@@ -2,7 +2,7 @@ use super::*;
 use crate::infer::generator::{Generator, Settings, Shape};
 use crate::infer::scorer;
 use crate::reward::judge::{Judge, Pair, Prompts};
-use crate::reward::rank::Method;
+use crate::reward::rank::{Method, Rules};
 use crate::text::chat::Chat;
 use crate::text::message::Message;
 use crate::text::template::JudgeTemplate;
@@ -57,6 +57,10 @@ fn alone(case: &str) -> impl FnMut(&Pair) -> Judged {
         let encoded = prompts.pair(pair).unwrap();
         Judged::Judgment(judge.judge(&[encoded]).unwrap()[0])
     }
+}
+
+fn rules(method: Method) -> Rules {
+    Rules::new(method, None).unwrap()
 }
 
 fn judge(service: &Service, i: usize) -> Ticket<Answered<Judged>> {
@@ -123,22 +127,22 @@ fn groups_rank_as_a_judge_ranks_them() {
         Method::Anchor { anchors: 2 },
         Method::Adaptive { confidence: 0.9 },
     ] {
-        let group = Group { prompt: prompt.clone(), responses: responses.clone(), method };
+        let group = Group { prompt: prompt.clone(), responses: responses.clone(), rules: rules(method) };
         let ranked = service.rank(group, Options::default()).unwrap().wait().unwrap().answer;
         let Ranked::Compared { ranking, wins } = ranked else { panic!("{ranked:?}") };
         assert_eq!(ranking, judge.rank(&prompt, &responses, method).unwrap());
         assert_eq!(wins.len(), ranking.comparisons);
     }
-    let one = Group { prompt: prompt.clone(), responses: vec!["only".into()], method: Method::Linear };
+    let one = Group { prompt: prompt.clone(), responses: vec!["only".into()], rules: rules(Method::Linear) };
     assert_eq!(service.rank(one, Options::default()).unwrap().wait().unwrap().answer.order(), [0]);
     // The scan meets the long one last; it fails alone.
     let long = vec!["a".to_string(), "b".to_string(), "long ".repeat(2000)];
-    let group = Group { prompt: prompt.clone(), responses: long, method: Method::Linear };
+    let group = Group { prompt: prompt.clone(), responses: long, rules: rules(Method::Linear) };
     let other = self::judge(&service, 1);
     let failed = service.rank(group, Options::default()).unwrap().wait();
     assert!(matches!(failed, Err(Failure::TooLong { most: 2048, .. })), "{failed:?}");
     other.wait().unwrap();
-    let none = Group { prompt, responses: Vec::new(), method: Method::Linear };
+    let none = Group { prompt, responses: Vec::new(), rules: rules(Method::Linear) };
     assert!(matches!(service.rank(none, Options::default()), Err(Failure::Invalid(_))));
     assert_idle(&service);
 }
@@ -151,7 +155,7 @@ fn scalar_models_give_rewards_and_orders() {
     let rewards = scorer::Scorer::new(&dev, &model, SIZES).unwrap().rewards(&both).unwrap();
     let judged = judge(&service, 3).wait().unwrap().answer;
     assert_eq!(judged, Judged::Rewards { a: rewards[0], b: rewards[1] });
-    let group = Group { prompt: pair(3).prompt, responses: vec![pair(3).a, pair(3).b], method: Method::RoundRobin };
+    let group = Group { prompt: pair(3).prompt, responses: vec![pair(3).a, pair(3).b], rules: rules(Method::RoundRobin) };
     let ranked = service.rank(group, Options::default()).unwrap().wait().unwrap().answer;
     assert_eq!(ranked, Ranked::Rewards(rewards));
     assert!(matches!(service.labels(vec![1], vec![2], Options::default()), Err(Failure::Invalid(_))));

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::reward::judge::{EncodedPair, Judgment, Pair, Prompts, Side, conversation};
-use crate::reward::rank::{Method, Ranking, by_reward};
+use crate::reward::rank::{Ranking, Rules, by_reward};
 use crate::text::chat::Chat;
 use crate::text::message::Message;
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ impl Judged {
 pub struct Group {
     pub prompt: Vec<Message>,
     pub responses: Vec<String>,
-    pub method: Method,
+    pub rules: Rules,
 }
 
 /// An order, and what it rests on.

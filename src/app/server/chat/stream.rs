@@ -66,7 +66,7 @@ async fn write(
             "id": format!("chatcmpl-{}", call.id()),
             "object": "chat.completion.chunk",
             "created": app.created,
-            "model": app.name(),
+            "model": app.called(call),
             "choices": choices,
         })
     };
