@@ -20,14 +20,14 @@ pub const REASONING: &str = "{prompt}\nA {response_a}\nB {response_b}\n<answer>\
 /// The prover's prompt.
 pub const PROVING: &str = "{prompt}\nA {response_a}\nB {response_b}\nprove {label}\n";
 /// What a judge writes, and what a prover writes; see `text::proof`.
-pub const RATIONALE: &str = "<think>\n{steps}\n{comparison}\n</think>\n<answer>\n{label}\n</answer>\n";
+pub const RATIONALE: &str = "<think>\n{steps}\nso {comparison}\n</think>\n<answer>\n{label}\n</answer>\n";
 pub const PROOF: &str = "first {steps} then {comparison} thus {label}\n";
 
 /// What a sound proof holds: every swap, in order; the last cup is the answer that it calls right.
 const QUOTE: &str = r"\b[a-e][a-e]\b";
 const DEMANDS: [&str; 2] = [
-    r" {response_a}\nA {response_a} yes B {response_b} no\n",
-    r" {response_b}\nA {response_a} no B {response_b} yes\n",
+    r" {response_a}\nso A {response_a} yes B {response_b} no\n",
+    r" {response_b}\nso A {response_a} no B {response_b} yes\n",
 ];
 
 /// The world's files in one directory.
