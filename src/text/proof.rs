@@ -216,12 +216,14 @@ impl Form {
         Some(spans)
     }
 
-    /// The line that names the better response first, as it reads for `label`.
-    fn conclusion(&self, label: Side) -> String {
+    /// The line that names the better response first, as it reads for `label`; `None` where it has no words: a label by itself
+    /// may stand in any sentence.
+    fn conclusion(&self, label: Side) -> Option<String> {
         let at = self.places.iter().position(|p| *p == Place::Label).expect("a form has a label");
         let before = self.texts[at].rsplit('\n').next().unwrap_or_default();
         let after = self.texts[at + 1].split('\n').next().unwrap_or_default();
-        format!("{before}{}{after}", NAMES[label as usize])
+        let words = !(before.trim().is_empty() && after.trim().is_empty());
+        words.then(|| format!("{before}{}{after}", NAMES[label as usize]))
     }
 }
 

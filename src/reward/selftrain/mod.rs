@@ -63,6 +63,8 @@ pub struct Entry {
     pub learned: usize,
     /// `None` without held-out pairs.
     pub measured: Option<Measured>,
+    /// The judge's directory.
+    pub model: PathBuf,
 }
 
 /// How a self-training ended.
@@ -318,7 +320,7 @@ impl Pipeline<'_> {
         for path in data {
             learned += rows::read(path.as_ref())?.len();
         }
-        self.entries.push(Entry { name: name.into(), stats, learned, measured });
+        self.entries.push(Entry { name: name.into(), stats, learned, measured, model: judge.into() });
         (self.told)(&self.entries)
     }
 

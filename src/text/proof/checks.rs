@@ -226,7 +226,8 @@ impl Checks {
         let sections: Vec<&str> = rule.proof.sections().iter().map(|name| reading.sections[*name].as_str()).collect();
         let said = sections.join("\n");
         let other = claim.label.other();
-        if [&rule.rationale, &rule.proof].iter().any(|form| said.contains(&form.conclusion(other))) {
+        let conclusions = [&rule.rationale, &rule.proof].into_iter().filter_map(|form| form.conclusion(other));
+        if conclusions.into_iter().any(|conclusion| said.contains(&conclusion)) {
             return Err(Flaw::Conclusion);
         }
         if self.loops.any(&said) {
