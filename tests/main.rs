@@ -3,6 +3,7 @@ mod allocations;
 mod architecture;
 mod bench;
 mod cli;
+mod demo;
 mod devices;
 mod eval;
 mod eval_rationale;

@@ -240,3 +240,13 @@ proptest! {
         prop_assert_eq!(rule.reform(&rule.prove(&z).unwrap()).unwrap(), z);
     }
 }
+
+#[test]
+fn a_label_by_itself_is_no_conclusion() {
+    let rationale =
+        Form::parse("r", "<think>\n{steps}\nso {comparison}\n</think>\n<answer>\n{label}\n</answer>").unwrap();
+    let rule = Rule::new(rationale, Form::parse("p", "first {steps} then {comparison} thus {label}").unwrap()).unwrap();
+    let checks = Checks { max_tokens: 40, ..Checks::default() };
+    // It names both responses, as it must, and speaks for one.
+    check(&checks, &rule, Side::A, "first x then A 7 yes B 4 no thus A").unwrap();
+}
