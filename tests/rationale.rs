@@ -11,6 +11,7 @@ use gramophone::model::acts::Keep;
 use gramophone::model::config::{Config, Family, preset};
 use gramophone::reward::judge::{EncodedPair, Pair, Prompts, Side};
 use gramophone::reward::rationale::{self, RationaleJudge, Reasoned, Settings, vote_seed};
+use gramophone::reward::service::{Extras, Options, PairWork, Service, Setup, Sizes, Texts};
 use gramophone::reward::vote::{Order, Rule};
 use gramophone::text::answer::{Grammar, reply};
 use gramophone::text::bpe::Recipe;
@@ -207,6 +208,61 @@ fn votes_depend_on_the_pair_alone() {
     }
     let other = taught.judge(&dev, Settings { seed: 1, ..warm(4) }, 16).judge(&pairs).unwrap();
     assert_ne!(reference, other, "another seed votes otherwise");
+}
+
+/// A service that many ask at once gives what the judge gives by itself.
+#[test]
+fn a_service_under_load_reasons_as_the_judge_does() {
+    let (taught, dev) = (Taught::open(), Device::cpu(2));
+    let pairs = taught.encoded(6);
+    let all = [
+        Settings { max_tokens: 60, ..Settings::default() },
+        warm(4),
+        Settings { rule: Rule::Majority, adaptive: Some(0.95), seed: 5, ..warm(8) },
+    ];
+    let want: Vec<Vec<Reasoned>> = all.iter().map(|s| taught.judge(&dev, *s, 16).judge(&pairs).unwrap()).collect();
+    assert!(want[1].iter().any(|r| !r.votes.invalid.is_empty()) && want[1].iter().any(|r| r.verdict().is_some()));
+    let (prompts, grammar) = taught.prompts();
+    let stop = taught.tokenizer.stop().to_vec();
+    let setup = Setup {
+        dev: Device::cpu(1),
+        model: Model::open(TAUGHT.path(), |stored| stored).unwrap(),
+        texts: Texts::Pairwise(prompts.clone()),
+        // Prompts take several passes, and wait for places.
+        sizes: Sizes { context: CONTEXT, pass: 48, sequences: 5, queue: 1 << 20, stop },
+        loader: Box::new(|dir| Model::open(dir, |stored| stored)),
+        dir: TAUGHT.path().into(),
+        version: "1".into(),
+    };
+    let service = Service::with(setup, Extras { reasoning: Some((prompts, grammar)), ..Extras::default() }).unwrap();
+    std::thread::scope(|scope| {
+        for client in 0..3 {
+            let (service, pairs, want, all) = (service.clone(), &pairs, &want, &all);
+            scope.spawn(move || {
+                let mut tickets = Vec::new();
+                for i in 0..pairs.len() {
+                    let kind = (i + client) % all.len();
+                    let work = PairWork::Orders(pairs[(i + 1) % pairs.len()].clone());
+                    // Others read at once, and some change their minds.
+                    let read = service.judge(work, Options::default()).unwrap();
+                    if i % 3 == 1 {
+                        drop(service.judge_by_rationale(pairs[i].clone(), warm(3), Options::default()).unwrap());
+                    }
+                    let asked = service.judge_by_rationale(pairs[i].clone(), all[kind], Options::default()).unwrap();
+                    tickets.push((kind, i, asked, read));
+                }
+                for (kind, i, asked, read) in tickets {
+                    let said = asked.wait().unwrap();
+                    assert_eq!(said.answer, want[kind][i], "settings {kind}, pair {i}");
+                    assert_eq!(said.tokens, want[kind][i].prompt_tokens);
+                    read.wait().unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!((service.load().in_flight, service.load().queued_tokens, service.load().running_tokens), (0, 0, 0));
+    let greedy = Settings { votes: 3, ..Settings::default() };
+    assert!(service.judge_by_rationale(pairs[0].clone(), greedy, Options::default()).is_err());
 }
 
 /// Sixteen votes are sixteen separate runs, for the price of one prompt.

@@ -6,7 +6,8 @@
 //! who wait for it.
 //!
 //! The order. A level is a priority plus one for each `patience` of waiting, so that nothing waits for ever; within a level the client
-//! whose work took the fewest tokens comes first; within a client the nearest deadline, then the longest wait. Work that does not fit
+//! whose work took the fewest tokens comes first, in whole quarters of a step, since what one client asks for often has beginnings in
+//! common and should not be apart for long; within a client the nearest deadline, then the longest wait. Work that does not fit
 //! keeps what comes after it from starting, so that small work does not starve large; what has started goes on.
 //!
 //! Rows. Started work can always be finished: it starts only when the rows that it and all other started work still need are free or
@@ -14,73 +15,13 @@
 //!
 //! Adapters. A step holds work of one adapter, that of the work which is first; each adapter's beginnings are its own, over one pool.
 
+mod work;
+
+pub use work::{Counts, JobId, Limits, Micros, Piece, Refusal, Step, Terms, Waiter, Work};
+
 use super::radix::{Node, Radix};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
-
-/// Something to compute about a sequence. Equal work has equal answers.
-pub trait Work: Ord {
-    fn ids(&self) -> &[i32];
-    /// How many leading tokens need not be computed when their keys and values are there; less than all.
-    fn skippable(&self) -> usize;
-    /// Whose weights it is for, from 0.
-    fn adapter(&self) -> usize {
-        0
-    }
-}
-
-/// Microseconds on the caller's clock.
-pub type Micros = u64;
-
-/// Sizes of a scheduler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Longest sequence.
-    pub longest: usize,
-    /// A step's tokens, pieces of sequences, and keys that the pieces attend to (at least `longest`).
-    pub tokens: usize,
-    pub pieces: usize,
-    pub keys: usize,
-    /// Rows for keys and values: at least `longest + tokens`.
-    pub rows: usize,
-    pub adapters: usize,
-    /// Waiting that lifts work by one priority.
-    pub patience: Micros,
-}
-
-/// How somebody wants work done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Terms {
-    pub client: u64,
-    /// Larger is sooner.
-    pub priority: u32,
-    /// After this moment the answer is of no use.
-    pub deadline: Option<Micros>,
-}
-
-impl Terms {
-    /// The level of work that came at a moment.
-    pub(super) fn level(&self, arrived: Micros, now: Micros, patience: Micros) -> u64 {
-        u64::from(self.priority) + now.saturating_sub(arrived) / patience.max(1)
-    }
-}
-
-/// Why work was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    Empty,
-    /// Longer than [`Limits::longest`].
-    Long,
-}
-
-/// One who waits for an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Waiter(u64);
-
-/// Some work and all who wait for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct JobId(u64);
 
 struct Job<W> {
     work: Arc<W>,
@@ -110,43 +51,6 @@ impl<W: Work> Job<W> {
     fn deadline(&self) -> Micros {
         self.waiters.values().filter_map(|t| t.deadline).min().unwrap_or(Micros::MAX)
     }
-}
-
-/// Consecutive tokens of some work, to be computed in one pass.
-pub struct Piece<W> {
-    pub work: Arc<W>,
-    pub tokens: Range<usize>,
-    /// Rows of the keys from position 0, the piece's own included.
-    pub rows: Vec<u32>,
-    pub job: JobId,
-}
-
-/// What a pass computes.
-pub struct Step<W> {
-    pub pieces: Vec<Piece<W>>,
-    /// Whose deadline passed before their work was done; they are answered by this.
-    pub expired: Vec<Waiter>,
-    /// Whose work starts with this pass.
-    pub begun: Vec<Waiter>,
-    pub adapter: usize,
-}
-
-/// What there is to do, and has been done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Waiters that were taken, and how they ended.
-    pub submitted: u64,
-    pub answered: u64,
-    pub expired: u64,
-    pub cancelled: u64,
-    /// Waiters that joined equal work.
-    pub joined: u64,
-    /// Tokens of the work of waiters that joined equal work.
-    pub joined_tokens: u64,
-    /// Tokens of all work that was started, those of them that were computed, and those whose keys and values were there.
-    pub tokens: u64,
-    pub computed: u64,
-    pub cached: u64,
 }
 
 /// What a client that has work was given.
@@ -314,9 +218,10 @@ impl<W: Work> Scheduler<W> {
         let mut step = Step { expired: self.expire(now), pieces: Vec::new(), begun: Vec::new(), adapter: 0 };
         let mut lines = self.lines(now);
         let (mut tokens, mut keys) = (self.limits.tokens, self.limits.keys);
+        let turn = (self.limits.tokens as u64 / 4).max(1);
         while tokens > 0 && step.pieces.len() < self.limits.pieces {
             let first = |(client, line): (&u64, &Vec<(u64, JobId)>)| {
-                line.last().map(|(level, job)| (u64::MAX - level, self.served[client].tokens, *client, *job))
+                line.last().map(|(level, job)| (u64::MAX - level, self.served[client].tokens / turn, *client, *job))
             };
             let Some((.., client, job)) = lines.iter().filter_map(first).min() else { break };
             let Some(piece) = self.take(job, tokens, keys, &mut step.begun) else {

@@ -7,12 +7,16 @@
 //! An answer has the same bits alone and under any load; what was read with old weights is never combined with what new ones say.
 
 mod counters;
+mod failure;
 mod job;
+mod setup;
 mod task;
 mod ticket;
 mod work;
 
 pub use counters::{Counters, Histogram, SECONDS};
+pub use failure::Failure;
+pub use setup::{Adapter, Extras, KEPT, Loader, Setup, Sizes};
 pub use ticket::{Answered, Ticket};
 pub use work::{Group, Judged, PairWork, Ranked, Texts};
 
@@ -23,15 +27,13 @@ use crate::infer::generator::{Finish, Request};
 use crate::infer::scorer::LabelLogits;
 use crate::infer::service::{self, Writing};
 use crate::model::Model;
-use crate::model::adapter::Start;
-use crate::model::adapter::peft::Peft;
 use crate::model::config::HeadKind;
 use crate::reward::judge::{EncodedPair, Prompts};
 use crate::reward::rationale::{self, Reasoned};
 use crate::text::answer::Grammar;
 use crate::text::template::JudgeTemplate;
 use job::{Job, Office};
-use std::fmt;
+use setup::{PATIENCE, models};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -44,21 +46,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sizes of a service.
-#[derive(Clone, Debug)]
-pub struct Sizes {
-    /// Longest prompt, and longest sequence with what is written.
-    pub context: usize,
-    /// Tokens of a scoring pass.
-    pub pass: usize,
-    /// Sequences that are written together.
-    pub sequences: usize,
-    /// Tokens that may wait.
-    pub queue: usize,
-    /// Ids that end a sequence.
-    pub stop: Vec<i32>,
-}
-
 /// What a piece of work may ask for besides itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -66,57 +53,6 @@ pub struct Options {
     pub deadline: Option<Instant>,
     /// Higher goes first.
     pub priority: i32,
-}
-
-/// Why there is no answer.
-#[derive(Clone, Debug)]
-pub enum Failure {
-    /// The work makes no sense.
-    Invalid(Error),
-    /// A prompt does not fit into the context. Nothing is cut.
-    TooLong { tokens: usize, most: usize },
-    /// More tokens than the whole queue may hold.
-    TooLarge { tokens: usize, most: usize },
-    /// The queue is full; when it may have room.
-    Full { retry_after: Duration },
-    /// The deadline passed before it was computed.
-    Late,
-    /// The service stops, or everything was aborted.
-    Stopped,
-    /// The model or the device failed.
-    Broken(Error),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Failure::Invalid(e) | Failure::Broken(e) => e.fmt(f),
-            Failure::TooLong { tokens, most } => {
-                write!(f, "{tokens} tokens, but at most {most} fit; nothing is cut, shorten it")
-            }
-            Failure::TooLarge { tokens, most } => {
-                write!(f, "{tokens} tokens in one request, but the whole queue holds {most}; send it in parts")
-            }
-            Failure::Full { retry_after } => {
-                write!(f, "the queue is full; try again in {} s", retry_after.as_secs())
-            }
-            Failure::Late => f.write_str("the deadline passed before it was computed"),
-            Failure::Stopped => f.write_str("the service stops"),
-        }
-    }
-}
-
-impl From<service::Failure> for Failure {
-    fn from(failure: service::Failure) -> Failure {
-        match failure {
-            service::Failure::Full { retry_after } => Failure::Full { retry_after },
-            service::Failure::Large { tokens, most } => Failure::TooLarge { tokens, most },
-            service::Failure::Expired => Failure::Late,
-            service::Failure::Stopped => Failure::Stopped,
-            service::Failure::Refused(e) => Failure::Invalid(e),
-            service::Failure::Broken(e) => Failure::Broken(e),
-        }
-    }
 }
 
 /// What comes of writing.
@@ -150,48 +86,6 @@ pub struct Load {
     pub asleep: bool,
 }
 
-/// Opens a model directory for this service's device.
-pub type Loader = Box<dyn Fn(&Path) -> Result<Model, Error> + Send + Sync>;
-
-/// What a service is made of.
-pub struct Setup {
-    pub dev: Device,
-    pub model: Model,
-    pub texts: Texts,
-    pub sizes: Sizes,
-    pub loader: Loader,
-    /// Where the model came from, and what its weights are called.
-    pub dir: PathBuf,
-    pub version: String,
-}
-
-/// What a service may have besides.
-#[derive(Clone, Default)]
-pub struct Extras {
-    /// Adapters beside the model, which is then the bare base.
-    pub adapters: Vec<Adapter>,
-    /// Work must name an adapter: the base has no reward row of its own.
-    pub named_only: bool,
-    /// Judge prompts that ask for a rationale, and the grammar of the replies; ours if not given.
-    pub reasoning: Option<(Prompts, Grammar)>,
-    /// Tokens whose keys and values stay in memory for prompts to come; [`KEPT`] if not given.
-    pub kept: Option<usize>,
-}
-
-/// An adapter directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Adapter {
-    /// None: it answers work that names no adapter.
-    pub name: Option<String>,
-    pub dir: PathBuf,
-}
-
-/// Tokens whose keys and values stay in memory, if nothing else is asked for.
-pub const KEPT: usize = 1 << 15;
-
-/// Waiting that lifts work by one priority, in microseconds.
-const PATIENCE: u64 = 60_000_000;
-
 /// A handle to a queue and its engine. Clones share both; the engine stops with the last.
 #[derive(Clone)]
 pub struct Service {
@@ -212,20 +106,6 @@ struct Core {
     /// Where the present weights came from. Held while weights change.
     dir: Mutex<PathBuf>,
     paused: AtomicBool,
-}
-
-/// The models of an engine: what answers work that names no adapter, then the others in their order.
-fn models(dev: &Device, base: Model, adapters: &[Adapter]) -> Result<Vec<Arc<Model>>, Error> {
-    let (mut first, mut named) = (None, Vec::new());
-    for Adapter { name, dir } in adapters {
-        let model = Arc::new(base.adapted(dev, Peft::open(dir)?, Start::From(dir))?);
-        match name {
-            None if first.is_some() => return Err(Error::usage("two adapters without a name; give each one of its own")),
-            None => first = Some(model),
-            Some(_) => named.push(model),
-        }
-    }
-    Ok([first.unwrap_or_else(|| Arc::new(base))].into_iter().chain(named).collect())
 }
 
 impl Service {
@@ -364,8 +244,7 @@ impl Service {
             return Err(Failure::Invalid(Error::model("this model has a scalar head and cannot write a rationale")));
         }
         let ours = || rationale::prompts(self.core.texts.chat().clone(), JudgeTemplate::rationale());
-        let reasoning =
-            self.core.reasoning.get_or_init(|| self.core.extras.reasoning.clone().map_or_else(ours, Ok));
+        let reasoning = self.core.reasoning.get_or_init(|| self.core.extras.reasoning.clone().map_or_else(ours, Ok));
         reasoning.as_ref().map_err(|e| Failure::Invalid(e.clone()))
     }
 

@@ -16,14 +16,8 @@ pub(in crate::infer) fn alone(dev: &Device, model: &Model, task: &Task) -> Answe
         other => other.ids().len(),
     };
     let ids = &task.ids()[..cut];
-    let capacity = Capacity {
-        tokens: cut,
-        sequences: 1,
-        rows: cut,
-        positions: cut,
-        keep: Keep::Nothing,
-        ranks: Default::default(),
-    };
+    let capacity =
+        Capacity { tokens: cut, sequences: 1, rows: cut, positions: cut, keep: Keep::Nothing, ranks: model.ranks() };
     let acts = Acts::new(dev, &model.config, model.dtype, capacity).unwrap();
     let extent = write_prompts(dev, &acts, std::iter::once(ids));
     forward(dev, model, &acts, extent, Attend::Packed);

@@ -1,17 +1,17 @@
 //! What the thread knows, asleep or awake: who waits for what, and what it is told to do.
 
+mod compute;
+mod entry;
+
 use super::bench::Bench;
 use super::claims::Claim;
-use super::handle::{Entry, Message};
-use super::{
-    Answer, Command, End, Event, Failure, Observer, Outcome, Passed, Reply, Setup, Shape, Shared, Status, Wish, Work,
-    Writing, lock,
-};
+use super::handle::Message;
+use super::{Command, End, Event, Failure, Observer, Outcome, Reply, Setup, Shape, Shared, Status, Writing, lock};
 use crate::device::Device;
-use crate::error::{Error, Result};
-use crate::infer::engine::{self, Asked, Task};
-use crate::infer::scheduler::{Limits, Micros, Scheduler, Terms, Waiter};
-use crate::infer::writer::{Draft, News, Pen, Writer};
+use crate::error::Result;
+use crate::infer::engine::Asked;
+use crate::infer::scheduler::{Limits, Micros, Scheduler, Waiter};
+use crate::infer::writer::{Pen, Writer};
 use crate::model::Model;
 use crate::model::config::Config;
 use std::collections::{BTreeMap, VecDeque};
@@ -255,86 +255,6 @@ impl Desk {
         }
     }
 
-    fn enter(&mut self, entry: Entry, wish: Wish, since: Instant) {
-        let Entry { number, work, mut reply, claim } = entry;
-        let deadline = wish.within.map(|within| self.at(since).saturating_add(micros(within)));
-        let terms = Terms { client: wish.client, priority: wish.priority, deadline };
-        let taken = if self.draining { Err(Failure::Stopped) } else { self.take(terms, work).map_err(Failure::Refused) };
-        match taken {
-            Err(failure) => {
-                claim.end();
-                reply(Event::End(self.last(Err(failure), Duration::ZERO)));
-            }
-            Ok((name, started)) => {
-                for token in started.into_iter().flatten() {
-                    reply(Event::Token(token));
-                }
-                self.people.insert(number, Person { name, reply, claim, since, queued: None });
-                self.names.insert(name, number);
-                let begun = match name {
-                    Name::Reader(waiter) => self.queue.started(waiter),
-                    Name::Writer(pen) => self.writer.started(pen),
-                };
-                if begun {
-                    self.begin(name);
-                }
-            }
-        }
-    }
-
-    /// Puts work into its queue; with the tokens that an equal draft has already.
-    fn take(&mut self, terms: Terms, work: Work) -> Result<(Name, Option<Vec<super::Token>>)> {
-        let now = self.now();
-        let adapter = match &work {
-            Work::Read(asked) => asked.adapter,
-            Work::Write(draft) => draft.adapter,
-        };
-        if adapter >= self.limits.adapters {
-            return Err(Error::usage(format!("adapter {adapter} of {}", self.limits.adapters)));
-        }
-        match work {
-            Work::Read(Asked { adapter, task }) => {
-                let tokens = task.ids().len();
-                let task = task.checked(&self.config, self.limits.longest)?;
-                let joined = self.queue.counts().joined;
-                let waiter = self
-                    .queue
-                    .submit(now, terms, Arc::new(Asked { adapter, task }))
-                    .map_err(|_| Error::data("a sequence that does not fit"))?;
-                if self.queue.counts().joined > joined {
-                    self.observer.joined(tokens);
-                }
-                Ok((Name::Reader(waiter), None))
-            }
-            Work::Write(draft) => {
-                self.check(&draft)?;
-                let tokens = draft.request.prompt.len();
-                let (pen, started) = self.writer.submit(now, terms, draft);
-                if started.is_some() {
-                    self.observer.joined(tokens);
-                }
-                Ok((Name::Writer(pen), started))
-            }
-        }
-    }
-
-    fn check(&self, draft: &Draft) -> Result<()> {
-        if self.writing.is_none() {
-            return Err(Error::usage("this service was not started to write text"));
-        }
-        draft.request.settings.check()?;
-        let (prompt, vocab) = (&draft.request.prompt, self.config.vocab);
-        Task::Prompt { ids: prompt.clone() }.checked(&self.config, self.limits.longest)?;
-        if prompt.len() >= self.limits.longest {
-            let (len, most) = (prompt.len(), self.limits.longest);
-            return Err(Error::data(format!("{len} tokens leave no room for an answer in a context of {most}")));
-        }
-        match draft.watch.iter().flatten().find(|id| **id < 0 || **id as usize >= vocab) {
-            None => Ok(()),
-            Some(id) => Err(Error::data(format!("label {id} is outside the model's vocabulary of {vocab}"))),
-        }
-    }
-
     fn expire(&mut self) {
         let now = self.now();
         for waiter in self.queue.expire(now) {
@@ -350,111 +270,6 @@ impl Desk {
     fn drop_prompts(&mut self) {
         for waiter in self.writer.dropped() {
             self.queue.cancel(waiter);
-        }
-    }
-
-    /// A pass for those who read, and a token for each that writes.
-    fn compute(&mut self, bench: &mut Bench) -> Result<()> {
-        if self.seats() {
-            self.seat(bench)?;
-        }
-        if self.queue.waiting() > 0 && !self.paused() {
-            self.pass(bench)?;
-        }
-        if let (.., Some(generator)) = bench.parts() {
-            let begun = Instant::now();
-            let writing = self.writer.writing() > 0;
-            let news = self.writer.step(generator)?;
-            if writing {
-                self.observer.wrote(tokens(&news), Some(begun.elapsed()));
-            }
-            self.tell(news);
-        }
-        Ok(())
-    }
-
-    /// Gives places to those who want to write.
-    fn seat(&mut self, bench: &mut Bench) -> Result<()> {
-        let now = self.now();
-        if let Err(error) = bench.generator() {
-            let writers: Vec<Name> = self.names.keys().filter(|n| matches!(n, Name::Writer(_))).copied().collect();
-            self.writer.clear();
-            writers.into_iter().for_each(|name| self.answer(name, Err(Failure::Broken(error.clone()))));
-            return Ok(());
-        }
-        let ((models, _, generator), queue) = (bench.parts(), &mut self.queue);
-        let generator = generator.expect("it was made");
-        let read = |draft: &Draft, terms: Terms| {
-            let task = Task::Prompt { ids: draft.request.prompt.clone() };
-            let asked = Asked { adapter: draft.adapter, task };
-            queue.submit(now, terms, Arc::new(asked)).expect("prompts are checked before they line up")
-        };
-        for pen in self.writer.seat(now, generator, models, read)? {
-            self.begin(Name::Writer(pen));
-        }
-        Ok(())
-    }
-
-    fn pass(&mut self, bench: &mut Bench) -> Result<()> {
-        let (begun, before) = (Instant::now(), self.queue.counts());
-        let step = self.queue.step(self.now());
-        step.expired.iter().for_each(|waiter| self.answer(Name::Reader(*waiter), Err(Failure::Expired)));
-        step.begun.iter().for_each(|waiter| self.begin(Name::Reader(*waiter)));
-        if step.pieces.is_empty() {
-            return Ok(());
-        }
-        let answers = bench.engine.run(&step, &self.queue)?;
-        let took = begun.elapsed();
-        // Who joined work that was being computed may be late now.
-        self.expire();
-        let (mut finished, mut finished_tokens, mut answered) = (0, 0, 0);
-        let done = self.queue.complete(&step);
-        for (i, (waiters, answer)) in done.into_iter().zip(answers).enumerate() {
-            let Some(answer) = answer else { continue };
-            finished += 1;
-            finished_tokens += step.pieces[i].work.task.ids().len();
-            if answer == engine::Answer::Prompt {
-                let (_, engine, generator) = bench.parts();
-                if let (Some(prompt), Some(generator)) = (engine.prompt(&step, i), generator) {
-                    let news = self.writer.begin(&waiters, &prompt, generator)?;
-                    self.observer.wrote(tokens(&news), None);
-                    self.tell(news);
-                }
-            }
-            answered += waiters.len();
-            for waiter in waiters {
-                self.answer(Name::Reader(waiter), Ok(Answer::Read(answer.clone())));
-            }
-        }
-        self.lull = Some((answered, 0, Instant::now() + (took / LULL).min(LONGEST)));
-        let after = self.queue.counts();
-        let [computed, cached] =
-            [after.computed - before.computed, after.cached - before.cached].map(|tokens| tokens as usize);
-        self.shared.gauge.passed(computed + cached, took);
-        let pieces = step.pieces.len();
-        self.observer.passed(&Passed { pieces, computed, cached, finished, finished_tokens, took });
-        Ok(())
-    }
-
-    /// Work has its first pass, or its place.
-    fn begin(&mut self, name: Name) {
-        if let Some(person) = self.names.get(&name).and_then(|number| self.people.get_mut(number)) {
-            person.claim.start();
-            person.queued.get_or_insert_with(|| person.since.elapsed());
-        }
-    }
-
-    fn tell(&mut self, news: Vec<News>) {
-        for item in news {
-            match item {
-                News::Token(pen, token) => {
-                    let number = self.names.get(&Name::Writer(pen));
-                    if let Some(person) = number.and_then(|number| self.people.get_mut(number)) {
-                        (person.reply)(Event::Token(token));
-                    }
-                }
-                News::Done(pen, made) => self.answer(Name::Writer(pen), Ok(Answer::Written(made))),
-            }
         }
     }
 
@@ -521,10 +336,6 @@ impl Desk {
     fn at(&self, moment: Instant) -> Micros {
         micros(moment.saturating_duration_since(self.start))
     }
-}
-
-fn tokens(news: &[News]) -> usize {
-    news.iter().filter(|item| matches!(item, News::Token(..))).count()
 }
 
 fn micros(time: Duration) -> Micros {

@@ -1,9 +1,13 @@
 use super::*;
 use crate::base::dtype::Dtype;
+use crate::base::rng::{Rng, Stream};
 use crate::infer::engine::tests::{alone, tasks};
 use crate::infer::generator::{self, Generator};
 use crate::infer::scorer::tests::{CONTEXT, LABELS, model, text};
+use crate::model::adapter::Start;
+use crate::model::adapter::peft::{Peft, Targets};
 use crate::model::config::{Family, HeadKind};
+use std::collections::BTreeMap;
 
 const SHAPE: Shape = Shape { context: CONTEXT, pass: 64, kept: 1000, patience: 100_000 };
 
@@ -60,7 +64,10 @@ fn deadlines_pass_and_the_queue_fills_while_a_service_is_paused() {
     assert_eq!(handle.load().queued, 40);
     drop(dropped);
     assert_eq!(handle.load().queued, 20);
-    assert!(matches!(handle.ask(Task::Reward { ids: vec![1; 46] }, Wish::default()).wait(), Err(Failure::Large { .. })));
+    assert!(matches!(
+        handle.ask(Task::Reward { ids: vec![1; 46] }, Wish::default()).wait(),
+        Err(Failure::Large { .. })
+    ));
     let after = handle.ask(verdict(5), Wish::default());
     assert!(kept.wait_for(Duration::from_millis(30)).is_none() && handle.status().paused);
     assert_eq!(handle.status().waiting, 2);
@@ -128,4 +135,155 @@ fn text_is_written_beside_scores() {
 
 fn alone_of(model: &Model, seed: u64) -> Answer {
     Answer::Read(alone(&Device::cpu(1), model, &verdict(seed)))
+}
+
+/// A base, or other weights, with an adapter beside it that changes everything.
+fn with_adapter(seed: u64) -> Vec<Arc<Model>> {
+    let config = model(Family::Qwen3, HeadKind::LanguageModel, Dtype::F32).config;
+    let base = Model::random(config, Dtype::F32, seed).unwrap();
+    let peft = Peft {
+        rank: 3,
+        alpha: 6.0,
+        rslora: false,
+        targets: Targets::AllLinear,
+        rank_pattern: Vec::new(),
+        alpha_pattern: Vec::new(),
+        score: false,
+        dropout: 0.0,
+        head: None,
+        base: None,
+        source: Default::default(),
+    };
+    let dev = Device::cpu(1);
+    let adapted = base.adapted(&dev, peft, Start::New { seed }).unwrap();
+    let (layout, weights) = adapted.trained();
+    for (i, slot) in layout.slots().iter().enumerate() {
+        let rng = Rng::new(seed, Stream::Test, i as u64);
+        let numbers = (0..slot.rows * slot.cols).map(|k| rng.below(k as u64, 2001) as f32 / 5000.0 - 0.2);
+        dev.write(weights.at(slot), &numbers.collect::<Vec<f32>>());
+    }
+    vec![Arc::new(base), Arc::new(adapted)]
+}
+
+/// Reads and drafts of two adapters that share beginnings, some of them equal.
+fn works(n: u64) -> Vec<Work> {
+    let rng = Rng::new(11, Stream::Test, 0);
+    let work = |i: u64| {
+        let (adapter, cut) = (rng.below(4 * i, 2) as usize, rng.below(4 * i + 1, 90) as usize);
+        let ids = [&text(rng.below(4 * i + 2, 2), 100)[..cut], &text(i % 9, 6)].concat();
+        match rng.below(4 * i + 3, 3) {
+            0 => {
+                let settings =
+                    generator::Settings { temperature: 1.0, max_tokens: 5, seed: i % 4, ..Default::default() };
+                Work::Write(Draft { adapter, request: Request { prompt: ids, settings }, watch: Some(LABELS), top: 0 })
+            }
+            1 => Asked { adapter, task: Task::Logprobs { from: ids.len() / 2, ids } }.into(),
+            _ => Asked { adapter, task: Task::Labels { ids, labels: LABELS.to_vec() } }.into(),
+        }
+    };
+    (0..n).map(work).collect()
+}
+
+/// What these models say to work that is done by itself.
+fn said(models: &[Arc<Model>], work: &Work) -> Answer {
+    let dev = Device::cpu(1);
+    match work {
+        Work::Read(Asked { adapter, task }) => Answer::Read(alone(&dev, &models[*adapter], task)),
+        Work::Write(draft) => {
+            let shape = generator::Shape { sequences: 1, context: CONTEXT };
+            let mut generator = Generator::new(&dev, &models[draft.adapter], shape, &[7]).unwrap();
+            generator.watch(draft.watch);
+            Answer::Written(generator.generate(std::slice::from_ref(&draft.request), |_, _| ()).unwrap().remove(0))
+        }
+    }
+}
+
+#[test]
+fn nothing_is_lost_or_mixed_whatever_happens() {
+    let versions: [(&str, Vec<Arc<Model>>); 2] = [("one", with_adapter(1)), ("two", with_adapter(2))];
+    let works = works(60);
+    let want: Vec<Vec<Answer>> =
+        versions.iter().map(|(_, models)| works.iter().map(|work| said(models, work)).collect()).collect();
+    let writing = Writing { sequences: 3, pages: 6, stop: vec![7] };
+    let service = Service::start(Setup {
+        models: versions[0].1.clone(),
+        writing: Some(writing),
+        version: "one".into(),
+        ..Setup::new(Device::cpu(1), versions[0].1[0].clone(), Shape { pass: 24, kept: 0, ..SHAPE })
+    })
+    .unwrap();
+    std::thread::scope(|scope| {
+        for client in 0..4u64 {
+            let (handle, works, want, versions) = (service.handle(), &works, &want, &versions);
+            scope.spawn(move || {
+                let rng = Rng::new(client, Stream::Test, 9);
+                let (to, heard) = mpsc::channel();
+                let mut tickets = BTreeMap::new();
+                for i in (0..works.len()).filter(|i| i % 4 == client as usize || i % 7 == 0) {
+                    let draw = |k: u64, n: u64| rng.below(8 * i as u64 + k, n);
+                    let within = (draw(0, 6) == 0).then(|| Duration::from_micros(draw(1, 3000)));
+                    let wish = Wish { client, priority: draw(2, 2) as u32, within };
+                    let to = to.clone();
+                    let reply: Reply = Box::new(move |event| {
+                        if let Event::End(end) = event {
+                            // Nobody listens to what was dropped.
+                            let _ = to.send((i, within.is_some(), end));
+                        }
+                    });
+                    let ticket = handle.submit(vec![(works[i].clone(), reply)], wish).remove(0);
+                    if draw(3, 6) == 0 {
+                        std::thread::sleep(Duration::from_micros(draw(4, 2000)));
+                        drop(ticket);
+                    } else {
+                        tickets.insert(i, ticket);
+                    }
+                }
+                while !tickets.is_empty() {
+                    let Ok((i, hurried, end)) = heard.recv_timeout(Duration::from_secs(60)) else {
+                        panic!("client {client} waits for {:?}", tickets.keys());
+                    };
+                    // One that was dropped may have been answered before.
+                    tickets.remove(&i);
+                    match end.outcome {
+                        Ok(answer) => {
+                            let version = versions.iter().position(|(name, _)| **name == *end.version).unwrap();
+                            assert!(answer == want[version][i], "work {i}: {:?}", works[i]);
+                        }
+                        Err(Failure::Expired) => assert!(hurried),
+                        Err(failure) => panic!("{failure}"),
+                    }
+                }
+            });
+        }
+        let handle = service.handle();
+        let versions = &versions;
+        scope.spawn(move || {
+            for turn in 0..6 {
+                std::thread::sleep(Duration::from_millis(3));
+                let (name, models) = &versions[(turn + 1) % 2];
+                match turn % 3 {
+                    0 => handle.swap(models.clone(), (*name).into()).unwrap(),
+                    1 => {
+                        handle.sleep().unwrap();
+                        assert!(handle.status().asleep);
+                        handle.swap(models.clone(), (*name).into()).unwrap();
+                        handle.wake(models.clone()).unwrap();
+                    }
+                    _ => {
+                        handle.pause(true);
+                        handle.swap(models.clone(), (*name).into()).unwrap();
+                        std::thread::sleep(Duration::from_millis(2));
+                        handle.pause(false);
+                    }
+                }
+            }
+        });
+    });
+    let handle = service.handle();
+    service.drain();
+    let (status, load) = (handle.status(), handle.load());
+    assert_eq!((status.waiting, status.writing, load.queued, load.running), (0, 0, 0, 0));
+    assert_eq!(status.unused, CONTEXT + 24, "every row is free or idle");
+    let counts = status.counts;
+    assert_eq!(counts.submitted, counts.answered + counts.expired + counts.cancelled);
 }

@@ -1,12 +1,16 @@
 use super::*;
+use crate::base::dtype::Dtype;
 use crate::infer::generator::{Generator, Settings, Shape};
 use crate::infer::scorer;
+use crate::model::adapter::Start;
+use crate::model::adapter::peft::{Peft, Targets};
 use crate::reward::judge::{Judge, Pair, Prompts};
 use crate::reward::rank::{Method, Rules};
 use crate::text::chat::Chat;
 use crate::text::message::Message;
 use crate::text::template::JudgeTemplate;
 use crate::text::tokenizer::Tokenizer;
+use std::collections::BTreeMap;
 
 fn dir(case: &str) -> PathBuf {
     let root =
@@ -267,14 +271,14 @@ fn weights_change_between_passes_and_what_fails_to_load_changes_nothing() {
     let service = service("qwen3", 1 << 20);
     let other = tempfile::tempdir().unwrap();
     let mut config = open(&dir("qwen3")).unwrap().config;
-    Model::random(config.clone(), crate::base::dtype::Dtype::F32, 7).unwrap().save(other.path()).unwrap();
+    Model::random(config.clone(), Dtype::F32, 7).unwrap().save(other.path()).unwrap();
     let before = judge(&service, 1).wait().unwrap();
     assert_eq!(&*before.version, "1");
 
     assert!(service.reload(Path::new("/nowhere"), "2").is_err());
     config.vocab += 1;
     let wrong = tempfile::tempdir().unwrap();
-    Model::random(config, crate::base::dtype::Dtype::F32, 7).unwrap().save(wrong.path()).unwrap();
+    Model::random(config, Dtype::F32, 7).unwrap().save(wrong.path()).unwrap();
     assert!(service.reload(wrong.path(), "2").unwrap_err().to_string().contains("vocabulary"));
     assert_eq!(judge(&service, 1).wait().unwrap().answer, before.answer);
 
@@ -295,4 +299,124 @@ fn weights_change_between_passes_and_what_fails_to_load_changes_nothing() {
     service.reload(&dir("qwen3"), "3").unwrap();
     assert_eq!(judge(&service, 1).wait().unwrap().answer, before.answer);
     assert_idle(&service);
+}
+
+/// A random base on disk with the tokenizer of the golden one.
+fn base(seed: u64) -> tempfile::TempDir {
+    let other = tempfile::tempdir().unwrap();
+    let config = open(&dir("qwen3")).unwrap().config;
+    Model::random(config, Dtype::F32, seed).unwrap().save(other.path()).unwrap();
+    other
+}
+
+/// What a judge says of the first pairs, alone.
+fn judgments(model: &Model, n: usize) -> Vec<Judged> {
+    let dev = Device::cpu(1);
+    let Texts::Pairwise(prompts) = texts("qwen3") else { panic!("a judge") };
+    let pairs: Vec<EncodedPair> = (0..n).map(|i| prompts.pair(&pair(i)).unwrap()).collect();
+    let mut judge = Judge::new(&dev, model, prompts, SIZES).unwrap();
+    judge.judge(&pairs).unwrap().into_iter().map(Judged::Judgment).collect()
+}
+
+#[test]
+fn no_answer_combines_what_old_and_new_weights_say() {
+    let service = service("qwen3", 1 << 20);
+    let other = base(7);
+    let want: BTreeMap<&str, Vec<Judged>> =
+        [("old", judgments(&open(&dir("qwen3")).unwrap(), 6)), ("new", judgments(&open(other.path()).unwrap(), 6))]
+            .into();
+    service.reload(&dir("qwen3"), "old").unwrap();
+    let wins = |answers: &[Judged]| answers.iter().map(Judged::p_a).collect::<Vec<f64>>();
+    assert_ne!(wins(&want["old"]), wins(&want["new"]));
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (service, want) = (service.clone(), &want);
+            scope.spawn(move || {
+                for i in 0..30 {
+                    let i = (i + thread) % 6;
+                    let said = judge(&service, i).wait().unwrap();
+                    assert_eq!(said.answer, want[&*said.version][i], "{} weights", said.version);
+                }
+            });
+        }
+        for turn in 0..8 {
+            let (from, version) =
+                if turn % 2 == 0 { (other.path().to_path_buf(), "new") } else { (dir("qwen3"), "old") };
+            service.reload(&from, version).unwrap();
+        }
+    });
+    assert_idle(&service);
+}
+
+#[test]
+fn adapters_answer_beside_each_other_and_stay_through_sleep() {
+    let bare = base(7);
+    let peft = Peft {
+        rank: 3,
+        alpha: 6.0,
+        rslora: false,
+        targets: Targets::AllLinear,
+        rank_pattern: Vec::new(),
+        alpha_pattern: Vec::new(),
+        score: false,
+        dropout: 0.0,
+        head: None,
+        base: None,
+        source: Default::default(),
+    };
+    let dev = Device::cpu(1);
+    let adapter = |seed: u64| {
+        let base = open(bare.path()).unwrap();
+        let adapted = base.adapted(&dev, peft.clone(), Start::New { seed }).unwrap();
+        let (layout, weights) = adapted.trained();
+        for slot in layout.slots() {
+            let numbers = (0..slot.rows * slot.cols).map(|k| ((k as u64 * 37 + seed * 11) % 101) as f32 / 200.0 - 0.25);
+            dev.write(weights.at(slot), &numbers.collect::<Vec<f32>>());
+        }
+        let place = tempfile::tempdir().unwrap();
+        adapted.save(place.path()).unwrap();
+        (judgments(&adapted, 4), place)
+    };
+    let [(one, first), (two, second)] = [1, 2].map(adapter);
+    let plain = judgments(&open(bare.path()).unwrap(), 4);
+    assert!(one != two && one != plain);
+    let named = |name: &str, place: &tempfile::TempDir| Adapter { name: Some(name.into()), dir: place.path().into() };
+    let started = |adapters: Vec<Adapter>, named_only: bool| {
+        let texts = texts("qwen3");
+        let setup = Setup {
+            dev: Device::cpu(1),
+            model: open(bare.path()).unwrap(),
+            texts,
+            sizes: Sizes { context: SIZES.context, pass: 300, sequences: 2, queue: 1 << 20, stop: vec![0] },
+            loader: Box::new(open),
+            dir: bare.path().into(),
+            version: "1".into(),
+        };
+        Service::with(setup, Extras { adapters, named_only, ..Extras::default() })
+    };
+    let service = started(vec![named("one", &first), named("two", &second)], false).unwrap();
+    assert_eq!(service.adapters().collect::<Vec<_>>(), ["one", "two"]);
+    assert!(service.adapter("three").is_none());
+    let handles = [service.clone(), service.adapter("one").unwrap(), service.adapter("two").unwrap()];
+    let check = || {
+        let all: Vec<_> = (0..4).flat_map(|i| handles.iter().map(move |h| (i, h))).collect();
+        let tickets: Vec<_> = all.iter().map(|(i, handle)| judge(handle, *i)).collect();
+        for (k, ticket) in tickets.into_iter().enumerate() {
+            assert_eq!(ticket.wait().unwrap().answer, [&plain, &one, &two][k % 3][k / 3], "pair {}", k / 3);
+        }
+    };
+    check();
+    service.sleep().unwrap();
+    service.wake().unwrap();
+    check();
+    // They were made for this base.
+    assert!(service.reload(&dir("qwen3"), "2").is_err());
+    check();
+    assert_eq!(&*service.version(), "1");
+    let only = started(vec![named("one", &first)], true).unwrap();
+    let work = only.texts().pair(&pair(1)).unwrap();
+    assert!(matches!(only.judge(work, Options::default()), Err(Failure::Invalid(e)) if e.to_string().contains("one")));
+    let default = started(vec![Adapter { name: None, dir: second.path().into() }], false).unwrap();
+    assert_eq!(judge(&default, 2).wait().unwrap().answer, two[2]);
+    assert!(started(vec![named("one", &first), named("one", &second)], false).is_err());
 }
