@@ -185,7 +185,11 @@ fn admit(app: &App, path: &str, request: &Request, call: &Call) -> Result<(), Re
 /// Sends away at the door what would wait in the queue for longer than `queue_timeout`, by the pace of the last passes.
 pub async fn crowd(State(app): State<App>, request: Request, next: Next) -> Response<Body> {
     let load = app.service.load();
-    let wait = load.queued_tokens as f64 / load.tokens_per_second;
+    // Before the first pass there is no pace to go by.
+    let wait = match load.tokens_per_second {
+        pace if pace > 0.0 => load.queued_tokens as f64 / pace,
+        _ => 0.0,
+    };
     match app.config.queue_timeout {
         Some(most) if request.method() == Method::POST && wait > most.as_secs_f64() => {
             let seconds = (wait - most.as_secs_f64()).ceil().clamp(1.0, 60.0);

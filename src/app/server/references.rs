@@ -91,7 +91,8 @@ mod tests {
     fn wrong_files_are_refused_with_the_place() {
         let twice = "{\"prompt\": \"a\", \"reference\": \"b\"}\n{\"prompt\": \"a\", \"reference\": \"c\"}";
         for (rows, words) in [
-            ("", "no rows"),
+            ("", "empty"),
+            ("[]", "no rows"),
             ("{\"prompt\": \"a\"}", "reference"),
             ("{\"reference\": \"a\"}", "prompt"),
             (twice, ":2"),

@@ -169,7 +169,7 @@ impl Connection {
             None => self.chunks(slowly).await?,
         };
         let text = String::from_utf8(body).map_err(broke)?;
-        let text = if streams && status == 200 { joined(&text)? } else { plain(&text) };
+        let (status, text) = if streams && status == 200 { joined(&text)? } else { (status, plain(&text)) };
         Ok(Reply { status, retry_after, text })
     }
 
@@ -199,17 +199,20 @@ fn plain(text: &str) -> String {
     }
 }
 
-/// What the events of a stream say together.
-fn joined(text: &str) -> Result<String> {
+/// What the events of a stream say together, and the status that says so too.
+fn joined(text: &str) -> Result<(u16, String)> {
     let (mut said, mut end) = (String::new(), None);
     for event in text.split("\n\n").filter(|e| !e.is_empty()) {
         let data = event.strip_prefix("data: ").ok_or_else(|| broke(format!("{event:?} is no event")))?;
         if data == "[DONE]" {
-            return Ok(format!("{said} ({})", end.unwrap_or_default()));
+            return Ok((200, format!("{said} ({})", end.unwrap_or_default())));
         }
         let chunk: Value = serde_json::from_str(data).map_err(broke)?;
-        if chunk.get("error").is_some() {
-            return Err(broke(chunk));
+        match chunk["error"]["code"].as_str() {
+            None => {}
+            // Its head was sent long before.
+            Some("deadline") => return Ok((504, data.to_string())),
+            Some(_) => return Err(broke(data)),
         }
         let choice = &chunk["choices"][0];
         said.push_str(choice["delta"]["content"].as_str().unwrap_or_default());
@@ -237,8 +240,10 @@ mod tests {
     fn streams_are_joined_and_must_be_whole() {
         let chunk = |text: &str| format!("data: {{\"choices\": [{{\"delta\": {{\"content\": \"{text}\"}}, \"finish_reason\": \"stop\"}}]}}\n\n");
         let whole = format!("{}{}data: [DONE]\n\n", chunk("a"), chunk("b"));
-        assert_eq!(joined(&whole).unwrap(), "ab (stop)");
+        assert_eq!(joined(&whole).unwrap(), (200, "ab (stop)".into()));
         assert!(joined(&chunk("a")).is_err());
+        assert_eq!(joined("data: {\"error\": {\"code\": \"deadline\"}}\n\n").unwrap().0, 504);
+        assert!(joined("data: {\"error\": {\"code\": \"model_failed\"}}\n\n").is_err());
         assert_eq!(plain("{\"id\": \"x\", \"p\": 0.5}"), "{\"p\":0.5}");
     }
 }

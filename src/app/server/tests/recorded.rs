@@ -40,7 +40,7 @@ fn fits(shape: &Value, value: &Value) -> Result<(), String> {
 }
 
 fn recordings() -> Vec<(String, Value)> {
-    let root = dir(".").join("../../wires");
+    let root = dir("..").join("wires");
     let files = std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path());
     let read = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).unwrap().replace("$MODEL", "tiny");
