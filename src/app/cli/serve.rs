@@ -2,7 +2,7 @@
 
 use super::console::remark;
 use super::runtime::{JudgeFlags, Opened, Runtime};
-use crate::app::server::{self, App, Config, Keys, Limits, Listeners, Strategy, Timeouts};
+use crate::app::server::{self, App, Config, Keys, Limits, Listeners, Strategy, Timeouts, method};
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
 use crate::model::config::HeadKind;
@@ -71,7 +71,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = CompareArg::Circular)]
     compare: CompareArg,
     /// How groups are ranked where a request does not say: round_robin, linear, knockout, swiss, anchor, adaptive
-    #[arg(long, default_value = "round_robin", value_name = "METHOD")]
+    #[arg(long, default_value = "round_robin", value_name = "METHOD", value_parser = method)]
     method: Method,
     /// No line in the log for each request
     #[arg(long)]

@@ -27,6 +27,7 @@ mod systemone;
 
 pub use compare::Strategy;
 pub use guard::{Call, Keys};
+pub use rank::method;
 pub use run::{Listeners, serve};
 
 use crate::error::Error;
@@ -36,6 +37,7 @@ use crate::reward::service::{Answered, Failure, Judged, Options, Service, Texts,
 use crate::text::chat::Ending;
 use crate::text::labels::Labels;
 use crate::text::message::Message;
+use crate::text::policy;
 use crate::text::tokenizer::Tokenizer;
 use axum::Router;
 use axum::http::StatusCode;

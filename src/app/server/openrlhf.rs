@@ -8,13 +8,12 @@
 
 use super::body::{Body, count};
 use super::refusal::Refusal;
-use super::{App, Call};
+use super::{App, Call, policy};
 use crate::app::cli::number;
 use crate::model::config::HeadKind;
 use crate::reward::judge::{Pair, conversation};
 use crate::reward::service::{Answered, Failure, Judged};
 use crate::text::message::Message;
-use crate::text::policy;
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Deserialize;

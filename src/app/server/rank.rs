@@ -13,6 +13,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+/// A way to rank by its name.
+///
+/// # Errors
+/// The names there are.
+pub fn method(name: &str) -> Result<Method, String> {
+    name.parse()
+}
+
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RankBody {
@@ -42,7 +50,7 @@ pub async fn rank(
     no_rationale("rationale", body.rationale)?;
     let method = match &body.method {
         None => app.config.method,
-        Some(name) => name.parse().map_err(|e: String| Refusal::field("method", e))?,
+        Some(name) => method(name).map_err(|e| Refusal::field("method", e))?,
     };
     let prompt = messages("prompt", &body.prompt)?;
     let n = body.responses.len();
