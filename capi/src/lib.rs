@@ -56,8 +56,7 @@ pub unsafe extern "C" fn gramophone_open(
     judge: *mut *mut Judge,
 ) -> Status {
     guarded(|| {
-        let judge = unsafe { judge.as_mut() }.ok_or_else(|| Refusal::null("judge"))?;
-        *judge = std::ptr::null_mut();
+        Room::new("judge", judge, 1)?.fill([std::ptr::null_mut()]);
         let model = path("model", model)?.ok_or_else(|| Refusal::null("model"))?;
         let default = Options::default();
         let options = unsafe { options.as_ref() }.unwrap_or(&default);
@@ -76,7 +75,7 @@ pub unsafe extern "C" fn gramophone_open(
         let default = Serving::default();
         let queue = Some(options.queue_tokens).filter(|n| *n > 0).unwrap_or(default.queue);
         let service = opening.open(&device)?.service(device, Serving { template, queue, ..default })?;
-        *judge = Box::into_raw(Box::new(Judge { service }));
+        Room::wanted(judge, 1).fill([Box::into_raw(Box::new(Judge { service }))]);
         Ok(())
     })
 }
@@ -212,8 +211,8 @@ pub unsafe extern "C" fn gramophone_rewards(
     guarded(|| {
         let judge = unsafe { judge.as_ref() }.ok_or_else(|| Refusal::null("judge"))?;
         let (prompts, rewards) = (types::prompts(ids, offsets, n)?, Room::new("rewards", rewards, n)?);
-        let read =
-            judge.all("prompts", timeout_seconds, prompts, |service, ids, options| service.reward(ids.to_vec(), options))?;
+        let read = judge
+            .all("prompts", timeout_seconds, prompts, |service, ids, options| service.reward(ids.to_vec(), options))?;
         rewards.fill(read);
         Ok(())
     })
