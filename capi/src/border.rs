@@ -5,6 +5,7 @@ use engine::reward::service::Failure;
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -139,12 +140,29 @@ pub fn list<'a, T>(name: &str, pointer: *const T, n: usize) -> Result<&'a [T], R
     }
 }
 
-/// Room for `n` values.
-pub fn list_mut<'a, T>(name: &str, pointer: *mut T, n: usize) -> Result<&'a mut [T], Refusal> {
-    match (pointer.is_null(), n) {
-        (_, 0) => Ok(&mut []),
-        (true, _) => Err(Refusal::null(name)),
-        (false, _) => Ok(unsafe { std::slice::from_raw_parts_mut(pointer, n) }),
+/// Room for values: nothing is known of what lies there.
+pub struct Room<'a, T>(&'a mut [MaybeUninit<T>]);
+
+impl<'a, T> Room<'a, T> {
+    /// For `n` of them.
+    pub fn new(name: &str, pointer: *mut T, n: usize) -> Result<Room<'a, T>, Refusal> {
+        match (pointer.is_null(), n) {
+            (_, 0) => Ok(Room(&mut [])),
+            (true, _) => Err(Refusal::null(name)),
+            (false, _) => Ok(Room(unsafe { std::slice::from_raw_parts_mut(pointer.cast(), n) })),
+        }
+    }
+
+    /// As [`Room::new`], or none where null says that nobody wants them.
+    pub fn wanted(pointer: *mut T, n: usize) -> Room<'a, T> {
+        Room::new("", pointer, n).unwrap_or(Room(&mut []))
+    }
+
+    /// Writes them.
+    pub fn fill(self, values: impl IntoIterator<Item = T>) {
+        self.0.iter_mut().zip(values).for_each(|(place, value)| {
+            place.write(value);
+        });
     }
 }
 
@@ -153,6 +171,8 @@ pub fn seconds(seconds: f64) -> Result<Option<Duration>, Refusal> {
     match seconds {
         0.0 => Ok(None),
         s if s > 0.0 && s <= 1e9 => Ok(Some(Duration::from_secs_f64(s))),
-        s => Err(Refusal::usage(format!("timeout_seconds is {s}; it must be a number of seconds, or 0 to wait for ever"))),
+        s => Err(Refusal::usage(format!(
+            "timeout_seconds is {s}; it must be a number of seconds, or 0 to wait for ever"
+        ))),
     }
 }

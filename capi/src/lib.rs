@@ -3,7 +3,7 @@
 mod border;
 mod types;
 
-use border::{Refusal, Status, guarded, list, list_mut, path, seconds, text, text_or};
+use border::{Refusal, Room, Status, guarded, list, path, seconds, text, text_or};
 use engine::device::Device;
 use engine::error::Error;
 use engine::reward::batch::{self, Ended};
@@ -56,8 +56,7 @@ pub unsafe extern "C" fn gramophone_open(
     judge: *mut *mut Judge,
 ) -> Status {
     guarded(|| {
-        let judge = unsafe { judge.as_mut() }.ok_or_else(|| Refusal::null("judge"))?;
-        *judge = std::ptr::null_mut();
+        Room::new("judge", judge, 1)?.fill([std::ptr::null_mut()]);
         let model = path("model", model)?.ok_or_else(|| Refusal::null("model"))?;
         let default = Options::default();
         let options = unsafe { options.as_ref() }.unwrap_or(&default);
@@ -76,7 +75,7 @@ pub unsafe extern "C" fn gramophone_open(
         let default = Serving::default();
         let queue = Some(options.queue_tokens).filter(|n| *n > 0).unwrap_or(default.queue);
         let service = opening.open(&device)?.service(device, Serving { template, queue, ..default })?;
-        *judge = Box::into_raw(Box::new(Judge { service }));
+        Room::wanted(judge, 1).fill([Box::into_raw(Box::new(Judge { service }))]);
         Ok(())
     })
 }
@@ -110,7 +109,7 @@ pub unsafe extern "C" fn gramophone_judge(
 ) -> Status {
     guarded(|| {
         let judge = unsafe { judge.as_ref() }.ok_or_else(|| Refusal::null("judge"))?;
-        let (pairs, out) = (list("pairs", pairs, n)?, list_mut("judgments", judgments, n)?);
+        let (pairs, out) = (list("pairs", pairs, n)?, Room::new("judgments", judgments, n)?);
         let texts = judge.service.texts();
         let work = pairs.iter().enumerate().map(|(i, pair)| {
             let pair = pair.read(i)?;
@@ -118,7 +117,7 @@ pub unsafe extern "C" fn gramophone_judge(
         });
         let judged: Vec<Judged> =
             judge.all("pairs", timeout_seconds, work, |service, pair, options| service.judge(pair.clone(), options))?;
-        out.iter_mut().zip(&judged).for_each(|(out, judged)| *out = Judgment::from(judged));
+        out.fill(judged.iter().map(Judgment::from));
         Ok(())
     })
 }
@@ -145,7 +144,7 @@ pub unsafe extern "C" fn gramophone_rank(
 ) -> Status {
     guarded(|| {
         let judge = unsafe { judge.as_ref() }.ok_or_else(|| Refusal::null("judge"))?;
-        let (order, scores) = (list_mut("order", order, n)?, list_mut("scores", scores, n)?);
+        let (order, scores) = (Room::new("order", order, n)?, Room::new("scores", scores, n)?);
         let method = text_or("method", method, "round_robin")?;
         let method: Method = method.parse().map_err(|e| Refusal::usage(format!("method: {e}")))?;
         let rules = Rules::new(method, None).map_err(|e| Refusal::usage(e.to_string()))?;
@@ -156,14 +155,12 @@ pub unsafe extern "C" fn gramophone_rank(
         let work = std::iter::once(Ok(group));
         let ranked: Vec<Ranked> =
             judge.all("", timeout_seconds, work, |service, group, options| service.rank(group.clone(), options))?;
-        order.copy_from_slice(&ranked[0].order());
-        scores.copy_from_slice(&ranked[0].scores());
-        if let Some(comparisons) = unsafe { comparisons.as_mut() } {
-            *comparisons = match &ranked[0] {
-                Ranked::Compared { ranking, .. } => ranking.comparisons,
-                Ranked::Rewards(_) => 0,
-            };
-        }
+        order.fill(ranked[0].order());
+        scores.fill(ranked[0].scores());
+        Room::wanted(comparisons, 1).fill([match &ranked[0] {
+            Ranked::Compared { ranking, .. } => ranking.comparisons,
+            Ranked::Rewards(_) => 0,
+        }]);
         Ok(())
     })
 }
@@ -189,14 +186,12 @@ pub unsafe extern "C" fn gramophone_label_logits(
         let judge = unsafe { judge.as_ref() }.ok_or_else(|| Refusal::null("judge"))?;
         let (prompts, labels) = (types::prompts(ids, offsets, n)?, list("labels", labels, label_count)?);
         let room = n.checked_mul(label_count).ok_or_else(|| Refusal::usage("n: there are too many"))?;
-        let logits = list_mut("logits", logits, room)?;
+        let logits = Room::new("logits", logits, room)?;
         let read = judge.all("prompts", timeout_seconds, prompts, |service, ids, options| {
             service.labels(ids.to_vec(), labels.to_vec(), options)
         })?;
-        logits.chunks_mut(label_count.max(1)).zip(&read).for_each(|(out, read)| out.copy_from_slice(&read.logits));
-        if !lse.is_null() {
-            list_mut("lse", lse, n)?.iter_mut().zip(&read).for_each(|(out, read)| *out = read.lse);
-        }
+        logits.fill(read.iter().flat_map(|read| read.logits.iter().copied()));
+        Room::wanted(lse, n).fill(read.iter().map(|read| read.lse));
         Ok(())
     })
 }
@@ -216,10 +211,10 @@ pub unsafe extern "C" fn gramophone_rewards(
 ) -> Status {
     guarded(|| {
         let judge = unsafe { judge.as_ref() }.ok_or_else(|| Refusal::null("judge"))?;
-        let (prompts, rewards) = (types::prompts(ids, offsets, n)?, list_mut("rewards", rewards, n)?);
-        let read =
-            judge.all("prompts", timeout_seconds, prompts, |service, ids, options| service.reward(ids.to_vec(), options))?;
-        rewards.copy_from_slice(&read);
+        let (prompts, rewards) = (types::prompts(ids, offsets, n)?, Room::new("rewards", rewards, n)?);
+        let read = judge
+            .all("prompts", timeout_seconds, prompts, |service, ids, options| service.reward(ids.to_vec(), options))?;
+        rewards.fill(read);
         Ok(())
     })
 }
@@ -235,8 +230,9 @@ pub unsafe extern "C" fn gramophone_labels(judge: *const Judge, a: *mut i32, b: 
         let queue::Texts::Pairwise(prompts) = judge.service.texts() else {
             return Err(Error::model("this model has a scalar head: it gives rewards and has no labels").into());
         };
-        *unsafe { a.as_mut() }.ok_or_else(|| Refusal::null("a"))? = prompts.labels.a;
-        *unsafe { b.as_mut() }.ok_or_else(|| Refusal::null("b"))? = prompts.labels.b;
+        let (a, b) = (Room::new("a", a, 1)?, Room::new("b", b, 1)?);
+        a.fill([prompts.labels.a]);
+        b.fill([prompts.labels.b]);
         Ok(())
     })
 }

@@ -57,7 +57,7 @@ fn judge(judge: &Open, pairs: &[Pair]) -> Result<Vec<Judgment>, (Status, String)
 fn threads_share_one_handle_and_get_the_same_bits() {
     let one = open("qwen3", &Options { threads: 1, ..Options::default() });
     // A queue that hardly holds one pair.
-    let tight = open("qwen3", &Options { threads: 1, queue_tokens: 400, ..Options::default() });
+    let tight = open("qwen3", &Options { threads: 1, queue_tokens: 2500, ..Options::default() });
     let texts: Vec<CString> = (0..6).map(|i| CString::new("word ".repeat(i)).unwrap()).collect();
     let pairs = || texts.iter().map(|t| pair(c"Which?", t, c"no")).collect::<Vec<Pair>>();
     let expected = judge(&one, &pairs()).unwrap();

@@ -107,10 +107,9 @@ class Client(Scorer):
         timeout: Optional[float],
         priority: int,
     ) -> list[Ranking]:
-        if anchors not in (None, 3) or confidence not in (None, 0.95):
-            raise errors.InvalidInput("anchors, confidence: a server takes 3 and 0.95; open a Judge here for others")
+        limits = {name: value for name, value in [("anchors", anchors), ("confidence", confidence)] if value is not None}
         bodies = [
-            {"prompt": prompt, "responses": responses, "method": method, "priority": priority, **self._model}
+            {"prompt": prompt, "responses": responses, "method": method, "priority": priority, **limits, **self._model}
             for prompt, responses in groups
         ]
         answers = self._all("/v1/rank", bodies, timeout, "groups", list(range(len(bodies))))

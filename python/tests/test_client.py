@@ -91,7 +91,7 @@ def test_what_the_server_refuses_is_raised_by_name(client, server):
     with pytest.raises(errors.InvalidInput, match=r"^groups\[[01]\]\.method: there is no method"):
         client.rank(GROUPS[:2], method="best")
     with pytest.raises(errors.InvalidInput, match="anchors"):
-        client.rank(GROUPS, method="anchor", anchors=2)
+        client.rank(GROUPS, method="swiss", anchors=2)
     with gramophone.Client(server, model="another") as other:
         with pytest.raises(errors.InvalidInput, match="no model"):
             other.judge(PAIRS)

@@ -132,13 +132,13 @@ mod tests {
 
     #[test]
     fn a_list_may_be_longer_than_the_queue_and_several_threads_share_it() {
-        let (roomy, tight) = (service(1 << 20), service(500));
+        let (roomy, tight) = (service(1 << 20), service(2500));
         let go_on = || Ok::<(), Infallible>(());
         let answers = |service: &Service| -> Vec<Judged> {
             judge(service, works(service, 12), None, go_on).unwrap().iter().map(|a| a.answer).collect()
         };
         let tokens: usize = judge(&roomy, works(&roomy, 12), None, go_on).unwrap().iter().map(|a| a.tokens).sum();
-        assert!(tokens > 1000, "{tokens} tokens would fit");
+        assert!(tokens > 10_000, "{tokens} tokens would fit");
         let expected = answers(&roomy);
         std::thread::scope(|scope| {
             for _ in 0..3 {
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_ends_a_list_takes_its_work_along() {
-        let service = service(700);
+        let service = service(2500);
         service.pause(true);
         // Waiting for an answer, for room, and for room that only others can make.
         for n in [1, 12] {
