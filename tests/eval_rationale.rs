@@ -139,7 +139,10 @@ fn rationales_that_mean_nothing_are_refused_and_long_prompts_count_as_invalid() 
     let flags = reasoning(&["--too-long", "invalid"]);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let base = ["eval", "judgebench", "--data", "jb.jsonl", "--out", "o"];
-    b.fails(&[&base[..], &flags[..flags.len() - 2]].concat(), 1, &["jb.jsonl:1", "tokens", "nothing is cut"]);
+    let out = b.run(&[&base[..], &flags[..flags.len() - 2]].concat());
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    let refused = ["jb.jsonl:1", "tokens", "nothing is cut"].iter().all(|words| said.contains(words));
+    assert!(out.status.code() == Some(1) && refused && !b.path("o").exists(), "{said}");
     b.ok(&[&base[..], &flags].concat());
     let summary = read(&b, "o/summary.json");
     assert_eq!(

@@ -265,10 +265,17 @@ fn a_gpu_that_fails_names_what_was_under_way() {
         command.env("GRAMOPHONE_SYNC", synchronous).output().unwrap()
     };
     let waiting = "fail=cuStreamSynchronize:20:719";
-    ends(&run(waiting, "0"), 1, &["cuda:0", "a kernel failed: CUDA_ERROR_LAUNCH_FAILED", "launched before it: "]);
+    ends(
+        &run(waiting, "0"),
+        1,
+        &["cuda:0", ": a kernel failed: ", "(CUDA_ERROR_LAUNCH_FAILED); launched before it: ", ", "],
+    );
     let out = run(waiting, "1");
-    ends(&out, 1, &["cuda:0", "_f32: CUDA_ERROR_LAUNCH_FAILED"]);
-    assert!(!String::from_utf8_lossy(&out.stderr).contains("a kernel failed"));
+    ends(&out, 1, &["cuda:0", "(CUDA_ERROR_LAUNCH_FAILED)"]);
+    // `..: KERNEL: what; launched before it: KERNEL`
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    let (_, kernel) = said.trim_end().rsplit_once("launched before it: ").unwrap_or_else(|| panic!("{said}"));
+    assert!(!kernel.contains(' ') && said.contains(&format!(": {kernel}: ")), "{said}");
     ends(&run("fail=cuLaunchKernel:50:46", "0"), 1, &["cuda:0", "CUDA_ERROR_DEVICE_UNAVAILABLE"]);
     assert!(!b.path("run/checkpoint-000002").exists());
 }

@@ -139,11 +139,12 @@ fn trap_06_braces_and_line_ends_are_read_as_they_are() {
         for text in ["fn f() { 1 }\n", "q {x}\n", "b {response_b}\n"] {
             assert!(shown.contains(text), "{stage}: no {text:?} in {shown}");
         }
-        assert!(!shown.contains("\\n"), "{stage}: a line end as two signs in {shown}");
+        let text: Vec<&str> = shown.lines().filter(|line| line.starts_with("  |")).collect();
+        assert!(!text.iter().any(|line| line.contains("\\n")), "{stage}: a line end as two signs in {shown}");
         // Every marker begins a line of its own, the one after the first answer too.
         for marker in ["[The End of Assistant A's Answer]", "[The End of Assistant B's Answer]"] {
-            let line = shown.lines().find(|line| line.contains(marker)).expect(marker);
-            assert_eq!(line.trim_start_matches(['|', ' ']), marker, "{stage}");
+            let line = text.iter().find(|line| line.contains(marker)).expect(marker);
+            assert!(line.trim_start_matches(['|', ' ']).starts_with(marker), "{stage}: {line}");
         }
     }
 }
@@ -170,6 +171,7 @@ fn trap_08_labels_have_no_leading_space() {
 fn trap_09_a_step_is_the_same_however_its_batch_is_cut() {
     let b = Bench::new();
     b.run_file();
+    // One example at a time, or all four.
     let logged = |micro: &str, reduction: &str| {
         let set = [
             format!("train.micro_tokens={micro}"),
@@ -177,19 +179,19 @@ fn trap_09_a_step_is_the_same_however_its_batch_is_cut() {
             format!("checkpoint.dir={micro}"),
         ];
         let args =
-            ["train", "run.toml", "train.steps=2", "log.every=1", "train.optimizer=adamw", &set[0], &set[1], &set[2]];
+            ["train", "run.toml", "train.steps=2", "log.every=1", "data.max_tokens=640", &set[0], &set[1], &set[2]];
         b.ok(&args);
         let rows = json_lines(&fs::read_to_string(b.path(micro).join("trainer_log.jsonl")).unwrap());
         fs::remove_dir_all(b.path(micro)).unwrap();
         rows.iter().filter_map(|row| Some([row["loss"].as_f64()?, row["grad_norm"].as_f64()?])).collect::<Vec<_>>()
     };
-    let (whole, cut) = (logged("8192", "mean"), logged("512", "mean"));
+    let (whole, cut) = (logged("8192", "mean"), logged("640", "mean"));
     assert!(whole.len() >= 2 && whole.len() == cut.len(), "{whole:?} {cut:?}");
     for (whole, cut) in whole.iter().zip(&cut) {
         assert!((0..2).all(|k| (whole[k] / cut[k] - 1.0).abs() < 1e-3), "{whole:?} {cut:?}");
     }
     // Asked for by name, the papers' way to count is there: the norm grows with the number of pieces.
-    let theirs = logged("512", "gram_compat");
+    let theirs = logged("640", "gram_compat");
     assert!(theirs[0][1] > 1.5 * whole[0][1], "{theirs:?} {whole:?}");
 }
 

@@ -44,7 +44,11 @@ pub(super) fn explain(code: CUresult) -> String {
             if text.is_null() { String::new() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
         }
     };
-    format!("{} ({})", text(sys::cuGetErrorString), text(sys::cuGetErrorName))
+    match (text(sys::cuGetErrorString), text(sys::cuGetErrorName)) {
+        // One that this driver does not know.
+        (_, name) if name.is_empty() => format!("{code:?}"),
+        (text, name) => format!("{text} ({name})"),
+    }
 }
 
 /// Finds and initialises the driver, once.
