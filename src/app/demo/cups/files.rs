@@ -108,7 +108,7 @@ impl Files {
     pub fn self_training(&self, cups: &Cups, out: &Path) -> String {
         let path = |name: &str| quoted(&self.path(name));
         let pools: Vec<String> = (0..cups.rounds).map(|i| path(&unlabelled_name(i))).collect();
-        let train = |phase: &super::Phase| training(phase, cups.seed);
+        let train = |phase: &super::Phase| training(phase, cups);
         let logs = "tensorboard = false\ncsv = false\nreport = false\n";
         let model = self.model_section();
         format!(
@@ -117,7 +117,7 @@ impl Files {
              [forms]\njudge = {judge}\nproving = {proving}\nrationale = {form}\nproof = {proof}\n\
              [rules]\nquotes = '{QUOTE}'\ndemand_a = '{}'\ndemand_b = '{}'\n\
              [prover]\nproofs = {proofs}\ntemperature = 1.0\nmax_tokens = {LONGEST}\ncontext = {CONTEXT}\nteacher = \"{teacher}\"\n\
-             [prover.model]\n{model}[prover.train]\n{prover}[prover.log]\n{logs}\
+             [prover.model]\n{model}[prover.train]\n{prover}empty_context = {empty}\n[prover.log]\n{logs}\
              [reward]\nvotes = {votes}\ntemperature = 1.0\nmax_tokens = {LONGEST}\ncontext = {CONTEXT}\nagreement = {agreement}\n\
              tau = 0.5\nbatch = 64\n\
              [reward.model]\n{model}[reward.train]\n{reward}[reward.log]\n{logs}\
@@ -134,6 +134,7 @@ impl Files {
             form = path("rationale.form"),
             proof = path("proof.form"),
             proofs = cups.proofs,
+            empty = cups.empty_context,
             teacher = if cups.refreshed { "refreshed" } else { "fixed" },
             prover = train(&cups.prover),
             votes = cups.votes,
@@ -145,14 +146,14 @@ impl Files {
     }
 
     /// The run file of a judge that learns the labels alone.
-    pub fn label_only(&self, phase: &super::Phase, seed: u64, out: &Path) -> String {
+    pub fn label_only(&self, phase: &super::Phase, cups: &Cups, out: &Path) -> String {
         format!(
             "[model]\n{}[data]\ntrain = {}\ntemplate = {}\n[train]\nstage = \"finetune\"\n{}[checkpoint]\ndir = {}\n\
              [log]\ntensorboard = false\ncsv = false\nreport = false\n",
             self.model_section(),
             quoted(&self.path("labels.jsonl")),
             quoted(&self.path("verdict.txt")),
-            training(phase, seed),
+            training(phase, cups),
             quoted(out),
         )
     }
@@ -168,12 +169,14 @@ const VOCABULARY: usize = 352;
 pub const LONGEST: usize = 96;
 pub const CONTEXT: usize = 192;
 
-fn training(phase: &super::Phase, seed: u64) -> String {
+fn training(phase: &super::Phase, cups: &Cups) -> String {
     let super::Phase { steps, batch, lr } = phase;
     format!(
         "steps = {steps}\nbatch = {batch}\nmicro_tokens = 4096\nlr = {lr:e}\nfinal_lr = 0.1\nwarmup = {}\nbeta2 = 0.98\n\
-         weight_decay = 0.1\nseed = {seed}\n",
+         weight_decay = {:?}\nseed = {}\n",
         20.min(steps / 4),
+        cups.decay,
+        cups.seed,
     )
 }
 

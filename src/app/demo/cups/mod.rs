@@ -50,6 +50,11 @@ pub struct Cups {
     pub prover: Phase,
     pub judge: Phase,
     pub round: Phase,
+    /// Weight decay of all judges and provers. Much of it is what makes a small model follow the ball instead of learning its few
+    /// examples by heart.
+    pub decay: f64,
+    /// Share of the proofs that the prover learns without their context, too.
+    pub empty_context: f64,
     /// Rates of the judge that learns labels alone; of several the best on the validation pairs is taken.
     pub label_rates: Vec<f64>,
     /// Proofs of each label, and whether the prover learns from each round.
@@ -68,17 +73,19 @@ impl Cups {
         Cups {
             seed: 1,
             swaps: [2, 6],
-            reasoned: 400,
+            reasoned: 200,
             labelled: 400,
-            unlabelled: 3000,
+            unlabelled: 2000,
             rounds: 2,
             held_out: 500,
             prover: Phase { steps: 400, batch: 32, lr: 6e-3 },
-            judge: Phase { steps: 300, batch: 32, lr: 6e-3 },
+            judge: Phase { steps: 200, batch: 32, lr: 6e-3 },
             round: Phase { steps: 150, batch: 32, lr: 3e-3 },
+            decay: 1.0,
+            empty_context: 0.02,
             label_rates: vec![3e-3],
-            proofs: 4,
-            refreshed: false,
+            proofs: 8,
+            refreshed: true,
             votes: 1,
             agreement: 1.0,
             ballots: 4,
@@ -147,7 +154,8 @@ impl Sink for Told<'_> {
         }
     }
     fn note(&mut self, line: &str) {
-        if let Some(name) = line.strip_prefix("training: ") {
+        // Other notes of a training have blanks in them: what was read, how many examples.
+        if let Some(name) = line.strip_prefix("training: ").filter(|name| !name.contains(' ')) {
             (self.say)(&format!("cups       {name}"));
         } else if line.contains("have a label") || line.contains("are proved") {
             (self.say)(&format!("           {line}"));
@@ -280,7 +288,7 @@ impl Lab<'_> {
         for (i, lr) in self.cups.label_rates.iter().enumerate() {
             let phase = Phase { steps: self.cups.steps(), lr: *lr, ..self.cups.judge };
             let name = format!("labels-{i}");
-            let text = self.files.label_only(&phase, self.cups.seed, &self.out.join(&name));
+            let text = self.files.label_only(&phase, self.cups, &self.out.join(&name));
             let model = self.run(&name, &Run::parse(&text, "labels.toml", &[])?)?;
             let accuracy = match self.cups.label_rates.len() {
                 1 => f64::NAN,
