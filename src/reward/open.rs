@@ -246,9 +246,7 @@ impl Opened {
         }
         let texts = match self.model.config.head {
             HeadKind::Scalar => Texts::Scalar(self.chat()?),
-            HeadKind::LanguageModel => {
-                Texts::Pairwise(self.prompts(serving.template.unwrap_or_else(JudgeTemplate::verdict))?)
-            }
+            HeadKind::LanguageModel => Texts::Pairwise(self.prompts(serving.template.unwrap_or_else(JudgeTemplate::verdict))?),
         };
         let (stop, shape) = (self.stop(), self.scorer());
         let Serving { sequences, queue, version, .. } = serving;
