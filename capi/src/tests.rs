@@ -182,7 +182,7 @@ fn a_judge_that_cannot_be_opened_says_why() {
         (status, error())
     };
     let missing = open(c"/no/such/model".as_ptr(), Options::default());
-    assert!(missing.0 == Status::Io && missing.1.contains("/no/such/model"), "{missing:?}");
+    assert!(missing.0 == Status::Model && missing.1.contains("/no/such/model"), "{missing:?}");
     assert_eq!(open(null(), Options::default()), (Status::Usage, "model is null".into()));
     let llama = model("llama");
     let with = |change: fn(&mut Options)| {
@@ -196,7 +196,7 @@ fn a_judge_that_cannot_be_opened_says_why() {
         (with(|o| o.dtype = c"int4".as_ptr()), Status::Usage, "options.dtype is \"int4\""),
         (with(|o| o.template_date = c"soon".as_ptr()), Status::Usage, "soon"),
         (with(|o| o.template_file = c"/no/such/file".as_ptr()), Status::Io, "/no/such/file"),
-        (with(|o| o.adapter = c"/no/adapter".as_ptr()), Status::Io, "/no/adapter"),
+        (with(|o| o.adapter = c"/no/adapter".as_ptr()), Status::Model, "/no/adapter"),
     ] {
         assert!(found.0 == status && found.1.contains(message), "{found:?}, not {message}");
     }

@@ -67,11 +67,12 @@ def test_the_bits_are_those_of_the_command_line_and_of_a_judge_here(client, judg
     assert len(client.judge([])) == 0 and client.rank([]) == []
 
 
-def test_long_lists_go_out_in_parts_and_come_back_in_order(client, judge):
-    pairs = [(f"Question {i}", f"{i}", f"{i + 1}") for i in range(600)]
+def test_long_lists_go_out_in_parts_and_come_back_in_order(client, judge, monkeypatch):
+    monkeypatch.setattr(gramophone.client, "PART", 40)
+    pairs = [(f"Question {i}", f"{i}", f"{i + 1}") for i in range(100)]
     assert client.judge(pairs).p_a.tobytes() == judge.judge(pairs).p_a.tobytes()
-    with pytest.raises(errors.TooLong, match=r"^pairs\[400\]") as refused:
-        client.judge(pairs[:400] + [("p", "word " * 5000, "b")] + pairs[400:])
+    with pytest.raises(errors.TooLong, match=r"^pairs\[90\]") as refused:
+        client.judge(pairs[:90] + [("p", "word " * 5000, "b")] + pairs[90:])
     assert refused.value.tokens > refused.value.most == 4096
 
 
