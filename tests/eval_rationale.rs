@@ -199,7 +199,7 @@ fn parts_put_together_are_the_whole_and_answers_are_reused() {
     suite(&b, 11);
     let row = |i: usize| {
         json!({"question_id": format!("k{i}"), "prompt": "q", "response_1": format!("a{i}"), "response_2": "b", "response_3": "c",
-               "scores": [i % 2 == 0, false, true], "sampled_conflict_pairs": [[1, 2]]})
+               "scores": [i.is_multiple_of(2), false, true], "sampled_conflict_pairs": [[1, 2]]})
     };
     b.write("PPE-MATH-Best-of-K.jsonl", &(0..7).map(|i| row(i).to_string() + "\n").collect::<String>());
     let cases: [(&str, &str, &str, &[&str]); 3] = [

@@ -272,7 +272,8 @@ impl Task<'_> {
             "template": template.transpose()?,
             "template_date": judge.model.template_date,
             // Threads change no bit.
-            "device": [runtime.place.device.split(':').next(), runtime.place.gemm.to_possible_value().map(|v| v.get_name().to_string()).as_deref()],
+            "device": runtime.place.device.split(':').next(),
+            "gemm": format!("{:?}", runtime.place.gemm),
             "rationale": reasoning.map(|s| format!("{s:?}")),
             "too_long": *too_long == TooLong::Invalid,
             "best_of_n": best_of_n,
