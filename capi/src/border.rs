@@ -153,6 +153,8 @@ pub fn seconds(seconds: f64) -> Result<Option<Duration>, Refusal> {
     match seconds {
         0.0 => Ok(None),
         s if s > 0.0 && s <= 1e9 => Ok(Some(Duration::from_secs_f64(s))),
-        s => Err(Refusal::usage(format!("timeout_seconds is {s}; it must be a number of seconds, or 0 to wait for ever"))),
+        s => Err(Refusal::usage(format!(
+            "timeout_seconds is {s}; it must be a number of seconds, or 0 to wait for ever"
+        ))),
     }
 }

@@ -217,8 +217,8 @@ pub unsafe extern "C" fn gramophone_rewards(
     guarded(|| {
         let judge = unsafe { judge.as_ref() }.ok_or_else(|| Refusal::null("judge"))?;
         let (prompts, rewards) = (types::prompts(ids, offsets, n)?, list_mut("rewards", rewards, n)?);
-        let read =
-            judge.all("prompts", timeout_seconds, prompts, |service, ids, options| service.reward(ids.to_vec(), options))?;
+        let read = judge
+            .all("prompts", timeout_seconds, prompts, |service, ids, options| service.reward(ids.to_vec(), options))?;
         rewards.copy_from_slice(&read);
         Ok(())
     })

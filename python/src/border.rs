@@ -22,8 +22,8 @@ impl Prompt {
             Prompt::Text(text) => return Ok(vec![Message::user(text.as_str())]),
             Prompt::Messages(json) => json,
         };
-        let value: serde_json::Value =
-            serde_json::from_slice(json).map_err(|e| Error::data(format!("the prompt's messages are not JSON: {e}")))?;
+        let value: serde_json::Value = serde_json::from_slice(json)
+            .map_err(|e| Error::data(format!("the prompt's messages are not JSON: {e}")))?;
         match Message::conversation(&value)? {
             messages if messages.is_empty() => Err(Error::data("the prompt's list of messages is empty")),
             messages => Ok(messages),
@@ -41,7 +41,10 @@ pub fn prompts(ids: &[u8], lengths: &[usize]) -> PyResult<Vec<Vec<i32>>> {
     let words = ids.chunks_exact(4).map(|word| i32::from_le_bytes(word.try_into().expect("four bytes")));
     let (mut words, due) = (words, lengths.iter().sum::<usize>());
     if ids.len() != 4 * due {
-        return Err(refused("InvalidInput", &format!("the lengths add up to {due} ids, but there are {}", ids.len() / 4)));
+        return Err(refused(
+            "InvalidInput",
+            &format!("the lengths add up to {due} ids, but there are {}", ids.len() / 4),
+        ));
     }
     Ok(lengths.iter().map(|n| words.by_ref().take(*n).collect()).collect())
 }

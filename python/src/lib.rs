@@ -119,9 +119,10 @@ impl Engine {
         let prepare = |service: &Service, (prompt, a, b): &(Prompt, String, String)| {
             service.texts().pair(&Pair { prompt: prompt.read()?, a: a.clone(), b: b.clone() })
         };
-        let judged: Vec<Judged> = self.all(py, "pairs", (timeout, priority), &pairs, prepare, |service, pair, options| {
-            service.judge(pair.clone(), options)
-        })?;
+        let judged: Vec<Judged> =
+            self.all(py, "pairs", (timeout, priority), &pairs, prepare, |service, pair, options| {
+                service.judge(pair.clone(), options)
+            })?;
         border::columns(py, &judged, self.service()?.head())
     }
 
@@ -138,7 +139,8 @@ impl Engine {
         timeout: Option<f64>,
         priority: i32,
     ) -> PyResult<Vec<Order>> {
-        let mut method: Method = method.parse().map_err(|e: String| refused("InvalidInput", &format!("method: {e}")))?;
+        let mut method: Method =
+            method.parse().map_err(|e: String| refused("InvalidInput", &format!("method: {e}")))?;
         match (&mut method, anchors, confidence) {
             (_, None, None) => {}
             (Method::Anchor { anchors }, Some(n), None) => *anchors = n,
@@ -152,9 +154,10 @@ impl Engine {
         let prepare = |_: &Service, (prompt, responses): &(Prompt, Vec<String>)| {
             Ok(Group { prompt: prompt.read()?, responses: responses.clone(), rules })
         };
-        let ranked: Vec<Ranked> = self.all(py, "groups", (timeout, priority), &groups, prepare, |service, group, options| {
-            service.rank(group.clone(), options)
-        })?;
+        let ranked: Vec<Ranked> =
+            self.all(py, "groups", (timeout, priority), &groups, prepare, |service, group, options| {
+                service.rank(group.clone(), options)
+            })?;
         let order = |ranked: &Ranked| {
             let (comparisons, wins) = match ranked {
                 Ranked::Compared { ranking, wins } => {
@@ -197,9 +200,10 @@ impl Engine {
     ) -> PyResult<Bound<'py, PyBytes>> {
         let prompts = border::prompts(ids, &lengths)?;
         let prepare = |_: &Service, ids: &Vec<i32>| Ok(ids.clone());
-        let read: Vec<f32> = self.all(py, "prompts", (timeout, priority), &prompts, prepare, |service, ids, options| {
-            service.reward(ids.clone(), options)
-        })?;
+        let read: Vec<f32> =
+            self.all(py, "prompts", (timeout, priority), &prompts, prepare, |service, ids, options| {
+                service.reward(ids.clone(), options)
+            })?;
         Ok(PyBytes::new(py, &column(&read, |r| r.to_le_bytes())))
     }
 

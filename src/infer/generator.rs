@@ -31,9 +31,9 @@ use crate::model::lora;
 use crate::ops::embed::embed_fwd;
 use crate::ops::sample::{Sampling, sample};
 use crate::ops::xent::logits_lse;
-use std::collections::BTreeSet;
 use admission::{Held, Wave};
 use queue::Queue;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A model ready to write, with its cache.

@@ -229,8 +229,7 @@ impl Writer {
                 let terms = job.pens.values().max_by_key(|t| t.priority).copied().unwrap_or_default();
                 job.place = Place::Seat(number, read(&job.draft, Terms { deadline: None, ..terms }));
                 let asked = &job.draft.request;
-                *self.given.entry(terms.client).or_default() +=
-                    (asked.prompt.len() + asked.settings.max_tokens) as u64;
+                *self.given.entry(terms.client).or_default() += (asked.prompt.len() + asked.settings.max_tokens) as u64;
                 seated.extend(job.pens.keys());
             }
             if seated.len() == before {

@@ -220,7 +220,9 @@ fn models(dev: &Device, base: Model, adapters: &[Adapter]) -> Result<Vec<Arc<Mod
     for Adapter { name, dir } in adapters {
         let model = Arc::new(base.adapted(dev, Peft::open(dir)?, Start::From(dir))?);
         match name {
-            None if first.is_some() => return Err(Error::usage("two adapters without a name; give each one of its own")),
+            None if first.is_some() => {
+                return Err(Error::usage("two adapters without a name; give each one of its own"));
+            }
             None => first = Some(model),
             Some(_) => named.push(model),
         }
@@ -364,8 +366,7 @@ impl Service {
             return Err(Failure::Invalid(Error::model("this model has a scalar head and cannot write a rationale")));
         }
         let ours = || rationale::prompts(self.core.texts.chat().clone(), JudgeTemplate::rationale());
-        let reasoning =
-            self.core.reasoning.get_or_init(|| self.core.extras.reasoning.clone().map_or_else(ours, Ok));
+        let reasoning = self.core.reasoning.get_or_init(|| self.core.extras.reasoning.clone().map_or_else(ours, Ok));
         reasoning.as_ref().map_err(|e| Failure::Invalid(e.clone()))
     }
 

@@ -74,7 +74,8 @@ pub async fn decide(
         return Err(Refusal::field("x_rationale.adaptive", "decisions take all their votes; leave it out"));
     }
     if let Some(q) = questions.iter().find(|q| q.options.len() > app.late_letters.len()) {
-        let message = format!("{} options; after a rationale at most {} are read", q.options.len(), app.late_letters.len());
+        let message =
+            format!("{} options; after a rationale at most {} are read", q.options.len(), app.late_letters.len());
         return Err(Refusal::field(q.field.as_str(), message));
     }
     let drafts = begin(app, call, input, questions, how).await?;

@@ -23,8 +23,7 @@ fn whole(ids: &[i32]) -> Arc<Text> {
     Arc::new(Text(ids.to_vec(), ids.len() - 1, 0))
 }
 
-const LIMITS: Limits =
-    Limits { longest: 12, tokens: 8, pieces: 4, keys: 30, rows: 24, adapters: 2, patience: 1000 };
+const LIMITS: Limits = Limits { longest: 12, tokens: 8, pieces: 4, keys: 30, rows: 24, adapters: 2, patience: 1000 };
 
 /// A scheduler whose passes are played: a row holds the beginning that was computed into it.
 struct Play {

@@ -259,7 +259,8 @@ impl Desk {
         let Entry { number, work, mut reply, claim } = entry;
         let deadline = wish.within.map(|within| self.at(since).saturating_add(micros(within)));
         let terms = Terms { client: wish.client, priority: wish.priority, deadline };
-        let taken = if self.draining { Err(Failure::Stopped) } else { self.take(terms, work).map_err(Failure::Refused) };
+        let taken =
+            if self.draining { Err(Failure::Stopped) } else { self.take(terms, work).map_err(Failure::Refused) };
         match taken {
             Err(failure) => {
                 claim.end();

@@ -60,7 +60,10 @@ fn deadlines_pass_and_the_queue_fills_while_a_service_is_paused() {
     assert_eq!(handle.load().queued, 40);
     drop(dropped);
     assert_eq!(handle.load().queued, 20);
-    assert!(matches!(handle.ask(Task::Reward { ids: vec![1; 46] }, Wish::default()).wait(), Err(Failure::Large { .. })));
+    assert!(matches!(
+        handle.ask(Task::Reward { ids: vec![1; 46] }, Wish::default()).wait(),
+        Err(Failure::Large { .. })
+    ));
     let after = handle.ask(verdict(5), Wish::default());
     assert!(kept.wait_for(Duration::from_millis(30)).is_none() && handle.status().paused);
     assert_eq!(handle.status().waiting, 2);

@@ -128,8 +128,7 @@ fn clients_take_turns_and_deadlines_pass() {
     let (dev, model) = (Device::cpu(1), model(Family::Llama, HeadKind::LanguageModel, Dtype::F32));
     let generator = Generator::new(&dev, &model, Shape { sequences: 1, ..SHAPE }, &[]).unwrap();
     let mut room = Room::new(&dev, &model, generator, 50);
-    let request =
-        |seed| Request { prompt: text(seed, 5), settings: Settings { max_tokens: 4, ..Settings::default() } };
+    let request = |seed| Request { prompt: text(seed, 5), settings: Settings { max_tokens: 4, ..Settings::default() } };
     let by = |client, deadline| Terms { client, priority: 0, deadline };
     let mut large: Vec<Pen> = (0..3).map(|i| room.submit(0, by(1, None), &request(i))).collect();
     let mut news = room.step(0);

@@ -70,7 +70,8 @@ impl Office {
             let message = format!("token {id} is outside the model's vocabulary of {}", self.vocab);
             return invalid(Error::data(message));
         }
-        let reward = matches!(work, Work::Read(asked) if matches!(asked.task, crate::infer::engine::Task::Reward { .. }));
+        let reward =
+            matches!(work, Work::Read(asked) if matches!(asked.task, crate::infer::engine::Task::Reward { .. }));
         match (self.head, reward) {
             (HeadKind::Scalar, true) | (HeadKind::LanguageModel, false) => Ok(()),
             (HeadKind::LanguageModel, true) => {

@@ -128,7 +128,10 @@ impl Task {
             (Kind::Rationale(task), answers) => return task.learn(self.adapter, answers, meta, counters),
             (Kind::Text { mail, .. }, [Answer::Written(made)]) => {
                 add(&counters.generations, 1);
-                return Next::done(mail, Event::End { finish: made.finish, version: meta.version, queued: meta.queued });
+                return Next::done(
+                    mail,
+                    Event::End { finish: made.finish, version: meta.version, queued: meta.queued },
+                );
             }
             _ => unreachable!("a task gets the answers it asked for"),
         };
