@@ -155,7 +155,9 @@ async fn finish(
     };
     let mut read = prompt;
     let before = format!("{rationale}{MARK}");
-    read.extend(app.tokenizer().ids(&before, Parse::Except(&[0..before.len()]))?);
+    // Nothing in a reply's text is a control token.
+    let all = 0..before.len();
+    read.extend(app.tokenizer().ids(&before, Parse::Except(std::slice::from_ref(&all)))?);
     let (labels, options) = (app.late_letters[..order.len()].to_vec(), app.options(call, 0));
     let ticket = app.serving(call).labels(read, labels, options).map_err(|f| app.refuse(f).at(field))?;
     let rationale = rationale.replace("<think>", "").replace("</think>", "").trim().to_string();
