@@ -23,7 +23,8 @@ pub fn raise(clients: u64) -> Result<Option<String>> {
         true => (limit.rlim_max, "the system allows no more (ulimit -Hn)".to_string()),
         false => (limit.rlim_cur, format!("it could not be raised: {}", last())),
     };
-    Ok(short(now, clients).map(|room| format!("this process may open {now} files, enough for about {room} clients at once; {why}")))
+    Ok(short(now, clients)
+        .map(|room| format!("this process may open {now} files, enough for about {room} clients at once; {why}")))
 }
 
 /// The clients that there is room for, if fewer than wanted.
@@ -52,7 +53,10 @@ mod tests {
             set(100, 300);
             assert_eq!(raise(200).unwrap(), None);
             let said = raise(1000).unwrap().expect("it is too low");
-            assert!(said.contains("300 files") && said.contains("236 clients") && said.contains("ulimit -Hn"), "{said}");
+            assert!(
+                said.contains("300 files") && said.contains("236 clients") && said.contains("ulimit -Hn"),
+                "{said}"
+            );
         });
     }
 }

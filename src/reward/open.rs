@@ -247,7 +247,9 @@ impl Opened {
     pub fn service(self, dev: Device, serving: Serving) -> Result<Service> {
         let texts = match self.model.config.head {
             HeadKind::Scalar => Texts::Scalar(self.chat()?),
-            HeadKind::LanguageModel => Texts::Pairwise(self.prompts(serving.template.unwrap_or_else(JudgeTemplate::verdict))?),
+            HeadKind::LanguageModel => {
+                Texts::Pairwise(self.prompts(serving.template.unwrap_or_else(JudgeTemplate::verdict))?)
+            }
         };
         let (stop, shape) = (self.stop(), self.scorer());
         let reasoning = serving.reasoning.map(|template| rationale::prompts(self.chat()?, template)).transpose();

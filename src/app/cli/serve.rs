@@ -132,7 +132,9 @@ fn reference(text: &str) -> std::result::Result<String, String> {
     let instead = "write references with `gramophone generate` from the policy before training and name the file";
     match text {
         "" => Err("it must name a file".into()),
-        "greedy" => Err(format!("the judge is not the policy, and an answer of its own would be no reference; {instead}")),
+        "greedy" => {
+            Err(format!("the judge is not the policy, and an answer of its own would be no reference; {instead}"))
+        }
         "cache" => Err(format!("no anchors are kept: a reward must not depend on what was asked before; {instead}")),
         file => Ok(file.into()),
     }

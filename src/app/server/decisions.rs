@@ -8,8 +8,8 @@
 
 use super::body::{Body, count};
 use super::deliberate::{self, After};
-use super::refusal::Refusal;
 use super::reasoned::{self, How};
+use super::refusal::Refusal;
 use super::{App, Call};
 use crate::model::config::HeadKind;
 use crate::reward::rationale::Settings;
@@ -381,8 +381,13 @@ mod tests {
 
     #[test]
     fn confidence_and_levels() {
-        let decision =
-            |p: &[f64]| Decision { probabilities: p.to_vec(), label_mass: 1.0, position_gap: 0.0, tokens: 0, after: None };
+        let decision = |p: &[f64]| Decision {
+            probabilities: p.to_vec(),
+            label_mass: 1.0,
+            position_gap: 0.0,
+            tokens: 0,
+            after: None,
+        };
         assert!((decision(&[0.9, 0.1]).confidence() - 0.8).abs() < 1e-12);
         assert_eq!(decision(&[0.25; 4]).confidence(), 0.0);
         assert_eq!(decision(&[0.4, 0.6]).level(), 0.6);

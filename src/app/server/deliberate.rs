@@ -74,7 +74,8 @@ pub async fn decide(
         return Err(Refusal::field("x_rationale.adaptive", "decisions take all their votes; leave it out"));
     }
     if let Some(q) = questions.iter().find(|q| q.options.len() > app.late_letters.len()) {
-        let message = format!("{} options; after a rationale at most {} are read", q.options.len(), app.late_letters.len());
+        let message =
+            format!("{} options; after a rationale at most {} are read", q.options.len(), app.late_letters.len());
         return Err(Refusal::field(q.field.as_str(), message));
     }
     let drafts = begin(app, call, input, questions, how).await?;
@@ -154,7 +155,9 @@ async fn finish(
     };
     let mut read = prompt;
     let before = format!("{rationale}{MARK}");
-    read.extend(app.tokenizer().ids(&before, Parse::Except(&[0..before.len()]))?);
+    // Nothing in a reply's text is a control token.
+    let all = 0..before.len();
+    read.extend(app.tokenizer().ids(&before, Parse::Except(std::slice::from_ref(&all)))?);
     let (labels, options) = (app.late_letters[..order.len()].to_vec(), app.options(call, 0));
     let ticket = app.serving(call).labels(read, labels, options).map_err(|f| app.refuse(f).at(field))?;
     let rationale = rationale.replace("<think>", "").replace("</think>", "").trim().to_string();

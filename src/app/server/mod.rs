@@ -154,7 +154,16 @@ impl App {
         let prefix = service.texts().chat().tokenizer().prefix()?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let metrics = Metrics::new();
-        Ok(App(Arc::new(Inner { service, config, metrics, letters, late_letters, prefix, created, draining: false.into() })))
+        Ok(App(Arc::new(Inner {
+            service,
+            config,
+            metrics,
+            letters,
+            late_letters,
+            prefix,
+            created,
+            draining: false.into(),
+        })))
     }
 
     /// The routes for everybody.

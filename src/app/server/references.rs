@@ -79,7 +79,8 @@ mod tests {
     #[test]
     fn prompts_are_found_as_trainers_render_them() {
         let found = open("{\"prompt\": \"1 + 1?\", \"reference\": \"2\"}\n{\"prompt\": [{\"role\": \"user\", \"content\": \"a\"}], \"reference\": \"b\"}").unwrap();
-        let rendered = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n";
+        let rendered =
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n";
         assert_eq!(found.of(&policy::turns(rendered)), Some("2"));
         assert_eq!(found.of(&[Message::user("a ")]), Some("b"));
         assert_eq!(found.of(&[Message::user("1 + 2?")]), None);

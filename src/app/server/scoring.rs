@@ -45,7 +45,7 @@ fn yes() -> bool {
 
 /// The label logits of every item.
 async fn read(app: &App, call: &Call, body: &ScoringBody) -> Result<Vec<Answered<LabelLogits>>, Refusal> {
-    app.choose(&call, &body.model)?;
+    app.choose(call, &body.model)?;
     let labels = match &body.label_token_ids {
         Some(labels) if !labels.is_empty() => labels.clone(),
         Some(_) => return Err(Refusal::field("label_token_ids", "the list is empty")),

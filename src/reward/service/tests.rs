@@ -159,7 +159,8 @@ fn scalar_models_give_rewards_and_orders() {
     let rewards = scorer::Scorer::new(&dev, &model, SIZES).unwrap().rewards(&both).unwrap();
     let judged = judge(&service, 3).wait().unwrap().answer;
     assert_eq!(judged, Judged::Rewards { a: rewards[0], b: rewards[1] });
-    let group = Group { prompt: pair(3).prompt, responses: vec![pair(3).a, pair(3).b], rules: rules(Method::RoundRobin) };
+    let group =
+        Group { prompt: pair(3).prompt, responses: vec![pair(3).a, pair(3).b], rules: rules(Method::RoundRobin) };
     let ranked = service.rank(group, Options::default()).unwrap().wait().unwrap().answer;
     assert_eq!(ranked, Ranked::Rewards(rewards));
     assert!(matches!(service.labels(vec![1], vec![2], Options::default()), Err(Failure::Invalid(_))));

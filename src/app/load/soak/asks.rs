@@ -31,8 +31,10 @@ fn sound(seed: u64, n: u64) -> Vec<Ask> {
     let [a, b, c, d] = &answers[..] else { unreachable!("four answers") };
     let messages = json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": prompt}]);
     let rendered = format!("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n");
-    let said = |text: &str| json!({"output": [{"type": "message", "content": [{"type": "output_text", "text": text}]}]});
-    let choice = json!({"type": "choice", "name": "winner", "instructions": "Which?", "choices": [{"value": a}, {"value": b}]});
+    let said =
+        |text: &str| json!({"output": [{"type": "message", "content": [{"type": "output_text", "text": text}]}]});
+    let choice =
+        json!({"type": "choice", "name": "winner", "instructions": "Which?", "choices": [{"value": a}, {"value": b}]});
     let chat = |more: Value| {
         let mut body = json!({"model": "soak", "messages": messages, "max_tokens": 4 + n});
         body.as_object_mut().expect("it is one").extend(more.as_object().cloned().unwrap_or_default());
@@ -56,7 +58,10 @@ fn sound(seed: u64, n: u64) -> Vec<Ask> {
         ("/compare", json!({"conversation_history": messages, "response_objs": [said(a), said(b), said(c)]})),
         ("/v1/decisions", json!({"model": "soak", "input": prompt, "questions": [choice]})),
         ("/v1/systemone", json!({"state": prompt, "questions": {"better": {"type": "noul", "instructions": a}}})),
-        ("/v1/systemone", json!({"state": prompt, "questions": {"better": {"type": "noul"}}, "x_rationale": {"max_tokens": 6}})),
+        (
+            "/v1/systemone",
+            json!({"state": prompt, "questions": {"better": {"type": "noul"}}, "x_rationale": {"max_tokens": 6}}),
+        ),
         ("/rerank", json!({"query": prompt, "documents": [a, b, c]})),
         ("/rerank", json!({"query": prompt, "texts": [c, d]})),
         ("/v1/score", json!({"queries": prompt, "documents": [a, d]})),

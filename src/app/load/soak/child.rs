@@ -40,7 +40,10 @@ impl Child {
         while child.addr.is_empty() {
             let mut line = String::new();
             if lines.read_line(&mut line).map_err(refused)? == 0 {
-                return Err(Error::new(Kind::Io, format!("the server did not start: {}", before.trim())));
+                return Err(Error::new(
+                    Kind::Io,
+                    format!("the server did not start: {}", before.trim().trim_start_matches("gramophone: ")),
+                ));
             }
             if let Some((_, url)) = line.split_once("serving on http://") {
                 child.addr = url.trim().to_string();

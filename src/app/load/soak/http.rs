@@ -238,7 +238,11 @@ mod tests {
 
     #[test]
     fn streams_are_joined_and_must_be_whole() {
-        let chunk = |text: &str| format!("data: {{\"choices\": [{{\"delta\": {{\"content\": \"{text}\"}}, \"finish_reason\": \"stop\"}}]}}\n\n");
+        let chunk = |text: &str| {
+            format!(
+                "data: {{\"choices\": [{{\"delta\": {{\"content\": \"{text}\"}}, \"finish_reason\": \"stop\"}}]}}\n\n"
+            )
+        };
         let whole = format!("{}{}data: [DONE]\n\n", chunk("a"), chunk("b"));
         assert_eq!(joined(&whole).unwrap(), (200, "ab (stop)".into()));
         assert!(joined(&chunk("a")).is_err());

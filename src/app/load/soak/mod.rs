@@ -214,11 +214,11 @@ async fn once(
             note(&mut tally, e.to_string());
             tally.lost += 1;
             // A server that is gone must not be hammered.
-            return (None, Duration::from_millis(100), false);
+            (None, Duration::from_millis(100), false)
         }
         Ok((_, None)) => {
             tally.vanished += 1;
-            return (None, Duration::ZERO, false);
+            (None, Duration::ZERO, false)
         }
         Ok((connection, Some(reply))) => {
             let mut pause = Duration::ZERO;

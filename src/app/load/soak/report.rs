@@ -54,7 +54,8 @@ impl Report {
             }
         };
         let p = |q: f64| tally.latency.value_at_percentile(q) as f64 / 1e3;
-        let part = |i: usize| memory[memory.len() * i / 3..memory.len() * (i + 1) / 3].iter().max().copied().unwrap_or(0);
+        let part =
+            |i: usize| memory[memory.len() * i / 3..memory.len() * (i + 1) / 3].iter().max().copied().unwrap_or(0);
         let (middle, end) = (part(1), part(2));
         let allowed = middle + (middle as f64 * GROWTH) as u64 + GROWTH_BYTES;
         fault(tally.right == 0, "nothing was answered".into());

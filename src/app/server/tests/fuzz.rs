@@ -26,7 +26,12 @@ impl Bench {
         bench
     }
 
-    fn run<S: proptest::strategy::Strategy>(&self, cases: u32, strategy: S, test: impl Fn(&App, S::Value) -> Result<(), TestCaseError>) {
+    fn run<S: proptest::strategy::Strategy>(
+        &self,
+        cases: u32,
+        strategy: S,
+        test: impl Fn(&App, S::Value) -> Result<(), TestCaseError>,
+    ) {
         let text = |app: &App| app.metrics.text(app);
         let unused = [&self.judge, &self.scalar].map(|app| soak::unused(&text(app)));
         let mut runner = TestRunner::new(Runs { cases, failure_persistence: None, ..Runs::default() });
@@ -124,7 +129,9 @@ fn sound(route: &str, body: &Value, answer: &Value) -> bool {
         }),
         "/" | "/reward" => is_prompt(&body["prompt"]) && body["response"].is_string() && answer.is_number(),
         "/v1/decisions" => whole(&answer["answers"], body["questions"].as_array().map_or(0, Vec::len)),
-        "/v1/systemone" => answer["answers"].as_object().map(|a| a.len()) == body["questions"].as_object().map(|q| q.len()),
+        "/v1/systemone" => {
+            answer["answers"].as_object().map(|a| a.len()) == body["questions"].as_object().map(|q| q.len())
+        }
         "/v1/chat/completions" => answer["choices"].as_array().is_some_and(|c| !c.is_empty()),
         "/compare" => whole(&answer["rewards"], body["response_objs"].as_array().map_or(0, Vec::len)),
         _ => true,

@@ -25,12 +25,19 @@ fn rationales_are_those_of_the_judge_that_reasons() {
     }
     assert_eq!(said["usage"]["completion_tokens"].as_u64(), Some(alone.generated_tokens as u64));
     assert_eq!(said["usage"]["prompt_tokens"].as_u64(), Some(alone.prompt_tokens as u64));
-    let pairs = json!({"pairs": [{"prompt": "Say 1", "a": "1", "b": "no no"}], "rationale": true, "votes": 2, "seed": 5});
+    let pairs =
+        json!({"pairs": [{"prompt": "Say 1", "a": "1", "b": "no no"}], "rationale": true, "votes": 2, "seed": 5});
     let many = ok(&JUDGE, "/v1/judge", pairs);
     assert_eq!(many["judgments"][0]["votes"].as_object().unwrap().len(), 4);
     let one_order = json!({"prompt": "q", "a": "x", "b": "y", "rationale": true, "both_orders": false});
     refused(&JUDGE, "/v1/judge", one_order, 422, "both_orders");
-    refused(&JUDGE, "/v1/judge", json!({"prompt": "q", "a": "x", "b": "y", "rationale": {"adaptive": 0.9}}), 422, "rationale");
+    refused(
+        &JUDGE,
+        "/v1/judge",
+        json!({"prompt": "q", "a": "x", "b": "y", "rationale": {"adaptive": 0.9}}),
+        422,
+        "rationale",
+    );
     refused(&JUDGE, "/v1/rank", json!({"prompt": "q", "responses": ["x"], "rationale": true}), 422, "rationale");
     let (status, scalar) = post(&SCALAR, "/v1/judge", json!({"prompt": "q", "a": "x", "b": "y", "rationale": true}));
     assert!(status == 422 && scalar.to_string().contains("scalar"), "{scalar}");
@@ -39,7 +46,8 @@ fn rationales_are_those_of_the_judge_that_reasons() {
 #[test]
 fn decisions_are_read_behind_rationales() {
     let question = json!({"type": "choice", "name": "w", "instructions": "Which?", "choices": [{"value": "x"}, {"value": "y"}, {"value": "z"}]});
-    let body = |how: Value| json!({"model": "tiny", "input": "Some text.", "questions": [question], "x_rationale": how});
+    let body =
+        |how: Value| json!({"model": "tiny", "input": "Some text.", "questions": [question], "x_rationale": how});
     let at_once = ok(&JUDGE, "/v1/decisions", body(json!(false)));
     let how = json!({"votes": 2, "max_tokens": 10, "seed": 3});
     let said = ok(&JUDGE, "/v1/decisions", body(how.clone()));
@@ -71,7 +79,8 @@ fn decisions_are_read_behind_rationales() {
 fn adapters_are_models_by_their_names() {
     let dev = Device::cpu(1);
     let place = AdapterPlace { name: Some("kind".into()), dir: dir("lora/qwen3") };
-    let opening = || Opening { model: dir("qwen3"), adapters: vec![place.clone()], context: Some(CONTEXT), ..Opening::default() };
+    let opening =
+        || Opening { model: dir("qwen3"), adapters: vec![place.clone()], context: Some(CONTEXT), ..Opening::default() };
     let opened = opening().open(&dev).unwrap();
     let prompts = opened.prompts(JudgeTemplate::verdict()).unwrap();
     let pair = Pair { prompt: vec![Message::user("Say 1")], a: "1".into(), b: "no no".into() };
@@ -83,8 +92,10 @@ fn adapters_are_models_by_their_names() {
     let [base, adapted] = opened.models()[..] else { panic!("a base and an adapter") };
     let (base, adapted) = (p(base), p(adapted));
     assert_ne!(base, adapted);
-    let app = App::new(opening().open(&dev).unwrap().service(dev.clone(), Serving::default()).unwrap(), config()).unwrap();
-    let asked = |model: Value| ok(&app, "/v1/judge", json!({"prompt": "Say 1", "a": "1", "b": "no no", "model": model}));
+    let app =
+        App::new(opening().open(&dev).unwrap().service(dev.clone(), Serving::default()).unwrap(), config()).unwrap();
+    let asked =
+        |model: Value| ok(&app, "/v1/judge", json!({"prompt": "Say 1", "a": "1", "b": "no no", "model": model}));
     for (model, p, called) in [
         (json!("tiny"), base, "tiny"),
         (Value::Null, base, "tiny"),

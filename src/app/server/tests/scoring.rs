@@ -120,7 +120,11 @@ fn documents_are_scored_in_the_order_they_came() {
         assert_eq!(said["data"][2]["index"], 2);
     }
     let r = rewards(&[("Which?", "a"), ("Who?", "b b")]);
-    let said = ok(&SCALAR, "/score", json!({"queries": ["Which?", "Who?"], "documents": ["a", "b b"], "use_activation": false}));
+    let said = ok(
+        &SCALAR,
+        "/score",
+        json!({"queries": ["Which?", "Who?"], "documents": ["a", "b b"], "use_activation": false}),
+    );
     assert_eq!(said["data"][1]["score"].as_f64().unwrap() as f32, r[1]);
     let one = ok(&SCALAR, "/score", json!({"queries": "Which?", "documents": "a"}));
     assert_eq!(one["data"][0]["score"].as_f64(), Some(1.0 / (1.0 + (-r[0] as f64).exp())));

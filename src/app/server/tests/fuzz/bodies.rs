@@ -109,7 +109,10 @@ pub fn valid() -> Vec<(&'static str, Value)> {
         ("/v1/judge", json!({"prompt": message, "a": "x", "b": "y", "both_orders": false})),
         ("/v1/judge", json!({"pairs": [{"prompt": "q", "a": "x", "b": "y"}], "priority": 1})),
         ("/v1/judge", json!({"prompt_ids": [40, 41], "a_ids": [50], "b_ids": [51, 52]})),
-        ("/v1/judge", json!({"prompt": "q", "a": "x", "b": "y", "rationale": {"votes": 2, "max_tokens": 3, "seed": 1}})),
+        (
+            "/v1/judge",
+            json!({"prompt": "q", "a": "x", "b": "y", "rationale": {"votes": 2, "max_tokens": 3, "seed": 1}}),
+        ),
         ("/v1/rank", json!({"prompt": message, "responses": ["x", "y"], "method": "linear", "budget": 1})),
         ("/v1/rank", json!({"prompt": "q", "responses": ["x", "y", "z"], "method": "adaptive", "confidence": 0.7})),
         ("/v1/rank", json!({"prompt": "q", "responses": ["x", "y", "z"], "method": "anchor", "anchors": 1})),
@@ -117,14 +120,32 @@ pub fn valid() -> Vec<(&'static str, Value)> {
         ("/", json!({"prompt": "q", "response": "x", "label": "y"})),
         ("/reward", json!({"prompt": message, "response": "x", "label": {"reference": "y"}})),
         ("/reward/group", json!([{"prompt": "q", "response": "x"}, {"prompt": "q", "response": "y"}])),
-        ("/v1/chat/completions", json!({"messages": message, "max_tokens": 2, "stop": ["x"], "logprobs": true, "top_logprobs": 2, "n": 1})),
-        ("/v1/chat/completions", json!({"messages": message, "max_tokens": 2, "stream": true, "stream_options": {"include_usage": true}})),
-        ("/compare", json!({"conversation_history": message, "response_objs": [{"output": output}, {"output": []}], "principle": "p"})),
-        ("/v1/decisions", json!({"model": "tiny", "input": "t", "questions": [
+        (
+            "/v1/chat/completions",
+            json!({"messages": message, "max_tokens": 2, "stop": ["x"], "logprobs": true, "top_logprobs": 2, "n": 1}),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": message, "max_tokens": 2, "stream": true, "stream_options": {"include_usage": true}}),
+        ),
+        (
+            "/compare",
+            json!({"conversation_history": message, "response_objs": [{"output": output}, {"output": []}], "principle": "p"}),
+        ),
+        (
+            "/v1/decisions",
+            json!({"model": "tiny", "input": "t", "questions": [
             {"type": "choice", "instructions": "q", "choices": [{"value": "x"}, {"value": "y"}]},
-            {"type": "predicate", "instructions": "q"}, {"type": "score", "instructions": "q", "levels": [{"label": "l"}, {"label": "m"}]}]})),
-        ("/v1/systemone", json!({"state": "t", "questions": {"q": {"type": "noul"}}, "x_rationale": {"max_tokens": 3}})),
-        ("/v1/systemone", json!({"state": "t", "questions": {"q": {"type": "score", "criteria": ["x", "y"]}, "r": {"type": "choice", "criteria": {"a": null, "b": "c"}}}})),
+            {"type": "predicate", "instructions": "q"}, {"type": "score", "instructions": "q", "levels": [{"label": "l"}, {"label": "m"}]}]}),
+        ),
+        (
+            "/v1/systemone",
+            json!({"state": "t", "questions": {"q": {"type": "noul"}}, "x_rationale": {"max_tokens": 3}}),
+        ),
+        (
+            "/v1/systemone",
+            json!({"state": "t", "questions": {"q": {"type": "score", "criteria": ["x", "y"]}, "r": {"type": "choice", "criteria": {"a": null, "b": "c"}}}}),
+        ),
         ("/generative_scoring", json!({"query": "q", "items": ["x"], "label_token_ids": [1, 2]})),
         ("/v1/score", json!({"query": [1], "items": [[2], [3]], "label_token_ids": [1]})),
         ("/v1/score", json!({"queries": "q", "documents": ["x", "y"]})),
