@@ -8,7 +8,7 @@ const TINY: &str = r#"{
     "hills": {"vocab": 384, "unlabelled": 64, "labelled": 32, "held_out": 20,
               "pretrain": {"steps": 3, "batch": 8}, "finetune": {"steps": 3, "batch": 8}},
     "cups": {"swaps": [1, 1], "reasoned": 60, "labelled": 20, "unlabelled": 20, "rounds": 1, "held_out": 15,
-             "prover": {"steps": 150, "batch": 16}, "judge": {"steps": 4, "batch": 8}, "round": {"steps": 2, "batch": 8},
+             "prover": {"steps": 150, "batch": 16}, "judge": {"steps": 120, "batch": 8}, "round": {"steps": 2, "batch": 8},
              "agreement": 0.5, "ballots": 2, "proofs": 4, "refreshed": false}
 }"#;
 
@@ -28,7 +28,7 @@ fn assert_game(cups: &Value, seeds: usize) {
         let mean = each.iter().map(|seed| number(&seed["accuracy"])).sum::<f64>() / seeds as f64;
         assert!(each.len() == seeds && (mean - number(&line["accuracy"])).abs() < 1e-9, "{line}");
         // Equal steps for all but the first judge.
-        let steps = if line["judge"].as_str().unwrap().starts_with("first") { 4 } else { 6 };
+        let steps = if line["judge"].as_str().unwrap().starts_with("first") { 120 } else { 122 };
         assert!(each.iter().all(|seed| seed["steps"] == steps), "{line}");
     }
     let names: Vec<&str> =
