@@ -33,7 +33,6 @@ use crate::ops::embed::embed_fwd;
 use admission::{Held, Wave};
 use draw::{Drawn, add};
 use queue::Queue;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A model ready to write, with its cache.
