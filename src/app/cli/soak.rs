@@ -48,10 +48,10 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(warning) = raise(args.clients as u64)? {
         return Err(Error::usage(format!("--clients {}: {warning}", args.clients)));
     }
-    remark(format_args!("{} clients for {} s", args.clients, args.seconds));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|e| Error::new(Kind::Io, format!("cannot start the network's threads: {e}")))?;
-    let report = runtime.block_on(soak::run(&plan))?;
+    let begins = || remark(format_args!("{} clients for {} s", args.clients, args.seconds));
+    let report = runtime.block_on(soak::run(&plan, begins))?;
     if let Some(path) = &args.json {
         write_file(path, format!("{:#}\n", report.to_json()).as_bytes())?;
     }

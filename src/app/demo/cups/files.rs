@@ -101,7 +101,7 @@ impl Files {
         config.pad = tokenizer.pad();
         let json = serde_json::to_string_pretty(&config.to_json(Dtype::F32)).expect("numbers and texts");
         self.put("config.json", &json)?;
-        atomic_dir(&self.path("tokenizer"), |dir| tokenizer.save(dir))
+        atomic_dir(self.path("tokenizer"), |dir| tokenizer.save(dir))
     }
 
     /// The self-training file, for everything of these settings.

@@ -112,6 +112,9 @@ pub struct Arm {
     pub verdicts: Verdicts,
 }
 
+/// A learning rate, and the share of validation pairs that its judge got right; not a number where there was nothing to choose.
+pub type Rated = (f64, f64);
+
 /// What one seed came to.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -120,7 +123,7 @@ pub struct Outcome {
     /// The judge of labels alone, its rate, and the share of validation pairs that each rate got right.
     pub labels: Arm,
     pub rate: f64,
-    pub rates: Vec<(f64, f64)>,
+    pub rates: Vec<Rated>,
     /// The first judge and those of the rounds; the same without new pairs; and with the written reasons besides.
     pub rounds: Vec<Arm>,
     pub same_steps: Vec<Arm>,
@@ -283,8 +286,8 @@ impl Lab<'_> {
     }
 
     /// The judge of labels alone, of the rate that is best on the validation pairs.
-    fn labels(&mut self, validation: &[Item]) -> Result<(Arm, f64, Vec<(f64, f64)>)> {
-        let (mut rates, mut best): (Vec<(f64, f64)>, Option<(f64, f64, PathBuf)>) = (Vec::new(), None);
+    fn labels(&mut self, validation: &[Item]) -> Result<(Arm, f64, Vec<Rated>)> {
+        let (mut rates, mut best): (Vec<Rated>, Option<(Rated, PathBuf)>) = (Vec::new(), None);
         for (i, lr) in self.cups.label_rates.iter().enumerate() {
             let phase = Phase { steps: self.cups.steps(), lr: *lr, ..self.cups.judge };
             let name = format!("labels-{i}");
@@ -295,11 +298,11 @@ impl Lab<'_> {
                 _ => self.examiner.at_once(&model, &self.files.path("verdict.txt"), validation)?.accuracy(),
             };
             rates.push((*lr, accuracy));
-            if best.as_ref().is_none_or(|(_, most, _)| accuracy > *most) {
-                best = Some((*lr, accuracy, model));
+            if best.as_ref().is_none_or(|((_, most), _)| accuracy > *most) {
+                best = Some(((*lr, accuracy), model));
             }
         }
-        let (rate, _, model) = best.ok_or_else(|| Error::usage("label_rates is empty; give a rate"))?;
+        let ((rate, _), model) = best.ok_or_else(|| Error::usage("label_rates is empty; give a rate"))?;
         let verdicts = self.examiner.at_once(&model, &self.files.path("verdict.txt"), self.test)?;
         let pairs = self.cups.reasoned + self.cups.labelled;
         Ok((Arm { steps: self.cups.steps(), pairs, verdicts }, rate, rates))

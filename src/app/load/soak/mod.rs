@@ -85,12 +85,13 @@ const EXAMPLES: usize = 8;
 /// How long everything may take to come to rest.
 const REST: Duration = Duration::from_secs(60);
 
-/// Runs a soak.
+/// Runs a soak; `begins` is called when the server is there.
 ///
 /// # Errors
 /// The server does not start, or refuses what it should take.
-pub async fn run(plan: &Plan) -> Result<Report> {
+pub async fn run(plan: &Plan, begins: impl FnOnce()) -> Result<Report> {
     let mut child = Child::start(plan)?;
+    begins();
     let addr = child.addr().to_string();
     let known = rehearse(&addr, plan.seed).await?;
     // The engine tells of its memory after its passes.
