@@ -22,7 +22,10 @@ pub struct JudgeBody {
     /// A text, or a list of messages.
     #[schema(value_type = Option<Object>)]
     pub prompt: Option<Value>,
+    /// `response_a` and `response_b`, as the rows of `gramophone judge` say it, are understood too.
+    #[serde(alias = "response_a")]
     pub a: Option<String>,
+    #[serde(alias = "response_b")]
     pub b: Option<String>,
     /// The prompt as token ids of this model's tokenizer, rendered by a policy's template or plain.
     pub prompt_ids: Option<Vec<i32>>,
@@ -52,7 +55,10 @@ pub struct PairBody {
     /// A text, or a list of messages.
     #[schema(value_type = Option<Object>)]
     pub prompt: Option<Value>,
+    /// `response_a` and `response_b`, as the rows of `gramophone judge` say it, are understood too.
+    #[serde(alias = "response_a")]
     pub a: Option<String>,
+    #[serde(alias = "response_b")]
     pub b: Option<String>,
     pub prompt_ids: Option<Vec<i32>>,
     pub a_ids: Option<Vec<i32>>,

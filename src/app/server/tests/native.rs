@@ -16,10 +16,13 @@ fn judge_says_all_it_knows_of_a_pair() {
     assert!(said["usage"]["prompt_tokens"].as_u64().unwrap() > 100);
 
     let pairs = json!({"pairs": [{"prompt": [{"role": "user", "content": "Say 1"}], "a": "1", "b": "no no"},
-                                 {"prompt": "Say 1", "a": "no no", "b": "1"}]});
+                                 {"prompt": "Say 1", "response_a": "no no", "response_b": "1"}]});
     let both = ok(&JUDGE, "/v1/judge", pairs);
     assert_eq!(both["judgments"][0]["p"], said["p"]);
     assert_eq!(both["judgments"][1]["margin_ab"], said["margin_ba"]);
+    // The names in the rows of `gramophone judge` mean the same.
+    let row = json!({"prompt": "Say 1", "response_a": "1", "response_b": "no no"});
+    assert_eq!(ok(&JUDGE, "/v1/judge", row)["p"], said["p"]);
     let one = ok(&JUDGE, "/v1/judge", json!({"prompt": "Say 1", "a": "1", "b": "no no", "both_orders": false}));
     assert_eq!((&one["p"], one.get("p_ba")), (&said["p_ab"], None));
 }
