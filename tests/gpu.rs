@@ -293,6 +293,34 @@ fn a_run_that_does_not_fit_prints_its_plan() {
     assert!(String::from_utf8_lossy(&out.stdout).contains("largest micro-batch that fits"));
 }
 
+/// Judging and writing have plans, too, and say which size would fit.
+#[test]
+fn inference_that_does_not_fit_says_what_would() {
+    if !covers_emulated() {
+        return;
+    }
+    let (b, model) = (Bench::new(), golden("qwen3"));
+    let (rows, model) = (b.rows(), utf8(&model).to_string());
+    let refused = |memory: usize, args: &[&str], words: &[&str]| {
+        let all =
+            [args, &["--model", &model, "--input", utf8(&rows), "--output", "out.jsonl", "--device", "cuda"]].concat();
+        ends(&under(&b, &format!("fast,memory={memory}"), &all), 1, words);
+        assert!(!b.path("out.jsonl").exists());
+    };
+    refused(
+        12_000_000,
+        &["judge"],
+        &["not enough memory for activations", "at most ", " tokens a pass (--context) would fit"],
+    );
+    let words = [
+        "wanted besides the weights: activations ",
+        "keys and values ",
+        "at most ",
+        " sequences of 4096 tokens (--batch, --context) would fit",
+    ];
+    refused(200_000_000, &["generate", "--batch", "500"], &words);
+}
+
 /// What others hold is not free: the plan says so before anything is allocated, and again when it was taken a moment too late.
 #[test]
 fn memory_that_another_process_holds_is_said_with_the_plan() {

@@ -29,6 +29,7 @@ use crate::model::config::HeadKind;
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
 use crate::model::lora;
+use crate::model::room::Needs;
 use crate::ops::embed::embed_fwd;
 use admission::{Held, Wave};
 use draw::{Drawn, add};
@@ -108,23 +109,32 @@ impl<'m> Generator<'m> {
         let shape = Shape { context, sequences: shape.sequences.clamp(1, crate::model::acts::LOGIT_ROWS) };
         // Room for all at their longest, and for the last page of a prompt that is held.
         let longest = context.div_ceil(PAGE);
-        let pages = (shape.sequences * longest + 1).min(pages.max(longest));
-        let capacity = Capacity {
-            tokens: context.max(shape.sequences),
-            sequences: shape.sequences,
-            rows: shape.sequences,
-            positions: context,
-            keep: Keep::Nothing,
-            ranks,
+        let sizes = |sequences: usize| {
+            let pages = (sequences * longest + 1).min(pages.max(longest));
+            let (tokens, positions) = (context.max(sequences), context);
+            let capacity = Capacity { tokens, sequences, rows: sequences, positions, keep: Keep::Nothing, ranks };
+            (capacity, CacheShape { pages, sequences, tokens: context, prefill: tokens })
         };
-        let cache_shape = CacheShape { pages, sequences: shape.sequences, tokens: context, prefill: capacity.tokens };
+        let (c, dtype) = (&model.config, model.dtype);
+        let bytes = |(capacity, cache)| [Acts::bytes(c, dtype, capacity), Cache::bytes(c, dtype, cache)];
+        let [activations, keys] = bytes(sizes(shape.sequences));
+        let (acts, cache) = Needs {
+            parts: vec![("activations", activations), ("keys and values", keys)],
+            unit: &format!("sequences of {context} tokens (--batch, --context)"),
+            bytes: &|n| bytes(sizes(n)).iter().sum(),
+        }
+        .allocate(dev, || {
+            let (capacity, cache) = sizes(shape.sequences);
+            Ok((Acts::new(dev, c, dtype, capacity)?, Cache::new(dev, c, dtype, cache)?))
+        })?;
+        let pages = sizes(shape.sequences).1.pages;
         Ok(Generator {
             dev,
             model,
             shape,
             stop: stop.to_vec(),
-            acts: Acts::new(dev, &model.config, model.dtype, capacity)?,
-            cache: Cache::new(dev, &model.config, model.dtype, cache_shape)?,
+            acts,
+            cache,
             pages: PageList::new(pages),
             queue: Queue::default(),
             active: Vec::new(),

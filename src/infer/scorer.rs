@@ -16,6 +16,7 @@ use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
 use crate::model::lora;
 use crate::model::paths::{PathShape, Paths};
+use crate::model::room::Needs;
 
 mod labels;
 mod logprobs;
@@ -127,7 +128,13 @@ impl<'m> Scorer<'m> {
         let tokens = context.max(shape.pass);
         let sequences = shape.pass.div_ceil(8);
         let capacity = Capacity { tokens, sequences, rows: sequences, positions: context, keep: Keep::Nothing, ranks };
-        let acts = Acts::new(dev, &model.config, model.dtype, capacity)?;
+        let bytes = |n| {
+            let fewer = Capacity { tokens: n, positions: n.min(context), ..capacity };
+            Acts::bytes(&model.config, model.dtype, fewer)
+        };
+        let parts = vec![("activations", bytes(tokens))];
+        let needs = Needs { parts, unit: "tokens a pass (--context)", bytes: &bytes };
+        let acts = needs.allocate(dev, || Acts::new(dev, &model.config, model.dtype, capacity))?;
         let (sharing, shared, tokens) = (Sharing::WherePaying, None, Tokens::default());
         Ok(Scorer { dev, model, shape: Shape { context, ..shape }, acts, sharing, shared, tokens })
     }

@@ -35,24 +35,38 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Allocates the pools.
-    ///
-    /// # Errors
-    /// When the memory is not there.
-    pub fn new(dev: &Device, c: &Config, dtype: Dtype, shape: CacheShape) -> Result<Cache> {
+    /// The bytes that [`Cache::new`] would allocate.
+    pub fn bytes(c: &Config, dtype: Dtype, shape: CacheShape) -> usize {
+        Cache::layout(c, dtype, shape).0.bytes()
+    }
+
+    /// Where everything lies: the pools of each layer; places, table, lens, partials and held.
+    fn layout(c: &Config, dtype: Dtype, shape: CacheShape) -> (Layout, Vec<[Slot; 2]>, [Slot; 5]) {
         let mut l = Layout::new();
         let (rows, cols) = (shape.pages * PAGE, c.heads.kv * c.heads.size);
         let pools = (0..c.layers)
             .map(|i| ["k", "v"].map(|name| l.buffer(format!("layers.{i}.{name}"), dtype, rows, cols)))
             .collect();
         let b = shape.sequences;
-        let places = l.buffer("places", Dtype::I32, 1, shape.prefill.max(b));
-        let table = l.buffer("table", Dtype::I32, b, shape.tokens.div_ceil(PAGE));
-        let lens = l.buffer("lens", Dtype::I32, 1, b);
         let scratch = crate::ops::decode::partials_width(c.heads, shape.tokens);
-        let partials = l.buffer("partials", dtype.stat(), b, scratch);
-        let held = l.buffer("held", dtype, 1, c.width);
-        Ok(Cache { pools, places, table, lens, partials, held, arena: Arena::new(dev, "the key-value cache", &l)? })
+        let others = [
+            l.buffer("places", Dtype::I32, 1, shape.prefill.max(b)),
+            l.buffer("table", Dtype::I32, b, shape.tokens.div_ceil(PAGE)),
+            l.buffer("lens", Dtype::I32, 1, b),
+            l.buffer("partials", dtype.stat(), b, scratch),
+            l.buffer("held", dtype, 1, c.width),
+        ];
+        (l, pools, others)
+    }
+
+    /// Allocates the pools.
+    ///
+    /// # Errors
+    /// When the memory is not there.
+    pub fn new(dev: &Device, c: &Config, dtype: Dtype, shape: CacheShape) -> Result<Cache> {
+        let (layout, pools, [places, table, lens, partials, held]) = Cache::layout(c, dtype, shape);
+        let arena = Arena::new(dev, "the key-value cache", &layout)?;
+        Ok(Cache { pools, places, table, lens, partials, held, arena })
     }
 
     /// Key and value pools of a layer.

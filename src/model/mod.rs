@@ -15,6 +15,7 @@ pub mod head;
 pub mod lora;
 pub mod params;
 pub mod paths;
+pub mod room;
 pub mod weights;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::model::acts::{Acts, Capacity, Keep};
 use crate::model::config::Config;
 use crate::model::lora::Shape;
 use crate::model::params::Params;
+use crate::model::room::{gigabytes, largest};
 
 /// A memory plan in bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,27 +142,6 @@ fn name(keep: Keep) -> &'static str {
         Keep::Doors => "layer",
         Keep::Nothing => "inference",
     }
-}
-
-fn gigabytes(bytes: usize) -> String {
-    match bytes {
-        b if b >= 100_000_000 => format!("{:.2} GB", b as f64 / 1e9),
-        b => format!("{:.2} MB", b as f64 / 1e6),
-    }
-}
-
-/// The largest n up to a million for which `fits` holds; `fits` holds up to some n and not beyond.
-fn largest(fits: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (0usize, 1usize << 20);
-    while low < high {
-        let middle = (low + high).div_ceil(2);
-        if fits(middle) {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
-    }
-    low
 }
 
 #[cfg(test)]

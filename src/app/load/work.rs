@@ -14,14 +14,14 @@ pub enum Preset {
     Bon64,
     /// One response against a reference.
     RlhfRef,
-    /// A rationale before the verdict, written as a chat.
+    /// A rationale before the verdict.
     Rationale,
 }
 
 /// How it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
-    /// `/v1/rank`, `/get_reward`, `/v1/chat/completions`: whichever suits the preset.
+    /// `/v1/rank`, `/get_reward`, `/v1/judge`: whichever suits the preset.
     Own,
     /// vLLM's `/generative_scoring`.
     GenerativeScoring,
@@ -50,6 +50,10 @@ pub struct Work {
     pub labels: Vec<i32>,
     pub seed: u64,
 }
+
+/// Longest rationale in tokens, and how freely it is drawn.
+const RATIONALE: usize = 256;
+const TEMPERATURE: f32 = 0.6;
 
 const WORDS: [&str; 24] = [
     "the", "answer", "is", "because", "we", "add", "both", "numbers", "and", "then", "check", "that", "it", "holds",
@@ -94,41 +98,49 @@ impl Work {
         let prompt = self.text(n, 0, prompt_words);
         let responses: Vec<String> = (0..responses).map(|i| self.text(n, i + 1, words)).collect();
         let mut shot = match self.wire {
-            Wire::Own => self.own(&prompt, &responses),
-            Wire::Chat => {
-                let judge = JudgeTemplate::verdict().fill(&prompt, &responses[0], &responses[1]);
-                let messages = json!([{"role": "user", "content": judge}]);
-                let body = json!({"messages": messages, "max_tokens": 1, "temperature": 0, "logprobs": true, "top_logprobs": 20});
-                Shot { route: "/v1/chat/completions", body, judgments: 0.5 }
-            }
+            Wire::Own => self.own(n, &prompt, &responses),
+            Wire::Chat => self.chat(n, &prompt, &responses),
             Wire::GenerativeScoring | Wire::Score => self.scored(&prompt, &responses),
         };
-        if self.preset == Preset::Rationale {
-            let judge = JudgeTemplate::rationale().fill(&prompt, &responses[0], &responses[1]);
-            let messages = json!([{"role": "user", "content": judge}]);
-            let body =
-                json!({"messages": messages, "max_tokens": 256, "temperature": 0.6, "seed": n, "logprobs": true});
-            shot = Shot { route: "/v1/chat/completions", body, judgments: 0.5 };
-        }
         if let Some(model) = &self.model {
             shot.body["model"] = model.as_str().into();
         }
         shot
     }
 
-    fn own(&self, prompt: &str, responses: &[String]) -> Shot {
+    fn own(&self, number: u64, prompt: &str, responses: &[String]) -> Shot {
         let n = responses.len() as f64;
         let rank = |method: &str| json!({"prompt": prompt, "responses": responses, "method": method});
         match self.preset {
             Preset::Grpo16 => Shot { route: "/v1/rank", body: rank("round_robin"), judgments: n * (n - 1.0) / 2.0 },
             // How many pairs a scan meets depends on the answers; what is certain is that the best met them all.
             Preset::Bon64 => Shot { route: "/v1/rank", body: rank("linear"), judgments: n - 1.0 },
-            Preset::RlhfRef | Preset::Rationale => {
+            Preset::Rationale => {
+                let how = json!({"max_tokens": RATIONALE, "temperature": TEMPERATURE, "seed": number});
+                let body = json!({"prompt": prompt, "a": responses[0], "b": responses[1], "rationale": how});
+                Shot { route: "/v1/judge", body, judgments: 1.0 }
+            }
+            Preset::RlhfRef => {
                 let query = format!("{prompt}{}", responses[0]);
                 let body = json!({"query": [query], "prompts": [prompt], "labels": [responses[1]]});
                 Shot { route: "/get_reward", body, judgments: 1.0 }
             }
         }
+    }
+
+    /// One order of a pair: two are a judgment.
+    fn chat(&self, number: u64, prompt: &str, responses: &[String]) -> Shot {
+        let reasons = self.preset == Preset::Rationale;
+        let template = if reasons { JudgeTemplate::rationale() } else { JudgeTemplate::verdict() };
+        let messages = json!([{"role": "user", "content": template.fill(prompt, &responses[0], &responses[1])}]);
+        let body = match reasons {
+            true => json!({"messages": messages, "max_tokens": RATIONALE, "temperature": TEMPERATURE, "seed": number,
+                           "logprobs": true}),
+            false => {
+                json!({"messages": messages, "max_tokens": 1, "temperature": 0, "logprobs": true, "top_logprobs": 20})
+            }
+        };
+        Shot { route: "/v1/chat/completions", body, judgments: 0.5 }
     }
 
     /// The judge prompts of all pairs in both orders (for the linear scan: of the first with each), as items.
@@ -161,5 +173,12 @@ mod tests {
         let peer = work(Wire::Score).shot(4);
         assert_eq!((peer.judgments, peer.body["items"].as_array().unwrap().len()), (120.0, 240));
         assert!(work(Wire::Chat).check().is_err() && own.check().is_ok());
+        let reasons = |wire| Work { preset: Preset::Rationale, ..work(wire) };
+        let (own, chat) = (reasons(Wire::Own).shot(4), reasons(Wire::Chat).shot(4));
+        assert_eq!(
+            (own.route, own.judgments, chat.route, chat.judgments),
+            ("/v1/judge", 1.0, "/v1/chat/completions", 0.5)
+        );
+        assert_eq!((&own.body["rationale"]["seed"], &chat.body["seed"]), (&json!(4), &json!(4)));
     }
 }
