@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 /// Serves a judge (or a scalar reward model) over the wires that trainers speak: docs/serving.md lists them. Stops at SIGTERM
 /// once everything that was begun is answered.
@@ -147,6 +147,18 @@ pub(super) fn seconds(text: &str) -> std::result::Result<f64, String> {
     }
 }
 
+/// Connections that may wait to be accepted; the system's own limit is lower on most machines. Where the queue of a
+/// thousand clients that come at once overflows, some find their connection reset.
+const BACKLOG: u32 = 65_535;
+
+fn listener(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that was stopped can be started again at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
 pub fn run(args: Args) -> Result<()> {
     let config = config(&args, keys(&args)?)?;
     if let Some(warning) = raise(CLIENTS)? {
@@ -155,11 +167,9 @@ pub fn run(args: Args) -> Result<()> {
     // Listening first: an address that is taken is known before a model is read.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|e| Error::new(Kind::Io, format!("cannot start the network's threads: {e}")))?;
-    let listen = |addr: SocketAddr| {
-        runtime
-            .block_on(TcpListener::bind(addr))
-            .map_err(|e| Error::new(Kind::Io, format!("cannot listen on {addr}: {e}")))
-    };
+    let _inside = runtime.enter();
+    let listen =
+        |addr: SocketAddr| listener(addr).map_err(|e| Error::new(Kind::Io, format!("cannot listen on {addr}: {e}")));
     let listeners = Listeners { public: listen(args.addr)?, admin: args.admin_addr.map(listen).transpose()? };
     let told = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".into(), |a| format!("http://{a}"));
     let (public, admin) = (told(&listeners.public), listeners.admin.as_ref().map(told));

@@ -2,6 +2,7 @@
 //! headers, and a body if it is a refusal.
 
 use super::refusal::Refusal;
+use super::unread::Unread;
 use super::{App, body};
 use axum::body::Body;
 use axum::extract::{MatchedPath, Query, Request, State};
@@ -122,7 +123,10 @@ impl Drop for Visit {
 }
 
 /// The middleware.
-pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response<Body> {
+pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let (body, unread) = Unread::lend(body);
+    let mut request = Request::from_parts(head, body);
     let path = request.uri().path().to_string();
     // Paths that lead nowhere share a name, or anybody could fill the metrics with them.
     let matched = request.extensions().get::<MatchedPath>().map(|m| m.as_str().to_string());
@@ -140,6 +144,10 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
         Err(refusal) => refusal.into_response(),
     };
     if let Some(refusal) = response.extensions_mut().remove::<Arc<Refusal>>() {
+        // Whoever was too slow was waited for.
+        if refusal.status != StatusCode::REQUEST_TIMEOUT {
+            unread.discard(&app.config.limits).await;
+        }
         render(&refusal, &path, &mut response);
     }
     let version = call.note(|n| n.version.clone()).unwrap_or_else(|| app.service.version());

@@ -29,6 +29,7 @@ mod run;
 mod scoring;
 mod slime;
 mod systemone;
+mod unread;
 
 pub use compare::Strategy;
 pub use guard::{Call, Keys};
