@@ -308,7 +308,7 @@ fn inference_that_does_not_fit_says_what_would() {
         assert!(!b.path("out.jsonl").exists());
     };
     refused(
-        12_000_000,
+        36_000_000,
         &["judge"],
         &["not enough memory for activations", "at most ", " tokens a pass (--context) would fit"],
     );
