@@ -107,8 +107,10 @@ fn threads_that_the_system_refuses_are_an_error() {
     let asked = b.command(&["judge", "--model", utf8(&model), "--input", utf8(&rows), "--threads", "1000"]);
     let out = shell.arg(asked.get_program()).args(asked.get_args()).output().unwrap();
     assert_eq!(out.status.code(), Some(1), "{}", said(&out));
-    assert!(said(&out).contains("did not start 1000 threads") && said(&out).contains("--threads"), "{}", said(&out));
-    assert_eq!(said(&out).lines().count(), 1, "{}", said(&out));
+    // A thread that did start may find no memory for its signal stack, and says so before.
+    let all = said(&out);
+    let last = all.lines().last().unwrap_or_default();
+    assert!(last.contains("did not start 1000 threads") && last.contains("--threads"), "{all}");
 }
 
 #[test]
