@@ -174,7 +174,8 @@ pub fn normal(x: f64) -> f64 {
     0.5 + sum * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt()
 }
 
-fn sigmoid(x: f64) -> f64 {
+/// The probability that the stronger of two wins, by the difference `x` of their strengths.
+pub fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 

@@ -7,6 +7,7 @@
 //! a wins  <=>  d1 > d2                               which never saturates, unlike p_a
 //! ```
 
+use super::bradley_terry::sigmoid;
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
 use crate::infer::scorer::{Scorer, Shape, Verdict};
@@ -54,14 +55,13 @@ impl Judgment {
     /// Combines the verdict with a shown as A and the one with a shown as B.
     pub fn of(ab: Verdict, ba: Verdict) -> Judgment {
         let (d1, d2) = (ab.margin(), ba.margin());
-        let sigmoid = |x: f32| 1.0 / (1.0 + (-(x as f64)).exp());
         let verdict = match d1.partial_cmp(&d2) {
             Some(std::cmp::Ordering::Greater) => Side::A,
             Some(std::cmp::Ordering::Less) => Side::B,
             _ => Side::Tie,
         };
         Judgment {
-            p_a: 0.5 * (sigmoid(d1) + sigmoid(-d2)),
+            p_a: 0.5 * (sigmoid(d1 as f64) + sigmoid(-d2 as f64)),
             margin_ab: d1,
             margin_ba: d2,
             label_mass: 0.5 * (ab.label_mass() as f64 + ba.label_mass() as f64),

@@ -8,6 +8,7 @@ use super::refusal::Refusal;
 use super::{App, Call};
 use crate::app::cli::number;
 use crate::model::config::HeadKind;
+use crate::reward::bradley_terry::sigmoid;
 use crate::reward::service::{Answered, Service};
 use crate::text::chat::Ending;
 use axum::extract::State;
@@ -64,17 +65,9 @@ async fn rewards(
     let options = app.options(call, priority);
     let submit = move |app: &App, service: &Service| {
         let one = |input: &Input| service.reward(input.ids(app)?, options);
-        inputs.iter().map(one).collect::<Vec<_>>()
+        inputs.iter().map(one).collect()
     };
-    let mut found = Vec::new();
-    for (i, ticket) in app.ask(call, submit).await?.into_iter().enumerate() {
-        let outcome = match ticket {
-            Ok(ticket) => app.answer(call, ticket).await,
-            Err(failure) => Err(failure),
-        };
-        found.push(outcome.map_err(|f| app.refuse(f).at(format!("{field}[{i}]")))?);
-    }
-    Ok(found)
+    app.all(call, submit, |i| format!("{field}[{i}]")).await
 }
 
 impl ClassifyBody {
@@ -99,7 +92,7 @@ impl ClassifyBody {
 /// A reward as it is, or between 0 and 1.
 fn shown(reward: f32, activation: bool) -> Value {
     match activation {
-        true => json!(1.0 / (1.0 + (-reward as f64).exp())),
+        true => json!(sigmoid(reward as f64)),
         false => number(reward),
     }
 }

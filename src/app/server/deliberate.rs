@@ -86,7 +86,7 @@ pub async fn decide(
     }
     for (written, ticket) in waiting {
         let field = &questions[written.question].field;
-        let read = app.answer(call, ticket).await.map_err(|f| app.refuse(f).at(field))?;
+        let read = app.answer(call, Ok(ticket)).await.map_err(|f| app.refuse(f).at(field))?;
         call.note(|notes| notes.written += written.tokens);
         reads[written.question].push((written, read));
     }

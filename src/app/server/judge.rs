@@ -5,6 +5,7 @@ use super::input::decode;
 use super::refusal::Refusal;
 use super::{App, Call, reasoned};
 use crate::app::cli::number;
+use crate::reward::bradley_terry::sigmoid;
 use crate::reward::judge::{Judgment, Pair};
 use crate::reward::service::{Answered, Judged};
 use crate::text::policy;
@@ -149,10 +150,6 @@ pub async fn judge(
         answer.extend(rest);
     }
     Ok(Json(Value::Object(answer)))
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 /// What is said of a pair.

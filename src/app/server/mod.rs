@@ -37,7 +37,7 @@ pub use references::References;
 pub use run::{Listeners, serve};
 
 use crate::error::Error;
-use crate::reward::judge::Pair;
+use crate::reward::judge::{Pair, conversation};
 use crate::reward::rank::{Method, Rules};
 use crate::reward::service::{Answered, Failure, Judged, Options, Service, Texts, Ticket};
 use crate::text::chat::Ending;
@@ -290,8 +290,8 @@ impl App {
     }
 
     /// Awaits an answer until the call's deadline.
-    async fn answer<T>(&self, call: &Call, ticket: Ticket<Answered<T>>) -> Result<Answered<T>, Failure> {
-        let answered = match tokio::time::timeout_at(call.deadline().into(), ticket).await {
+    async fn answer<T>(&self, call: &Call, handed: Handed<T>) -> Result<Answered<T>, Failure> {
+        let answered = match tokio::time::timeout_at(call.deadline().into(), handed?).await {
             Ok(answered) => answered?,
             Err(_) => return Err(Failure::Late),
         };
@@ -304,6 +304,50 @@ impl App {
         Ok(answered)
     }
 
+    /// Hands work in together; each piece has its own outcome.
+    async fn each<T: Send + 'static>(
+        &self,
+        call: &Call,
+        submit: impl FnOnce(&App, &Service) -> Vec<Handed<T>> + Send + 'static,
+    ) -> Result<Vec<Result<Answered<T>, Failure>>, Refusal> {
+        let mut outcomes = Vec::new();
+        for handed in self.ask(call, submit).await? {
+            outcomes.push(self.answer(call, handed).await);
+        }
+        Ok(outcomes)
+    }
+
+    /// Hands work in together, all or nothing: what fails first takes the rest along. `field` names the place of a piece in the body.
+    async fn all<T: Send + 'static>(
+        &self,
+        call: &Call,
+        submit: impl FnOnce(&App, &Service) -> Vec<Handed<T>> + Send + 'static,
+        field: impl Fn(usize) -> String,
+    ) -> Result<Vec<Answered<T>>, Refusal> {
+        let mut answers = Vec::new();
+        for (i, handed) in self.ask(call, submit).await?.into_iter().enumerate() {
+            answers.push(self.answer(call, handed).await.map_err(|f| self.refuse(f).at(field(i)))?);
+        }
+        Ok(answers)
+    }
+
+    /// Hands pairs in.
+    fn judging(
+        &self,
+        call: &Call,
+        pairs: Vec<Pair>,
+        priority: i32,
+    ) -> impl FnOnce(&App, &Service) -> Vec<Handed<Judged>> + Send + 'static {
+        let options = self.options(call, priority);
+        move |_, service| {
+            let one = |pair: &Pair| {
+                let work = service.texts().pair(pair).map_err(Failure::Invalid)?;
+                service.judge(work, options)
+            };
+            pairs.iter().map(one).collect()
+        }
+    }
+
     /// Judges pairs together; each has its own outcome.
     async fn judge_each(
         &self,
@@ -311,25 +355,8 @@ impl App {
         pairs: Vec<Pair>,
         priority: i32,
     ) -> Result<Vec<Result<Answered<Judged>, Failure>>, Refusal> {
-        let options = self.options(call, priority);
-        let submit = move |_: &App, service: &Service| {
-            let one = |pair: &Pair| {
-                let work = service.texts().pair(pair).map_err(Failure::Invalid)?;
-                service.judge(work, options)
-            };
-            pairs.iter().map(one).collect::<Vec<_>>()
-        };
-        let mut outcomes = Vec::new();
-        for ticket in self.ask(call, submit).await? {
-            let outcome = match ticket {
-                Ok(ticket) => self.answer(call, ticket).await,
-                Err(failure) => Err(failure),
-            };
-            if let Ok(answered) = &outcome {
-                self.metrics.scored(answered.answer.p_a());
-            }
-            outcomes.push(outcome);
-        }
+        let outcomes = self.each(call, self.judging(call, pairs, priority)).await?;
+        outcomes.iter().flatten().for_each(|judged| self.metrics.scored(judged.answer.p_a()));
         Ok(outcomes)
     }
 
@@ -341,9 +368,19 @@ impl App {
         priority: i32,
         field: impl Fn(usize) -> String,
     ) -> Result<Vec<Answered<Judged>>, Refusal> {
-        let outcomes = self.judge_each(call, pairs, priority).await?.into_iter().enumerate();
-        outcomes.map(|(i, o)| o.map_err(|f| self.refuse(f).at(field(i)))).collect()
+        let judged = self.all(call, self.judging(call, pairs, priority), field).await?;
+        judged.iter().for_each(|judged| self.metrics.scored(judged.answer.p_a()));
+        Ok(judged)
     }
+}
+
+/// Work that was handed in, or why it was not taken.
+type Handed<T> = Result<Ticket<Answered<T>>, Failure>;
+
+/// Hands in a response to a prompt, for a scalar model's reward.
+fn rewarded(service: &Service, prompt: &[Message], response: &str, options: Options) -> Handed<f32> {
+    let ids = conversation(service.texts().chat(), prompt, response).map_err(Failure::Invalid)?;
+    service.reward(ids, options)
 }
 
 /// The letters that are one token each where an answer starts (or after a text in it), from A on; two of them at least, since judging needs them.

@@ -8,10 +8,11 @@
 
 use super::body::{Body, count};
 use super::refusal::Refusal;
-use super::{App, Call};
+use super::{App, Call, rewarded};
 use crate::app::cli::number;
 use crate::model::config::HeadKind;
-use crate::reward::judge::{Pair, conversation};
+use crate::reward::bradley_terry::sigmoid;
+use crate::reward::judge::Pair;
 use crate::reward::service::{Answered, Failure, Judged, Service};
 use crate::text::message::Message;
 use crate::text::policy;
@@ -128,19 +129,11 @@ async fn pairwise(app: &App, call: &Call, pairs: Vec<Pair>) -> Result<Json<Value
 
 async fn scalar(app: &App, call: &Call, samples: Vec<(Vec<Message>, String)>) -> Result<Json<Value>, Refusal> {
     let options = app.options(call, 0);
-    let submit = move |app: &App, service: &Service| {
-        let one = |(prompt, response): &(Vec<Message>, String)| {
-            let ids = conversation(app.service.texts().chat(), prompt, response).map_err(Failure::Invalid)?;
-            service.reward(ids, options)
-        };
-        samples.iter().map(one).collect::<Vec<_>>()
+    let submit = move |_: &App, service: &Service| {
+        samples.iter().map(|(prompt, response)| rewarded(service, prompt, response, options)).collect()
     };
     let (mut rewards, mut scores, mut invalid) = (Vec::new(), Vec::new(), Vec::new());
-    for ticket in app.ask(call, submit).await? {
-        let outcome = match ticket {
-            Ok(ticket) => app.answer(call, ticket).await,
-            Err(failure) => Err(failure),
-        };
+    for outcome in app.each(call, submit).await? {
         let (reward, flag) = match outcome {
             Ok(answered) => (answered.answer, 0.0),
             Err(failure) if sample_alone(&failure) => {
@@ -151,7 +144,7 @@ async fn scalar(app: &App, call: &Call, samples: Vec<(Vec<Message>, String)>) ->
         };
         rewards.push(number(reward));
         // Between 0 and 1, as the trainer's filter wants it.
-        scores.push(1.0 / (1.0 + (-reward as f64).exp()));
+        scores.push(sigmoid(reward as f64));
         invalid.push(flag);
     }
     Ok(Json(json!({"rewards": rewards, "scores": scores, "extra_logs": {"invalid": invalid}})))

@@ -115,11 +115,8 @@ pub async fn group(
     count(field, responses.len(), app.config.limits.items)?;
     let options = app.options(call, priority);
     let submit = move |_: &App, service: &Service| service.rank(Group { prompt, responses, rules }, options);
-    let ranked = match app.ask(call, submit).await? {
-        Ok(ticket) => app.answer(call, ticket).await,
-        Err(failure) => Err(failure),
-    };
-    let ranked = ranked.map_err(|failure| {
+    let handed = app.ask(call, submit).await?;
+    let ranked = app.answer(call, handed).await.map_err(|failure| {
         let about_field = matches!(failure, Failure::TooLong { .. } | Failure::TooLarge { .. } | Failure::Invalid(_));
         let refusal = app.refuse(failure);
         if about_field { refusal.at(field) } else { refusal }

@@ -92,20 +92,10 @@ pub async fn judge(
             let encoded = service.reasoning()?.0.pair(pair).map_err(Failure::Invalid)?;
             service.judge_by_rationale(encoded, settings, options)
         };
-        pairs.iter().map(one).collect::<Vec<_>>()
+        pairs.iter().map(one).collect()
     };
-    let mut judged = Vec::new();
-    for (i, ticket) in app.ask(call, submit).await?.into_iter().enumerate() {
-        let outcome = match ticket {
-            Ok(ticket) => app.answer(call, ticket).await,
-            Err(failure) => Err(failure),
-        };
-        let answered = outcome.map_err(|f| app.refuse(f).at(field(i)))?;
-        if let Some(p) = answered.answer.votes.p_a() {
-            app.metrics.scored(p);
-        }
-        judged.push(answered);
-    }
+    let judged = app.all(call, submit, field).await?;
+    judged.iter().filter_map(|j| j.answer.votes.p_a()).for_each(|p| app.metrics.scored(p));
     Ok(judged)
 }
 

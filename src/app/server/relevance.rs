@@ -6,10 +6,10 @@ use super::classify::never_cut;
 use super::judge::usage;
 use super::rank::group;
 use super::refusal::Refusal;
-use super::{App, Call};
+use super::{App, Call, rewarded};
 use crate::model::config::HeadKind;
-use crate::reward::judge::conversation;
-use crate::reward::service::{Failure, Service};
+use crate::reward::bradley_terry::sigmoid;
+use crate::reward::service::Service;
 use crate::text::message::Message;
 use axum::Json;
 use serde::Deserialize;
@@ -89,24 +89,13 @@ async fn alone(
     priority: i32,
 ) -> Result<(Vec<f64>, usize), Refusal> {
     let options = app.options(call, priority);
-    let submit = move |app: &App, service: &Service| {
+    let submit = move |_: &App, service: &Service| {
         let one = |(query, document): (&String, &String)| {
-            let prompt = [Message::user(query.as_str())];
-            let ids = conversation(app.service.texts().chat(), &prompt, document).map_err(Failure::Invalid)?;
-            service.reward(ids, options)
+            rewarded(service, &[Message::user(query.as_str())], document, options)
         };
-        queries.iter().zip(&documents).map(one).collect::<Vec<_>>()
+        queries.iter().zip(&documents).map(one).collect()
     };
-    let (mut scores, mut tokens) = (Vec::new(), 0);
-    for (i, ticket) in app.ask(call, submit).await?.into_iter().enumerate() {
-        let outcome = match ticket {
-            Ok(ticket) => app.answer(call, ticket).await,
-            Err(failure) => Err(failure),
-        };
-        let answered = outcome.map_err(|f| app.refuse(f).at(format!("documents[{i}]")))?;
-        let reward = answered.answer as f64;
-        scores.push(if activation { 1.0 / (1.0 + (-reward).exp()) } else { reward });
-        tokens += answered.tokens;
-    }
-    Ok((scores, tokens))
+    let rewards = app.all(call, submit, |i| format!("documents[{i}]")).await?;
+    let shown = |reward: f64| if activation { sigmoid(reward) } else { reward };
+    Ok((rewards.iter().map(|r| shown(r.answer as f64)).collect(), rewards.iter().map(|r| r.tokens).sum()))
 }

@@ -8,6 +8,7 @@ use super::rank::group;
 use super::refusal::Refusal;
 use super::{App, Call};
 use crate::model::config::HeadKind;
+use crate::reward::bradley_terry::sigmoid;
 use crate::text::message::Message;
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -63,7 +64,7 @@ pub async fn rerank(
     let scores = ranked.answer.scores();
     // A scalar reward becomes a relevance between 0 and 1, unless it is wanted as it is.
     let squash = app.service.head() == HeadKind::Scalar && !body.raw_scores;
-    let score = |i: usize| if squash { 1.0 / (1.0 + (-scores[i]).exp()) } else { scores[i] };
+    let score = |i: usize| if squash { sigmoid(scores[i]) } else { scores[i] };
     let mut order = ranked.answer.order();
     // A list that claims to be sorted by its scores is.
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));

@@ -69,17 +69,9 @@ async fn read(app: &App, call: &Call, body: &ScoringBody) -> Result<Vec<Answered
             ids.extend(join(app, both).map_err(Failure::Invalid)?);
             service.labels(ids, labels.clone(), options)
         };
-        items.iter().map(one).collect::<Vec<_>>()
+        items.iter().map(one).collect()
     };
-    let mut found = Vec::new();
-    for (i, ticket) in app.ask(call, submit).await?.into_iter().enumerate() {
-        let outcome = match ticket {
-            Ok(ticket) => app.answer(call, ticket).await,
-            Err(failure) => Err(failure),
-        };
-        found.push(outcome.map_err(|f| app.refuse(f).at(format!("items[{i}]")))?);
-    }
-    Ok(found)
+    app.all(call, submit, |i| format!("items[{i}]")).await
 }
 
 /// Two pieces end to end: texts are encoded as one, ids stand as they are.

@@ -5,10 +5,10 @@ use super::body::{Body, count, messages};
 use super::openrlhf::reference;
 use super::rank::group as rank_group;
 use super::refusal::Refusal;
-use super::{App, Call};
+use super::{App, Call, rewarded};
 use crate::app::cli::number;
 use crate::model::config::HeadKind;
-use crate::reward::judge::{Pair, conversation};
+use crate::reward::judge::Pair;
 use crate::reward::service::Service;
 use crate::text::message::Message;
 use crate::text::policy;
@@ -55,12 +55,9 @@ pub async fn reward(
     let (reward, tokens) = match app.service.head() {
         HeadKind::Scalar => {
             let options = app.options(&call, 0);
-            let submit = move |app: &App, service: &Service| {
-                let ids = conversation(app.service.texts().chat(), &prompt, &response).map_err(Refusal::from)?;
-                service.reward(ids, options).map_err(|f| app.refuse(f).at("response"))
-            };
-            let ticket = app.ask(&call, submit).await??;
-            let answered = app.answer(&call, ticket).await.map_err(|f| app.refuse(f))?;
+            let submit = move |_: &App, service: &Service| rewarded(service, &prompt, &response, options);
+            let handed = app.ask(&call, submit).await?;
+            let answered = app.answer(&call, handed).await.map_err(|f| app.refuse(f).at("response"))?;
             (number(answered.answer), answered.tokens)
         }
         HeadKind::LanguageModel => {

@@ -2,6 +2,7 @@
 
 #[cfg(doc)]
 use super::item::Item;
+use crate::reward::bradley_terry::sigmoid;
 use crate::reward::judge::{Judgment, Side};
 use crate::reward::rationale::Reasoned;
 use crate::reward::vote::{Order, Tally};
@@ -80,7 +81,7 @@ pub struct Opinion {
 
 impl Opinion {
     pub fn of_margin(margin: f32) -> Opinion {
-        let p = 1.0 / (1.0 + (-f64::from(margin)).exp());
+        let p = sigmoid(f64::from(margin));
         Opinion { choice: Choice::of(f64::from(margin), 0.0), p: Some(p), margin: Some(margin) }
     }
     pub fn of_p(p: f64) -> Opinion {
@@ -178,7 +179,7 @@ impl Comparison {
     /// Two scalar rewards; the probability is Bradley and Terry's.
     pub fn of_rewards(pair: (usize, usize), rewards: &[f64]) -> Comparison {
         let difference = rewards[pair.0] - rewards[pair.1];
-        let p = 1.0 / (1.0 + (-difference).exp());
+        let p = sigmoid(difference);
         // Equal infinities differ by no number.
         let verdict = if rewards[pair.0] == rewards[pair.1] { Choice::Tie } else { Choice::of(difference, 0.0) };
         Comparison::of_verdict(pair, verdict, Some(p).filter(|p| p.is_finite()))

@@ -1,6 +1,7 @@
 //! Work that a service takes, and what becomes of it. Pure.
 
 use crate::error::Error;
+use crate::reward::bradley_terry::sigmoid;
 use crate::reward::judge::{EncodedPair, Judgment, Pair, Prompts, Side, conversation};
 use crate::reward::rank::{Ranking, Rules, by_reward};
 use crate::text::chat::Chat;
@@ -32,7 +33,7 @@ impl Judged {
     pub fn p_a(&self) -> f64 {
         match self {
             Judged::Judgment(j) => j.p_a,
-            Judged::Rewards { a, b } => 1.0 / (1.0 + (*b as f64 - *a as f64).exp()),
+            Judged::Rewards { a, b } => sigmoid(*a as f64 - *b as f64),
         }
     }
 

@@ -56,15 +56,15 @@ impl Files {
         let reasoned = world.items(Set::Reasoned, cups.reasoned);
         let labelled = world.items(Set::Labelled, cups.labelled);
         files.put("reasoned.jsonl", &rows(&reasoned, reasoned_row))?;
-        files.put("labelled.jsonl", &rows(&labelled, |item| item.row(true)))?;
-        files.put("labels.jsonl", &rows(&[reasoned, labelled].concat(), |item| item.row(true)))?;
+        files.put("labelled.jsonl", &rows(&labelled, Item::row))?;
+        files.put("labels.jsonl", &rows(&[reasoned, labelled].concat(), Item::row))?;
         let unlabelled = world.items(Set::Unlabelled, cups.unlabelled * cups.rounds);
         for (i, pool) in unlabelled.chunks(cups.unlabelled.max(1)).enumerate() {
             // The label is there to be measured against; self-training reads it as the truth and learns nothing from it.
-            files.put(&unlabelled_name(i), &rows(pool, |item| item.row(true)))?;
+            files.put(&unlabelled_name(i), &rows(pool, Item::row))?;
         }
         for (name, set) in [("validation.jsonl", Set::Validation), ("test.jsonl", Set::Test)] {
-            files.put(name, &rows(&world.items(set, cups.held_out), |item| item.row(true)))?;
+            files.put(name, &rows(&world.items(set, cups.held_out), Item::row))?;
         }
         files.model(&unlabelled)?;
         Ok(files)
@@ -208,7 +208,7 @@ pub fn rationale(item: &Item) -> String {
 }
 
 fn reasoned_row(item: &Item) -> serde_json::Value {
-    let mut row = item.row(true);
+    let mut row = item.row();
     row["rationale"] = rationale(item).into();
     row
 }

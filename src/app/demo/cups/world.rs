@@ -158,14 +158,10 @@ impl Item {
         format!("A {} {} B {} {}", self.a, says(Side::A), self.b, says(Side::B))
     }
 
-    /// The pair as a row; without a label it is an unlabelled one.
-    pub fn row(&self, labelled: bool) -> Value {
-        let mut row =
-            json!({"prompt": self.prompt, "response_a": self.a.to_string(), "response_b": self.b.to_string()});
-        if labelled {
-            row["label"] = NAMES[self.better as usize].into();
-        }
-        row
+    /// The pair as a row with its label.
+    pub fn row(&self) -> Value {
+        let (a, b) = (self.a.to_string(), self.b.to_string());
+        json!({"prompt": self.prompt, "response_a": a, "response_b": b, "label": NAMES[self.better as usize]})
     }
 }
 
