@@ -99,7 +99,7 @@ pub async fn run(plan: Plan) -> Result<Report> {
         idle: Mutex::new(vec![first]),
         plan,
     });
-    let before = report::shared_tokens(&field.plan).await;
+    let before = report::tokens(&field.plan).await;
     match field.plan.pace {
         Loop::Closed(clients) => {
             let clients: Vec<_> = (0..clients).map(|_| tokio::spawn(closed(field.clone()))).collect();
@@ -109,7 +109,7 @@ pub async fn run(plan: Plan) -> Result<Report> {
         }
         Loop::Open(rate) => open(&field, rate).await,
     }
-    let after = report::shared_tokens(&field.plan).await;
+    let after = report::tokens(&field.plan).await;
     let tally = std::mem::replace(&mut *field.tally.lock().await, Tally::new());
     if tally.answered == 0 {
         let why = tally.failure.unwrap_or_else(|| "nothing was answered in the time that was measured".into());

@@ -19,21 +19,19 @@ pub struct Report {
     /// Milliseconds by percentile.
     pub latency: Vec<(f64, f64)>,
     pub mean_ms: f64,
-    /// Of the prompt tokens asked for meanwhile, those that were in flight already; where the server tells.
-    pub shared: Option<f64>,
+    /// Of the prompt tokens asked for meanwhile, those that were not computed: their keys and values were in memory, or an equal prompt
+    /// was in flight. Where the server tells.
+    pub cache_hits: Option<f64>,
     plan: Value,
 }
 
 const PERCENTILES: [f64; 5] = [50.0, 90.0, 95.0, 99.0, 99.9];
 
 impl Report {
-    pub(super) fn new(plan: &Plan, tally: Tally, before: Option<[f64; 2]>, after: Option<[f64; 2]>) -> Report {
+    pub(super) fn new(plan: &Plan, tally: Tally, before: Option<Tokens>, after: Option<Tokens>) -> Report {
         let seconds = plan.measured.as_secs_f64();
         let ms = |p: f64| tally.latency.value_at_percentile(p) as f64 / 1e3;
-        let shared = before.zip(after).and_then(|(before, after)| {
-            let (asked, shared) = (after[0] - before[0], after[1] - before[1]);
-            (asked + shared > 0.0).then(|| shared / (asked + shared))
-        });
+        let cache_hits = before.zip(after).and_then(|(before, after)| after.hits_since(before));
         let pace = match plan.pace {
             Loop::Closed(clients) => json!({"clients": clients}),
             Loop::Open(rate) => json!({"requests_per_second": rate}),
@@ -48,7 +46,7 @@ impl Report {
             good_share: tally.good as f64 / (tally.answered + tally.failed) as f64,
             latency: PERCENTILES.map(|p| (p, ms(p))).to_vec(),
             mean_ms: tally.latency.mean() / 1e3,
-            shared,
+            cache_hits,
             failure: tally.failure,
             plan: json!({
                 "preset": format!("{:?}", plan.work.preset).to_lowercase(),
@@ -76,7 +74,7 @@ impl Report {
             "good_share": self.good_share,
             "latency_ms": latency,
             "mean_ms": self.mean_ms,
-            "shared_token_share": self.shared,
+            "cache_hit_rate": self.cache_hits,
         })
     }
 
@@ -89,25 +87,62 @@ impl Report {
             ("good answers a second".to_string(), format!("{:.2} ({:.1} %)", self.goodput, 100.0 * self.good_share)),
         ];
         rows.extend(self.latency.iter().map(|(p, ms)| (format!("p{p}"), format!("{ms:.1} ms"))));
-        let shared = self.shared.map_or("the server does not tell".into(), |s| format!("{:.1} %", 100.0 * s));
-        rows.push(("shared prompt tokens".to_string(), shared));
+        let hits = self.cache_hits.map_or("the server does not tell".into(), |share| format!("{:.1} %", 100.0 * share));
+        rows.push(("cache hits, of prompt tokens".to_string(), hits));
         let lines: String = rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
         let failure = self.failure.as_ref().map_or(String::new(), |f| format!("\nOne failure: {f}\n"));
         format!("| | |\n|---|---|\n{lines}{failure}")
     }
 }
 
-/// Prompt tokens that the server computed, and those that it shared, so far; `None` where it does not say.
-pub(super) async fn shared_tokens(plan: &Plan) -> Option<[f64; 2]> {
+/// Prompt tokens of a server so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tokens {
+    computed: f64,
+    /// Found in memory, or in flight already.
+    spared: f64,
+}
+
+impl Tokens {
+    /// The share that was spared since then; `None` if nothing was asked.
+    fn hits_since(self, before: Tokens) -> Option<f64> {
+        let (computed, spared) = (self.computed - before.computed, self.spared - before.spared);
+        (computed + spared > 0.0).then(|| spared / (computed + spared))
+    }
+
+    /// From the text of `/metrics`; `None` if it is not this program's.
+    fn read(metrics: &str) -> Option<Tokens> {
+        let value = |name: &str| {
+            let line =
+                metrics.lines().find_map(|l| l.strip_prefix("gramophone_")?.strip_prefix(name)?.strip_prefix(' '))?;
+            line.trim().parse::<f64>().ok()
+        };
+        let spared = value("cached_tokens_total")? + value("shared_tokens_total")?;
+        Some(Tokens { computed: value("computed_tokens_total")?, spared })
+    }
+}
+
+/// The prompt tokens of the server under load, where it tells.
+pub(super) async fn tokens(plan: &Plan) -> Option<Tokens> {
     let mut connection = Connection::open(&plan.address).await.ok()?;
     let (status, body) = connection.send("/metrics", plan.key.as_deref(), None).await.ok()?;
-    let text = String::from_utf8_lossy(&body).into_owned();
-    let value = |name: &str| {
-        let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '))?;
-        line.trim().parse::<f64>().ok()
-    };
-    if status != 200 {
-        return None;
+    (status == 200).then(|| Tokens::read(&String::from_utf8_lossy(&body))).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tokens;
+
+    #[test]
+    fn what_was_not_computed_is_a_hit() {
+        let text = |computed: u32, cached: u32, shared: u32| {
+            format!(
+                "# HELP gramophone_computed_tokens_total x\ngramophone_computed_tokens_total {computed}\n\
+                 gramophone_cached_tokens_total {cached}\ngramophone_shared_tokens_total {shared}\n"
+            )
+        };
+        let [before, after] = [text(10, 5, 0), text(40, 15, 20)].map(|t| Tokens::read(&t).unwrap());
+        assert_eq!((after.hits_since(before), after.hits_since(after)), (Some(0.5), None));
+        assert!(Tokens::read("vllm_tokens 3").is_none());
     }
-    Some([value("gramophone_prompt_tokens_total")?, value("gramophone_shared_tokens_total")?])
 }

@@ -27,7 +27,9 @@ pub async fn page() -> impl IntoResponse {
 pub async fn status(State(app): State<App>) -> Json<Value> {
     let (load, counters, history) = (app.service.load(), app.service.counters(), app.metrics.history());
     let series = |of: fn(&super::metrics::Sample) -> f64| history.iter().map(of).collect::<Vec<f64>>();
-    let (asked, shared) = (counters.prompt_tokens.load(Relaxed), counters.shared_tokens.load(Relaxed));
+    let [asked, computed] = [&counters.prompt_tokens, &counters.computed_tokens].map(|c| c.load(Relaxed));
+    // What was in memory, or in flight already.
+    let spared = counters.cached_tokens.load(Relaxed) + counters.shared_tokens.load(Relaxed);
     let share = |part: u64, whole: u64| if whole == 0 { Value::Null } else { json!(part as f64 / whole as f64) };
     let (_, masses, mass) = counters.label_mass.read();
     Json(json!({
@@ -50,7 +52,7 @@ pub async fn status(State(app): State<App>) -> Json<Value> {
         },
         "consistent": share(counters.consistent.load(Relaxed), counters.label_mass.count()),
         "label_mass": if masses == 0 { Value::Null } else { json!(mass / masses as f64) },
-        "shared": share(shared, asked + shared),
+        "cache_hits": share(spared, computed + spared),
         "seconds": {
             "queued_tokens": series(|s| s.queued_tokens as f64),
             "in_flight": series(|s| s.in_flight as f64),

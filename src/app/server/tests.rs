@@ -17,7 +17,7 @@ use crate::infer::generator::{Generator, Request, Settings, Shape};
 use crate::infer::scorer::{self, Scorer};
 use crate::model::Model;
 use crate::model::config::HeadKind;
-use crate::reward::judge::{Judge, Judgment, Prompts, conversation};
+use crate::reward::judge::{Judge, Judgment, Prompts};
 use crate::reward::service::{Setup, Sizes};
 use crate::text::chat::Chat;
 use crate::text::template::JudgeTemplate;

@@ -1,6 +1,7 @@
 //! What every request passes: limits, keys, headers, a full queue.
 
 use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 #[test]
 fn bodies_have_limits() {
@@ -101,4 +102,36 @@ fn who_would_wait_too_long_is_told_at_the_door() {
     drop(held);
     app.service.pause(false);
     ok(&app, "/v1/judge", body);
+}
+
+/// A body that comes in pieces of a kilobyte, and how many are still to come.
+struct Pieces(Arc<AtomicUsize>);
+
+impl axum::body::HttpBody for Pieces {
+    type Data = axum::body::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        let left = self.0.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
+        std::task::Poll::Ready(left.ok().map(|_| Ok(hyper::body::Frame::data(vec![b' '; 1024].into()))))
+    }
+}
+
+#[test]
+fn what_a_refusal_leaves_of_a_body_is_read_within_limits() {
+    let left_of = |app: &App, route: &str, pieces: usize| {
+        let left = Arc::new(AtomicUsize::new(pieces));
+        let request = HttpRequest::builder().method("POST").uri(route).body(Body::new(Pieces(left.clone()))).unwrap();
+        let status = block(app.router().oneshot(request)).unwrap().status().as_u16();
+        (status, left.load(Relaxed))
+    };
+    let locked = app("qwen3", Config { keys: Keys::new(["k"]), ..config() }, 1 << 20);
+    assert_eq!(left_of(&locked, "/v1/judge", 100), (401, 0));
+    assert_eq!(left_of(&JUDGE, "/nowhere", 100), (404, 0));
+    // A body of a megabyte is as long as any may be: twice as much is read of one that is refused for its length, and no more.
+    let (status, left) = left_of(&JUDGE, "/v1/judge", 10_000);
+    assert!(status == 413 && (7_900..8_000).contains(&left), "{status}, {left} left");
 }
