@@ -95,7 +95,7 @@ typedef struct GramophoneOptions {
    */
   const char *template_file;
   /*
-   The date that a chat template may print, such as "26 Jul 2024".
+   The date that a chat template may print, such as 2024-07-26.
    */
   const char *template_date;
   /*

@@ -126,7 +126,7 @@ fn ids_are_scored_where_they_lie() {
     assert_eq!(read(logits.as_mut_ptr(), null_mut(), &[0, 3, 2], &[a]), Status::Usage);
     assert_eq!(error(), "offsets[2] is 2, before offsets[1], which is 3");
     assert_eq!(read(logits.as_mut_ptr(), null_mut(), &offsets, &[99999]), Status::Data);
-    assert!(error().starts_with("prompts[0]: token 99999 is outside"), "{}", error());
+    assert!(error().starts_with("prompts[0]: label 99999 is outside"), "{}", error());
     let status = unsafe { gramophone_rewards(one.0, ids.as_ptr(), offsets.as_ptr(), 2, 0.0, logits.as_mut_ptr()) };
     assert!(status == Status::Model && error().contains("without a reward head"), "{}", error());
 }

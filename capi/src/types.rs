@@ -18,7 +18,7 @@ pub struct Options {
     pub adapter: *const c_char,
     /// A file with the judge prompt; ours if null.
     pub template_file: *const c_char,
-    /// The date that a chat template may print, such as "26 Jul 2024".
+    /// The date that a chat template may print, such as 2024-07-26.
     pub template_date: *const c_char,
     /// Type of the weights in memory: "auto" (as the checkpoint stores them, also if null), "f32" or "bf16".
     pub dtype: *const c_char,

@@ -124,7 +124,7 @@ impl Service {
     pub fn with(setup: Setup, extras: Extras) -> Result<Service, Error> {
         let Setup { dev, model, texts, mut sizes, loader, dir, version } = setup;
         sizes.context = sizes.context.min(model.config.max_positions);
-        let (head, vocab) = (model.config.head, model.config.vocab);
+        let config = model.config.clone();
         let names: Vec<_> = extras.adapters.iter().map(|adapter| &adapter.name).collect();
         if let Some(twice) = (1..names.len()).find(|i| names[*i].is_some() && names[..*i].contains(&names[*i])) {
             let name = names[twice].clone().unwrap_or_default();
@@ -137,12 +137,12 @@ impl Service {
             dev: dev.clone(),
             models: models(&dev, model, &extras.adapters)?,
             shape: Shape { context, pass, kept: extras.kept.unwrap_or(KEPT), patience: PATIENCE },
-            writing: (head == HeadKind::LanguageModel).then_some(writing),
+            writing: (config.head == HeadKind::LanguageModel).then_some(writing),
             queue,
             version: version.into(),
             observer: counters.clone(),
         })?;
-        let office = Arc::new(Office::new(engine.handle(), counters, sizes, head, vocab));
+        let office = Arc::new(Office::new(engine.handle(), counters, sizes, config));
         let core = Core {
             office,
             _engine: engine,
@@ -175,11 +175,11 @@ impl Service {
         &self.core.office.sizes
     }
     pub fn head(&self) -> HeadKind {
-        self.core.office.head
+        self.core.office.config.head
     }
     /// Token ids of the model.
     pub fn vocab(&self) -> usize {
-        self.core.office.vocab
+        self.core.office.config.vocab
     }
     pub fn counters(&self) -> &Counters {
         &self.core.office.counters

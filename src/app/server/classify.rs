@@ -13,6 +13,8 @@ use crate::reward::service::{Answered, Service};
 use crate::text::chat::Ending;
 use axum::extract::State;
 use axum::{Extension, Json};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -169,7 +171,7 @@ pub async fn embeddings(
     if body.dimensions.is_some_and(|n| n != 1) {
         return Err(Refusal::field("dimensions", "a reward is one number"));
     }
-    let packed = match body.encoding_format.as_deref() {
+    let in_base64 = match body.encoding_format.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,
         Some(other) => {
@@ -178,7 +180,7 @@ pub async fn embeddings(
     };
     let rewards = rewards(&app, &call, Input::read_all("input", &body.input)?, "input", body.priority).await?;
     let row = |(i, r): (usize, &Answered<f32>)| {
-        let vector = if packed { json!(base64(r.answer)) } else { json!([number(r.answer)]) };
+        let vector = if in_base64 { json!(packed(r.answer)) } else { json!([number(r.answer)]) };
         json!({"object": "embedding", "index": i, "embedding": vector})
     };
     let data: Vec<Value> = rewards.iter().enumerate().map(row).collect();
@@ -186,22 +188,18 @@ pub async fn embeddings(
 }
 
 /// One little-endian f32 in base64.
-fn base64(x: f32) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    // Four bytes are six digits, with four bits of zeros at their end.
-    let bits = (u32::from_be_bytes(x.to_le_bytes()) as u64) << 4;
-    let digit = |i: u64| DIGITS[(bits >> (6 * (5 - i)) & 63) as usize] as char;
-    (0..6).map(digit).chain(['='; 2]).collect()
+fn packed(x: f32) -> String {
+    BASE64_STANDARD.encode(x.to_le_bytes())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::base64;
+    use super::packed;
 
     #[test]
     fn numbers_are_packed_as_openais_client_unpacks_them() {
-        assert_eq!(base64(1.0), "AACAPw==");
-        assert_eq!(base64(-0.15625), "AAAgvg==");
-        assert_eq!(base64(0.0), "AAAAAA==");
+        assert_eq!(packed(1.0), "AACAPw==");
+        assert_eq!(packed(-0.15625), "AAAgvg==");
+        assert_eq!(packed(0.0), "AAAAAA==");
     }
 }

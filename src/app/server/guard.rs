@@ -9,6 +9,8 @@ use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD_NO_PAD as STANDARD_NO_PAD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -250,34 +252,12 @@ fn credential(value: &str) -> Option<Vec<u8>> {
     match scheme.to_ascii_lowercase().as_str() {
         "bearer" => Some(rest.trim().as_bytes().to_vec()),
         "basic" => {
-            let both = base64(rest.trim())?;
+            let both = STANDARD_NO_PAD.decode(rest.trim().trim_end_matches('=')).ok()?;
             let colon = both.iter().position(|b| *b == b':')?;
             Some(both[colon + 1..].to_vec())
         }
         _ => None,
     }
-}
-
-/// Standard base64, padded or not.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let (mut bits, mut held, mut bytes) = (0u32, 0, Vec::new());
-    for c in text.trim_end_matches('=').bytes() {
-        let six = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | six as u32;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held) as u8);
-        }
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

@@ -30,32 +30,43 @@ impl Task {
     /// The task, its sequence cut where a reward is read.
     ///
     /// # Errors
-    /// What a model of this kind cannot do, by name.
+    /// As [`Task::check`].
     pub fn checked(self, config: &Config, context: usize) -> Result<Task> {
+        self.check(config, context)?;
+        Ok(match self {
+            Task::Reward { ids } => Task::Reward { ids: ids[..config.scored(&ids)].to_vec() },
+            other => other,
+        })
+    }
+
+    /// Whether a model of this kind can do it.
+    ///
+    /// # Errors
+    /// What it cannot do, by name.
+    pub fn check(&self, config: &Config, context: usize) -> Result<()> {
         check_prompt(config, context, self.ids())?;
         let needed = if matches!(self, Task::Reward { .. }) { HeadKind::Scalar } else { HeadKind::LanguageModel };
         if config.head != needed {
             return Err(Error::model(match needed {
-                HeadKind::Scalar => "this model has no scalar head (its architecture is a language model)",
+                HeadKind::Scalar => "this model is a language model without a reward head",
                 HeadKind::LanguageModel => {
-                    "this model has a scalar head and gives rewards; it neither reads labels or log-probabilities nor writes"
+                    "this model has a scalar head and gives rewards; it cannot write text, and has neither labels nor log-probabilities"
                 }
             }));
         }
-        match &self {
+        match self {
             Task::Labels { labels, .. } if labels.is_empty() => Err(Error::data("there are no labels to read")),
             Task::Labels { labels, .. } => match labels.iter().find(|id| **id < 0 || **id as usize >= config.vocab) {
-                None => Ok(self),
+                None => Ok(()),
                 Some(id) => {
                     Err(Error::data(format!("label {id} is outside the model's vocabulary of {}", config.vocab)))
                 }
             },
-            Task::Reward { ids } => Ok(Task::Reward { ids: ids[..config.scored(ids)].to_vec() }),
             Task::Logprobs { ids, from } if !(1..ids.len()).contains(from) => Err(Error::data(format!(
                 "log-probabilities from position {from} of {} tokens; they start at 1 and end with the sequence",
                 ids.len()
             ))),
-            Task::Logprobs { .. } | Task::Prompt { .. } => Ok(self),
+            Task::Reward { .. } | Task::Logprobs { .. } | Task::Prompt { .. } => Ok(()),
         }
     }
 }

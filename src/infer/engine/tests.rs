@@ -199,7 +199,7 @@ fn rewards_are_answered_and_what_a_model_cannot_do_is_refused() {
     assert!(refusal(config, Task::Reward { ids: vec![1, 300] }).contains("token 300"));
     let language = model(Family::Llama, HeadKind::LanguageModel, Dtype::F32);
     let config = &language.config;
-    assert!(refusal(config, Task::Reward { ids: vec![1] }).contains("no scalar head"));
+    assert!(refusal(config, Task::Reward { ids: vec![1] }).contains("without a reward head"));
     assert!(refusal(config, labels(vec![1], &[1, 300])).contains("label 300"));
     assert!(refusal(config, labels(vec![1], &[])).contains("no labels"));
     assert!(refusal(config, Task::Logprobs { ids: vec![1, 2], from: 0 }).contains("position 0"));

@@ -3,9 +3,9 @@
 use super::counters::{Counters, add};
 use super::task::{Meta, Next, Task};
 use super::{Failure, Options, Sizes, lock};
-use crate::error::Error;
+use crate::infer::engine;
 use crate::infer::service::{Answer, End, Event, Handle, Reply, Ticket, Wish, Work};
-use crate::model::config::HeadKind;
+use crate::model::config::Config;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -16,16 +16,15 @@ pub(super) struct Office {
     pub handle: Handle,
     pub counters: Arc<Counters>,
     pub sizes: Sizes,
-    pub head: HeadKind,
-    pub vocab: usize,
+    pub config: Config,
     /// Those without an answer.
     jobs: Mutex<BTreeMap<u64, Weak<Job>>>,
     numbers: AtomicU64,
 }
 
 impl Office {
-    pub fn new(handle: Handle, counters: Arc<Counters>, sizes: Sizes, head: HeadKind, vocab: usize) -> Office {
-        Office { handle, counters, sizes, head, vocab, jobs: Mutex::default(), numbers: AtomicU64::new(1) }
+    pub fn new(handle: Handle, counters: Arc<Counters>, sizes: Sizes, config: Config) -> Office {
+        Office { handle, counters, sizes, config, jobs: Mutex::default(), numbers: AtomicU64::new(1) }
     }
 
     pub fn in_flight(&self) -> usize {
@@ -38,52 +37,26 @@ impl Office {
         jobs.into_iter().filter(|job| job.fail(Failure::Stopped)).count()
     }
 
-    /// Whether a model of this kind can do what is asked.
+    /// Whether the model can do what is asked.
     ///
     /// # Errors
     /// Why not.
     fn check(&self, work: &Work) -> Result<(), Failure> {
-        let invalid = |e: Error| Err(Failure::Invalid(e));
-        let ids = match work {
-            Work::Read(asked) => asked.task.ids(),
-            Work::Write(draft) => &draft.request.prompt,
+        let prompt;
+        let (task, room) = match work {
+            Work::Read(asked) => (&asked.task, 0),
+            // A text needs room for a token.
+            Work::Write(draft) => {
+                prompt = engine::Task::Prompt { ids: draft.request.prompt.clone() };
+                (&prompt, 1)
+            }
         };
-        let (tokens, most) = (ids.len(), self.sizes.context);
-        if tokens == 0 {
-            return invalid(Error::data("there is no token to read"));
-        }
-        // A text needs room for a token.
-        let needed = tokens + matches!(work, Work::Write(_)) as usize;
-        if needed > most {
+        let (tokens, most) = (task.ids().len() + room, self.sizes.context);
+        if tokens > most {
             add(&self.counters.refused_long, 1);
-            return Err(Failure::TooLong { tokens: needed, most });
+            return Err(Failure::TooLong { tokens, most });
         }
-        let labels: &[i32] = match work {
-            Work::Read(asked) => match &asked.task {
-                crate::infer::engine::Task::Labels { labels, .. } => labels,
-                _ => &[],
-            },
-            Work::Write(_) => &[],
-        };
-        let unknown = |id: &&i32| **id < 0 || **id as usize >= self.vocab;
-        if let Some(id) = ids.iter().chain(labels).find(unknown) {
-            let message = format!("token {id} is outside the model's vocabulary of {}", self.vocab);
-            return invalid(Error::data(message));
-        }
-        let reward =
-            matches!(work, Work::Read(asked) if matches!(asked.task, crate::infer::engine::Task::Reward { .. }));
-        match (self.head, reward) {
-            (HeadKind::Scalar, true) | (HeadKind::LanguageModel, false) => Ok(()),
-            (HeadKind::LanguageModel, true) => {
-                invalid(Error::model("this model is a language model without a reward head"))
-            }
-            (HeadKind::Scalar, false) if matches!(work, Work::Write(_)) => {
-                invalid(Error::model("this model has a scalar head and cannot write text"))
-            }
-            (HeadKind::Scalar, false) => {
-                invalid(Error::model("this model has a scalar head: it gives rewards, not label logits"))
-            }
-        }
+        task.check(&self.config, most).map_err(Failure::Invalid)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::super::console::aligned;
 use super::{count, percent};
 use crate::app::demo::cups::findings::{Line, comparisons, lines};
-use crate::app::demo::cups::world::Item;
+use crate::app::demo::cups::world::{Item, NEAR};
 use crate::app::demo::cups::{Arm, Outcome};
 use crate::app::report::{Axis, Block, Chart, Figure, Report, Series, Table, Unit};
 use crate::reward::selftrain::votes::{Right, Stats};
@@ -16,7 +16,7 @@ pub fn summary(outcomes: &[Outcome]) -> String {
     let s = &o.settings;
     let mut text = format!(
         "\nCUPS  Under which cup is the ball: {} test pairs{}, each judged in both orders; brackets are 95% intervals over pairs.\n\
-         Judges have {} parameters. {} labelled pairs, {} of them with a written reason, which the prover learns from; {} rounds\n\
+         Judges have {} parameters. {} labelled pairs, {} of them with a written reason, which the prover learns from; {} round{}\n\
          of {} unlabelled pairs.\n\n",
         count(s.held_out),
         if outcomes.len() > 1 { " a seed" } else { "" },
@@ -24,6 +24,7 @@ pub fn summary(outcomes: &[Outcome]) -> String {
         count(s.reasoned + s.labelled),
         count(s.reasoned),
         s.rounds,
+        if s.rounds == 1 { "" } else { "s" },
         count(s.unlabelled),
     );
     text.push_str(&aligned(&columns(outcomes), table(outcomes)));
@@ -109,10 +110,11 @@ fn world(o: &Outcome) -> Table {
         vec!["answers".into(), format!("A `{a}`, B `{b}`; {} is right", NAMES[*better as usize])],
         vec!["rationale".into(), format!("`{steps}`, `{}`", o.example.comparison())],
     ];
-    Table::new("Cups: reasoning before judging", &["", "for example"], rows).note(
+    Table::new("Cups: reasoning before judging", &["", "for example"], rows).note(format!(
         "The ball starts under the first cup; each word swaps two cups. A rationale follows the ball swap by swap. The wrong answer \
-         is a near miss in 70% of the pairs. No test question occurs in training.",
-    )
+         is a near miss in {:.0}% of the pairs. No test question occurs in training.",
+        100.0 * NEAR
+    ))
 }
 
 fn compared(outcomes: &[Outcome]) -> Table {

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 const CUPS: [char; 5] = ['a', 'b', 'c', 'd', 'e'];
 const ELSEWHERE: [char; 4] = ['f', 'g', 'h', 'i'];
 /// Share of near misses among the wrong answers.
-const NEAR: f64 = 0.7;
+pub const NEAR: f64 = 0.7;
 /// One question in so many is validated on, and as many are tested on.
 const SHARE: u64 = 8;
 
