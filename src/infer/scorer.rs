@@ -6,7 +6,7 @@
 
 use super::trie::{Limits, Tokens, Trie, Walk};
 use crate::base::dtype::{Dtype, Elem, bf16};
-use crate::device::{Device, View};
+use crate::device::{Device, Fetched, View};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::acts::{Acts, Capacity, Keep};
@@ -340,6 +340,14 @@ pub(super) fn read_f32(dev: &Device, view: View) -> Result<Vec<f32>> {
         Dtype::Bf16 => dev.read::<bf16>(view)?.into_iter().map(|x| x.get()).collect(),
         _ => dev.read::<f32>(view)?,
     })
+}
+
+/// As [`read_f32`], later.
+pub(super) fn fetch_f32(dev: &Device, view: View) -> Result<Fetched<f32>> {
+    match view.dtype() {
+        Dtype::F32 => Ok(dev.fetch(view)),
+        _ => read_f32(dev, view).map(Fetched::from),
+    }
 }
 
 #[cfg(test)]

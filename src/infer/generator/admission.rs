@@ -1,7 +1,7 @@
 //! Who starts next, with which pages.
 
 use super::queue::Waiting;
-use super::{Active, Finish, Generation, Generator, Request};
+use super::{Active, Finish, Generation, Generator, Request, Watch};
 #[cfg(doc)]
 use crate::model::cache::Cache;
 use crate::model::cache::{PAGE, place};
@@ -95,7 +95,7 @@ impl Generator<'_> {
         &mut self,
         number: usize,
         asked: Arc<Request>,
-        watch: Option<[i32; 2]>,
+        watch: Watch,
         shared: &[u32],
     ) -> Option<Active> {
         let Request { prompt, settings } = &*asked;
