@@ -264,7 +264,7 @@ fn a_gpu_that_fails_names_what_was_under_way() {
         command.env("LD_PRELOAD", gramophone_emu::library()).env("GRAMOPHONE_EMU", format!("fast,{settings}"));
         command.env("GRAMOPHONE_SYNC", synchronous).output().unwrap()
     };
-    let waiting = "fail=cuStreamSynchronize:20:719";
+    let waiting = "fail=cuEventSynchronize:20:719";
     ends(
         &run(waiting, "0"),
         1,
@@ -319,6 +319,14 @@ fn inference_that_does_not_fit_says_what_would() {
         " sequences of 4096 tokens (--batch, --context) would fit",
     ];
     refused(200_000_000, &["generate", "--batch", "500"], &words);
+    // A server, before it listens.
+    let serve = ["serve", "--model", &model, "--addr", "127.0.0.1:0", "--cache-tokens", "4000000", "--device", "cuda"];
+    let words = [
+        "wanted besides the weights: activations ",
+        "keys and values ",
+        " tokens in memory (--cache-tokens) would fit",
+    ];
+    ends(&under(&b, "fast,memory=300000000", &serve), 1, &words);
 }
 
 /// What others hold is not free: the plan says so before anything is allocated, and again when it was taken a moment too late.

@@ -1,6 +1,5 @@
 //! Copies to the host that the host need not wait for at once: through pinned blocks, each with an event behind its copy.
 
-use super::driver::check;
 use super::event::Event;
 use super::{Gpu, pinned};
 use crate::device::View;
@@ -20,13 +19,24 @@ pub(super) struct Block {
     bytes: usize,
     /// Behind the latest copy to it.
     arrived: Event,
+    /// Nobody has waited for that yet.
+    coming: bool,
 }
 
 impl Block {
     fn new(bytes: usize) -> Result<Block> {
         let bytes = bytes.next_power_of_two().max(SMALLEST);
         let arrived = Event::new(false)?;
-        Ok(Block { address: pinned(bytes)?, bytes, arrived })
+        Ok(Block { address: pinned(bytes)?, bytes, arrived, coming: false })
+    }
+}
+
+impl Block {
+    fn settle(&mut self, gpu: &Gpu) {
+        if std::mem::take(&mut self.coming) {
+            // SAFETY: the event lives as long as the block.
+            gpu.latch("a kernel failed", unsafe { sys::cuEventSynchronize(self.arrived.0) });
+        }
     }
 }
 
@@ -54,10 +64,11 @@ impl Gpu {
 
     fn fetch_bytes(&self, from: u64, len: usize) -> Fetched {
         self.enter();
-        let block = self.block(len).map_err(|error| {
+        let mut block = self.block(len).map_err(|error| {
             self.state().error.get_or_insert(error);
         });
-        if let Ok(block) = &block {
+        if let Ok(block) = &mut block {
+            block.coming = true;
             // SAFETY: the block has that many bytes, and is used for nothing else until its event has been waited for.
             unsafe {
                 let code = sys::cuMemcpyDtoHAsync_v2(block.address as *mut c_void, from, len, self.stream());
@@ -77,10 +88,8 @@ impl Gpu {
         };
         match found {
             None => Block::new(bytes),
-            Some(block) => {
-                // Nobody may have waited for the last copy.
-                // SAFETY: the event lives as long as the block.
-                check("cuEventSynchronize", unsafe { sys::cuEventSynchronize(block.arrived.0) })?;
+            Some(mut block) => {
+                block.settle(self);
                 Ok(block)
             }
         }
@@ -112,17 +121,17 @@ impl Fetched {
     ///
     /// # Errors
     /// As [`Gpu::sync`].
-    pub(crate) fn wait(self, to: &mut [u8]) -> Result<()> {
+    pub(crate) fn wait(mut self, to: &mut [u8]) -> Result<()> {
         self.gpu.enter();
-        if let Some(block) = &self.block {
-            // SAFETY: the event lives as long as the block; afterwards the block holds the bytes and nobody writes to it.
-            unsafe {
-                self.gpu.latch("a kernel failed", sys::cuEventSynchronize(block.arrived.0));
-                self.gpu.error()?;
-                ptr::copy_nonoverlapping(block.address as *const u8, to[..self.len].as_mut_ptr(), self.len);
-            }
+        if let Some(block) = &mut self.block {
+            block.settle(&self.gpu);
         }
-        self.gpu.error()
+        self.gpu.error()?;
+        if let Some(block) = &self.block {
+            // SAFETY: the copy is done, so the block holds the bytes and nobody writes to it.
+            unsafe { ptr::copy_nonoverlapping(block.address as *const u8, to[..self.len].as_mut_ptr(), self.len) };
+        }
+        Ok(())
     }
 }
 

@@ -16,8 +16,8 @@ mod memory;
 mod tensor_map;
 
 pub(crate) use cublaslt::Factor;
-pub(crate) use fetch::Fetched;
 pub use driver::Properties;
+pub(crate) use fetch::Fetched;
 pub use graph::Graph;
 pub use images::{LEDGER, images, present as images_present};
 pub use memory::Memory;

@@ -91,13 +91,7 @@ impl Generator<'_> {
     }
 
     /// A sequence over these pages and as many of its own as its longest answer takes; `None` where there are too few.
-    pub(super) fn start(
-        &mut self,
-        number: usize,
-        asked: Arc<Request>,
-        watch: Watch,
-        shared: &[u32],
-    ) -> Option<Active> {
+    pub(super) fn start(&mut self, number: usize, asked: Arc<Request>, watch: Watch, shared: &[u32]) -> Option<Active> {
         let Request { prompt, settings } = &*asked;
         let budget = settings.max_tokens.min(self.shape.context - prompt.len());
         let own = self.pages.take(prompt.len() + budget - shared.len() * PAGE)?;

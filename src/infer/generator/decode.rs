@@ -118,7 +118,10 @@ mod tests {
             made.extend(generator.turn().unwrap());
             found.push(generator.ahead.is_some());
         }
-        assert_eq!(made.iter().map(|(number, made)| (*number, made.tokens.len())).collect::<Vec<_>>(), [(1, 4), (0, 5)]);
+        assert_eq!(
+            made.iter().map(|(number, made)| (*number, made.tokens.len())).collect::<Vec<_>>(),
+            [(1, 4), (0, 5)]
+        );
         assert_eq!(generator.counts().generated, 9);
         found
     }
