@@ -181,7 +181,9 @@ impl<'m> Engine<'m> {
         }
         let dev = self.dev;
         let distinct: Vec<i32> = distinct.into_iter().collect();
-        for (i, read) in self.head(model, extent, &rows, |head, acts, n| read_labels(dev, head, acts, n, &distinct))? {
+        for (i, read) in
+            self.head(model, extent, &rows, |head, acts, n| read_labels(dev, head, acts, n, &distinct)?())?
+        {
             if let Task::Labels { labels, .. } = &pieces[i].work.task {
                 answers[i] = Some(Answer::Labels(read.only(&distinct, labels)));
             }

@@ -296,6 +296,7 @@ impl Gpu {
             // SAFETY: as `sync`.
             let code = unsafe { sys::cuStreamSynchronize(self.0.stream) };
             self.latch(kernel.name, code);
+            self.state().launched.clear();
         }
     }
 
