@@ -14,14 +14,20 @@
 // Neither tile nor rows change a bit; the bits are not those of mma.sync, so who has to choose must not look at the number of rows.
 //
 // Epilogue: the sums of a warpgroup go, 128 bytes of columns at a time, through one of two buffers that TMA stores from (`mapped`), or
-// from which threads copy where TMA cannot write: outputs of any alignment.
+// from which threads copy where TMA cannot write: outputs of any alignment. Biases and residuals of such a part are loaded all at once,
+// while the part before is written.
 //
-// Cost: as in gemm_tile.cuh. By ptxas, nothing measured yet:
+// Cost: 2 I J L flops; (I L + J L + I J) elements from memory if the level-2 cache keeps what a band of tiles shares. By ptxas and SASS,
+// nothing measured yet:
 //
 //   tile      consumers  registers                     shared    blocks per multiprocessor   expected limiter
-//   64 x 32       1       58                            88 KiB   2                           memory: 20 KiB of weights in flight a block
-//   128 x 128     2      168: producer 40, others 232  160 KiB   1                           tensor cores, then level-2 cache
-//   128 x 256     2      168: producer 40, others 232  224 KiB   1                           tensor cores, then power
+//   64 x 32       1       56                           105 KiB   2                           memory: 28 KiB of weights in flight a block
+//   128 x 128     2      168: producer 40, others 232  161 KiB   1                           level-2 cache (64 bytes a cycle), then tensor cores
+//   128 x 256     2      168: producer 40, others 232  225 KiB   1                           tensor cores (level-2 cache: 48 bytes a cycle), then power
+//
+// A stage of 128 x 256 is 1024 cycles of the tensor cores; its loop is 4 HGMMA and some 30 other instructions in each consumer's warps.
+// Both consumers end a tile together, so the epilogue (about 1200 cycles, 2000 with a residual) is not hidden: 2 to 3% where L = 4096.
+// Without clusters each block brings both operands by itself; multicast to pairs would take a third of that from the level-2 cache.
 //
 // Oracle: src/ops/gemm.rs.
 #define SM90A
@@ -33,11 +39,11 @@ constexpr int BOX = 64 * DEPTH;       // elements of 64 rows of 128 bytes
 constexpr int GROUP_BYTES = 1024;     // eight of them
 constexpr int WARPGROUP = 128;        // threads
 constexpr int BUFFER = 64 * 128;      // bytes of an epilogue buffer
-constexpr int BUFFERS = 2;            // of each consumer
 
 template <int CONSUMERS_, int BN_, int STAGES_> struct Plan {
     static constexpr int CONSUMERS = CONSUMERS_, BM = 64 * CONSUMERS, BN = BN_, STAGES = STAGES_;
-    static constexpr int STAGE = (BM + BN) * DEPTH;  // elements
+    static constexpr int STAGE = (BM + BN) * DEPTH;      // elements
+    static constexpr int BUFFERS = CONSUMERS > 1 ? 2 : 1;  // for the epilogue, of each consumer
 };
 
 struct Operands {
@@ -64,11 +70,12 @@ template <Along ALONG, int FREE> DEVICE void bring(bf16* to, const TensorMap* ma
     }
 }
 
-// Describes step `step` of an operand's stage.
-template <Along ALONG> DEVICE uint64_t describe(const bf16* stage, int step) {
-    if constexpr (ALONG == Along::summed) return wgmma_descriptor(stage + 16 * step, 16, GROUP_BYTES);
-    else return wgmma_descriptor(stage + 16 * step * 64, BOX * 2, GROUP_BYTES);
+// Describes an operand's stage. What comes `n` elements later is described by the same plus n / 8: addresses count 16 bytes.
+template <Along ALONG> DEVICE uint64_t describe(const bf16* stage) {
+    return wgmma_descriptor(stage, ALONG == Along::summed ? 16 : BOX * 2, GROUP_BYTES);
 }
+// From one step of 16 summed indices to the next.
+template <Along ALONG> constexpr int STEP = (ALONG == Along::summed ? 16 : 16 * 64) / 8;
 
 template <class P, Along LEFT, Along RIGHT>
 DEVICE void produce(bf16* ring, uint64_t* full, uint64_t* empty, const Operands& from, int rows, int cols, int stages, int tiles) {
@@ -91,14 +98,14 @@ DEVICE void produce(bf16* ring, uint64_t* full, uint64_t* empty, const Operands&
 template <class P, Along LEFT, Along RIGHT>
 DEVICE void multiply(float (&sums)[P::BN / 2], const bf16* ring, uint64_t* full, uint64_t* empty, Slot<P::STAGES>& slot, int consumer, int stages) {
     const int lane = threadIdx.x % WARP;
+    const uint64_t first_left = describe<LEFT>(ring + consumer * BOX), first_right = describe<RIGHT>(ring + P::BM * DEPTH);
     auto start = [&]() {
         mbarrier_wait(&full[slot.index], slot.phase);
-        const bf16* left = ring + slot.index * P::STAGE + consumer * BOX;
-        const bf16* right = ring + slot.index * P::STAGE + P::BM * DEPTH;
+        const uint64_t left = first_left + slot.index * (P::STAGE / 8), right = first_right + slot.index * (P::STAGE / 8);
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < DEPTH / 16; step++)
-            wgmma_bf16<P::BN, RIGHT == Along::free, LEFT == Along::free>(sums, describe<LEFT>(left, step), describe<RIGHT>(right, step), 1);
+            wgmma_bf16<P::BN, RIGHT == Along::free, LEFT == Along::free>(sums, left + step * STEP<LEFT>, right + step * STEP<RIGHT>, 1);
         wgmma_commit();
     };
     // The first stage stands alone, so that in the loop nothing but wgmma ever sets the sums: else ptxas runs them one by one.
@@ -122,53 +129,81 @@ template <class O> struct Output {
     const TensorMap* map;
     const bf16 *bias, *residual;
     int rows, cols, y_stride, residual_stride, mapped;
+
+    // Whether what is added can be read two elements at a time.
+    __device__ __forceinline__ bool in_words() const {
+        return (reinterpret_cast<uint64_t>(bias) & 3) == 0 && (reinterpret_cast<uint64_t>(residual) & 3) == 0 && (residual_stride | cols) % 2 == 0;
+    }
 };
 
-// What is added to columns `col` and the next of a row.
-template <class O> DEVICE float2 extra(const Output<O>& out, int64_t row, int col, float2 sum) {
-    const bool both = col + 1 < out.cols;
-    if (out.bias && col < out.cols) {
-        sum.x += get(out.bias[col]);
-        if (both) sum.y += get(out.bias[col + 1]);
+// The epilogue goes over a tile's columns in parts: what fits 128 bytes, a row of a buffer.
+template <class P, class O> struct Parts {
+    static constexpr int COLS = P::BN * int(sizeof(O)) < 128 ? P::BN : 128 / int(sizeof(O));
+    static constexpr int COUNT = P::BN / COLS, PAIRS = COLS / 8;  // pairs of columns that a thread has of each of its two rows
+    static_assert(COUNT == 1 || COUNT % P::BUFFERS == 0, "buffers take turns from tile to tile, too");
+};
+
+// What is added to a thread's outputs of one part, pair by pair; `row` and `col` are its first.
+template <int PAIRS> struct Extras {
+    uint32_t bias[PAIRS], residual[PAIRS][2];
+
+    template <bool WORDS> MEMBER uint32_t pair(const bf16* p, int count) {
+        if constexpr (WORDS) return count > 0 ? *reinterpret_cast<const uint32_t*>(p) : 0;
+        else return join_bf16(count > 0 ? p[0] : put<bf16>(0.f), count > 1 ? p[1] : put<bf16>(0.f));
     }
-    if (out.residual && row < out.rows && col < out.cols) {
-        const bf16* p = out.residual + row * out.residual_stride + col;
-        if (both && (reinterpret_cast<uint64_t>(p) & 3) == 0) {
-            const uint32_t pair = *reinterpret_cast<const uint32_t*>(p);
-            sum.x += low_bf16(pair), sum.y += high_bf16(pair);
-        } else {
-            sum.x += get(p[0]);
-            if (both) sum.y += get(p[1]);
-        }
+    template <bool WORDS, class O> __device__ __forceinline__ void load(const Output<O>& out, int64_t row, int col) {
+        const bf16* from = out.residual + row * out.residual_stride + col;
+#pragma unroll
+        for (int j = 0; j < PAIRS; j++)
+            if (out.bias) bias[j] = pair<WORDS>(out.bias + col + 8 * j, out.cols - col - 8 * j);
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+#pragma unroll
+            for (int j = 0; j < PAIRS; j++)
+                if (out.residual && row + 8 * half < out.rows)
+                    residual[j][half] = pair<WORDS>(from + int64_t(8 * half) * out.residual_stride + 8 * j, out.cols - col - 8 * j);
     }
-    return sum;
-}
+    // Starts the loads of a whole part, so that one latency is all they cost.
+    template <class O> __device__ __forceinline__ void load(const Output<O>& out, int64_t row, int col) {
+        if (!out.bias && !out.residual) return;
+        if (out.in_words()) load<true>(out, row, col);
+        else load<false>(out, row, col);
+    }
+    template <class O> __device__ __forceinline__ void add(const Output<O>& out, float2& sum, int j, int half) const {
+        if (out.bias) sum.x += low_bf16(bias[j]), sum.y += high_bf16(bias[j]);
+        if (out.residual) sum.x += low_bf16(residual[j][half]), sum.y += high_bf16(residual[j][half]);
+    }
+};
 
 // Writes a consumer's 64 rows from `row0` on. Row r of a buffer has its 16-byte chunks at their number xor r modulo 8, TMA's swizzle.
 template <class P, class O>
 DEVICE void write(const Output<O>& out, const float (&sums)[P::BN / 2], unsigned char* buffers, int consumer, int row0, int col0) {
-    constexpr int COLS = P::BN * int(sizeof(O)) < 128 ? P::BN : 128 / int(sizeof(O));  // columns that go through a buffer at a time
-    constexpr int N = Vec<O>::N, PARTS = P::BN / COLS;
-    static_assert(PARTS == 1 || PARTS % BUFFERS == 0, "buffers take turns from tile to tile, too");
+    using S = Parts<P, O>;
+    constexpr int N = Vec<O>::N;
     const int thread = threadIdx.x % WARPGROUP, lane = thread % WARP, barrier = 1 + consumer;
+    const int r = thread / WARP * 16 + lane / 4, c = lane % 4 * 2;  // this thread's first row and column
     const bool vector = aligned16(out.y, out.y_stride);
+    Extras<S::PAIRS> extras[2];  // of this part and of the next
+    extras[0].load(out, row0 + r, col0 + c);
 #pragma unroll
-    for (int part = 0; part < PARTS; part++) {
-        unsigned char* buffer = buffers + (part % BUFFERS) * BUFFER;
+    for (int part = 0; part < S::COUNT; part++) {
+        const int col = col0 + part * S::COLS;
+        if (part + 1 < S::COUNT) extras[(part + 1) % 2].load(out, row0 + r, col + S::COLS + c);
+        unsigned char* buffer = buffers + part % P::BUFFERS * BUFFER;
         // The last store from this buffer has read it.
-        if (thread == 0) tma_store_wait_read<PARTS == 1 ? 0 : BUFFERS - 1>();
+        if (thread == 0) tma_store_wait_read<P::BUFFERS - 1>();
         named_barrier_sync(barrier, WARPGROUP);
 #pragma unroll
-        for (int j = 0; j < COLS / 8; j++)
+        for (int j = 0; j < S::PAIRS; j++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const int r = thread / WARP * 16 + 8 * half + lane / 4, c = 8 * j + lane % 4 * 2, i = 4 * (part * COLS / 8 + j) + 2 * half;
-                const float2 sum = extra(out, row0 + r, col0 + part * COLS + c, make_float2(sums[i], sums[i + 1]));
-                unsigned char* to = buffer + r * 128 + ((c / N ^ (r & 7)) * 16) + c % N * int(sizeof(O));
+                const int i = 4 * (part * S::PAIRS + j) + 2 * half, chunk = (8 * j + c) / N ^ (r & 7);
+                float2 sum = make_float2(sums[i], sums[i + 1]);
+                extras[part % 2].add(out, sum, j, half);
+                unsigned char* to = buffer + (r + 8 * half) * 128 + chunk * 16 + c % N * int(sizeof(O));
                 if constexpr (sizeof(O) == 4) *reinterpret_cast<float2*>(to) = sum;
                 else *reinterpret_cast<uint32_t*>(to) = pack_bf16(sum.x, sum.y);
             }
-        const int col = col0 + part * COLS;
         if (out.mapped) {
             fence_proxy_async();
             named_barrier_sync(barrier, WARPGROUP);
@@ -178,12 +213,12 @@ DEVICE void write(const Output<O>& out, const float (&sums)[P::BN / 2], unsigned
             }
         } else {
             named_barrier_sync(barrier, WARPGROUP);
-            for (int item = thread; item < 64 * COLS / N; item += WARPGROUP) {
-                const int r = item / (COLS / N), chunk = item % (COLS / N), c = col + chunk * N;
-                if (row0 + r >= out.rows || c >= out.cols) continue;
+            for (int item = thread; item < 64 * S::COLS / N; item += WARPGROUP) {
+                const int down = item / (S::COLS / N), chunk = item % (S::COLS / N), first = col + chunk * N;
+                if (row0 + down >= out.rows || first >= out.cols) continue;
                 float v[N];
-                Vec<O>::load(v, reinterpret_cast<const O*>(buffer + r * 128 + ((chunk ^ (r & 7)) * 16)));
-                store_part<O>(out.y + int64_t(row0 + r) * out.y_stride + c, v, out.cols - c, vector);
+                Vec<O>::load(v, reinterpret_cast<const O*>(buffer + down * 128 + ((chunk ^ (down & 7)) * 16)));
+                store_part<O>(out.y + int64_t(row0 + down) * out.y_stride + first, v, out.cols - first, vector);
             }
         }
     }
@@ -207,8 +242,9 @@ DEVICE void gemm(const Output<O>& out, const Operands& from, int depth, int add)
         return;
     }
     if constexpr (P::CONSUMERS > 1) registers_increase<232>();
-    const int consumer = threadIdx.x / WARPGROUP - 1, lane = threadIdx.x % WARP;
-    unsigned char* buffers = reinterpret_cast<unsigned char*>(ring + P::STAGES * P::STAGE) + consumer * BUFFERS * BUFFER;
+    // From one lane, so that the compiler knows it to be the same in all: descriptors then live in uniform registers.
+    const int consumer = __shfl_sync(FULL, threadIdx.x / WARPGROUP, 0) - 1, lane = threadIdx.x % WARP;
+    unsigned char* buffers = reinterpret_cast<unsigned char*>(ring + P::STAGES * P::STAGE) + consumer * P::BUFFERS * BUFFER;
     Slot<P::STAGES> slot;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         const Corner at = corner<P::BM, P::BN>(tile, rows, cols);
@@ -224,7 +260,7 @@ DEVICE void gemm(const Output<O>& out, const Operands& from, int depth, int add)
     if (threadIdx.x % WARPGROUP == 0) tma_store_wait<0>();
 }
 
-using Plan64x32 = Plan<1, 32, 6>;     // for few rows: bound by reading the weights
+using Plan64x32 = Plan<1, 32, 8>;     // for few rows: bound by reading the weights
 using Plan128x128 = Plan<2, 128, 4>;
 using Plan128x256 = Plan<2, 256, 4>;
 
