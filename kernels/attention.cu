@@ -78,11 +78,11 @@ DEVICE void attention_fwd(bf16* o, float* lse, const bf16* q, const bf16* k, con
 #pragma unroll
                 for (int n = 0; n < KEYS / 8; n += 2) {
                     uint32_t right[4];
-                    ldmatrix_x4(right, fragment<D>(keys, n * 8, step));
+                    ldmatrix_x4(right, right_fragment<D>(keys, n * 8, step));
 #pragma unroll
                     for (int m = 0; m < 2; m++) {
-                        mma_bf16(score[m][n], left[m], right[0], right[2]);
-                        mma_bf16(score[m][n + 1], left[m], right[1], right[3]);
+                        mma_bf16(score[m][n], left[m], right[0], right[1]);
+                        mma_bf16(score[m][n + 1], left[m], right[2], right[3]);
                     }
                 }
             }
