@@ -14,20 +14,21 @@
 // Neither tile nor rows change a bit; the bits are not those of mma.sync, so who has to choose must not look at the number of rows.
 //
 // Epilogue: the sums of a warpgroup go, 128 bytes of columns at a time, through one of two buffers that TMA stores from (`mapped`), or
-// from which threads copy where TMA cannot write: outputs of any alignment. Biases and residuals of such a part are loaded all at once,
-// while the part before is written.
+// from which threads copy where TMA cannot write: outputs of any alignment. Biases and residuals of 128 columns are loaded at once, the first
+// while the products run.
 //
 // Cost: 2 I J L flops; (I L + J L + I J) elements from memory if the level-2 cache keeps what a band of tiles shares. By ptxas and SASS,
 // nothing measured yet:
 //
 //   tile      consumers  registers                     shared    blocks per multiprocessor   expected limiter
-//   64 x 32       1       56                           105 KiB   2                           memory: 28 KiB of weights in flight a block
+//   64 x 32       1       48                           105 KiB   2                           memory: 28 KiB of weights in flight a block
 //   128 x 128     2      168: producer 40, others 232  161 KiB   1                           level-2 cache (64 bytes a cycle), then tensor cores
 //   128 x 256     2      168: producer 40, others 232  225 KiB   1                           tensor cores (level-2 cache: 48 bytes a cycle), then power
 //
 // A stage of 128 x 256 is 1024 cycles of the tensor cores; its loop is 4 HGMMA and some 30 other instructions in each consumer's warps.
-// Both consumers end a tile together, so the epilogue (about 1200 cycles, 2000 with a residual) is not hidden: 2 to 3% where L = 4096.
-// Without clusters each block brings both operands by itself; multicast to pairs would take a third of that from the level-2 cache.
+// Both consumers end a tile together, so the epilogue (300 instructions a warp, about 800 cycles; 600 instructions and 1700 cycles with
+// a residual) is not hidden: 1 to 3% where L = 4096. Without clusters each block brings both operands by itself; multicast to pairs
+// would take a third of that from the level-2 cache.
 //
 // Oracle: src/ops/gemm.rs.
 #define SM90A
@@ -132,77 +133,84 @@ template <class O> struct Output {
 
     // Whether what is added can be read two elements at a time.
     __device__ __forceinline__ bool in_words() const {
-        return (reinterpret_cast<uint64_t>(bias) & 3) == 0 && (reinterpret_cast<uint64_t>(residual) & 3) == 0 && (residual_stride | cols) % 2 == 0;
+        return ((reinterpret_cast<uint64_t>(bias) | reinterpret_cast<uint64_t>(residual)) & 3) == 0 && residual_stride % 2 == 0;
     }
 };
 
-// The epilogue goes over a tile's columns in parts: what fits 128 bytes, a row of a buffer.
-template <class P, class O> struct Parts {
-    static constexpr int COLS = P::BN * int(sizeof(O)) < 128 ? P::BN : 128 / int(sizeof(O));
-    static constexpr int COUNT = P::BN / COLS, PAIRS = COLS / 8;  // pairs of columns that a thread has of each of its two rows
-    static_assert(COUNT == 1 || COUNT % P::BUFFERS == 0, "buffers take turns from tile to tile, too");
+// Pairs of neighbouring elements, from `p` on every 8, of a row that ends after `count`.
+template <bool WORDS, int N> DEVICE void load_pairs(uint32_t (&to)[N], const bf16* p, int count) {
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        if constexpr (WORDS) to[j] = *reinterpret_cast<const uint32_t*>(p + 8 * j);
+        else to[j] = join_bf16(8 * j < count ? p[8 * j] : put<bf16>(0.f), 8 * j + 1 < count ? p[8 * j + 1] : put<bf16>(0.f));
+    }
+}
+
+// What is added to a thread's outputs in up to 128 columns: pairs of columns, for the upper and the lower of its rows.
+template <int BN> struct Extras {
+    static constexpr int COLS = BN < 128 ? BN : 128, PAIRS = COLS / 8;
+    uint32_t bias[PAIRS], upper[PAIRS], lower[PAIRS];
+
+    template <bool WORDS, class O> __device__ __forceinline__ void start(const Output<O>& out, int row, int col) {
+        if (out.bias) load_pairs<WORDS>(bias, out.bias + col, out.cols - col);
+        if (out.residual) {
+            // Rows beyond the last read the last one: conditions would make each load wait for those before it.
+            load_pairs<WORDS>(upper, out.residual + int64_t(min(row, out.rows - 1)) * out.residual_stride + col, out.cols - col);
+            load_pairs<WORDS>(lower, out.residual + int64_t(min(row + 8, out.rows - 1)) * out.residual_stride + col, out.cols - col);
+        }
+    }
+    // Starts the loads; `row` and `col` are the thread's first.
+    template <class O> __device__ __forceinline__ void load(const Output<O>& out, int row, int col) {
+        if (out.in_words() && col + COLS - 6 <= out.cols) start<true>(out, row, col);
+        else start<false>(out, row, col);
+    }
+    // Adds those of COUNT pairs from `pair` on to the sums of so many pairs of columns, from `first` on.
+    template <int COUNT, class O, int N>
+    __device__ __forceinline__ void add(const Output<O>& out, float (&sums)[N], int first, int pair) const {
+        if (out.bias)
+#pragma unroll
+            for (int j = 0; j < COUNT; j++)
+#pragma unroll
+                for (int i = 4 * (first + j); i < 4 * (first + j) + 4; i += 2)
+                    sums[i] += low_bf16(bias[pair + j]), sums[i + 1] += high_bf16(bias[pair + j]);
+        if (out.residual)
+#pragma unroll
+            for (int j = 0; j < COUNT; j++) {
+                const int i = 4 * (first + j);
+                sums[i] += low_bf16(upper[pair + j]), sums[i + 1] += high_bf16(upper[pair + j]);
+                sums[i + 2] += low_bf16(lower[pair + j]), sums[i + 3] += high_bf16(lower[pair + j]);
+            }
+    }
 };
 
-// What is added to a thread's outputs of one part, pair by pair; `row` and `col` are its first.
-template <int PAIRS> struct Extras {
-    uint32_t bias[PAIRS], residual[PAIRS][2];
-
-    template <bool WORDS> MEMBER uint32_t pair(const bf16* p, int count) {
-        if constexpr (WORDS) return count > 0 ? *reinterpret_cast<const uint32_t*>(p) : 0;
-        else return join_bf16(count > 0 ? p[0] : put<bf16>(0.f), count > 1 ? p[1] : put<bf16>(0.f));
-    }
-    template <bool WORDS, class O> __device__ __forceinline__ void load(const Output<O>& out, int64_t row, int col) {
-        const bf16* from = out.residual + row * out.residual_stride + col;
-#pragma unroll
-        for (int j = 0; j < PAIRS; j++)
-            if (out.bias) bias[j] = pair<WORDS>(out.bias + col + 8 * j, out.cols - col - 8 * j);
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-#pragma unroll
-            for (int j = 0; j < PAIRS; j++)
-                if (out.residual && row + 8 * half < out.rows)
-                    residual[j][half] = pair<WORDS>(from + int64_t(8 * half) * out.residual_stride + 8 * j, out.cols - col - 8 * j);
-    }
-    // Starts the loads of a whole part, so that one latency is all they cost.
-    template <class O> __device__ __forceinline__ void load(const Output<O>& out, int64_t row, int col) {
-        if (!out.bias && !out.residual) return;
-        if (out.in_words()) load<true>(out, row, col);
-        else load<false>(out, row, col);
-    }
-    template <class O> __device__ __forceinline__ void add(const Output<O>& out, float2& sum, int j, int half) const {
-        if (out.bias) sum.x += low_bf16(bias[j]), sum.y += high_bf16(bias[j]);
-        if (out.residual) sum.x += low_bf16(residual[j][half]), sum.y += high_bf16(residual[j][half]);
-    }
-};
-
-// Writes a consumer's 64 rows from `row0` on. Row r of a buffer has its 16-byte chunks at their number xor r modulo 8, TMA's swizzle.
+// Writes a consumer's 64 rows from `row0` on, whose first extras are on their way. Row r of a buffer has its 16-byte chunks at their
+// number xor r modulo 8, TMA's swizzle.
 template <class P, class O>
-DEVICE void write(const Output<O>& out, const float (&sums)[P::BN / 2], unsigned char* buffers, int consumer, int row0, int col0) {
-    using S = Parts<P, O>;
-    constexpr int N = Vec<O>::N;
+DEVICE void write(const Output<O>& out, float (&sums)[P::BN / 2], Extras<P::BN>& extras, unsigned char* buffers, int consumer, int row0,
+                  int col0) {
+    constexpr int COLS = P::BN * int(sizeof(O)) < 128 ? P::BN : 128 / int(sizeof(O));  // columns that go through a buffer at a time
+    constexpr int N = Vec<O>::N, PARTS = P::BN / COLS, PAIRS = COLS / 8;
+    static_assert(PARTS == 1 || PARTS % P::BUFFERS == 0, "buffers take turns from tile to tile, too");
     const int thread = threadIdx.x % WARPGROUP, lane = thread % WARP, barrier = 1 + consumer;
     const int r = thread / WARP * 16 + lane / 4, c = lane % 4 * 2;  // this thread's first row and column
     const bool vector = aligned16(out.y, out.y_stride);
-    Extras<S::PAIRS> extras[2];  // of this part and of the next
-    extras[0].load(out, row0 + r, col0 + c);
 #pragma unroll
-    for (int part = 0; part < S::COUNT; part++) {
-        const int col = col0 + part * S::COLS;
-        if (part + 1 < S::COUNT) extras[(part + 1) % 2].load(out, row0 + r, col + S::COLS + c);
+    for (int part = 0; part < PARTS; part++) {
+        const int col = col0 + part * COLS, before = part * PAIRS % Extras<P::BN>::PAIRS;
+        if (part > 0 && before == 0) extras.load(out, row0 + r, col + c);
+        extras.template add<PAIRS>(out, sums, part * PAIRS, before);
         unsigned char* buffer = buffers + part % P::BUFFERS * BUFFER;
         // The last store from this buffer has read it.
         if (thread == 0) tma_store_wait_read<P::BUFFERS - 1>();
         named_barrier_sync(barrier, WARPGROUP);
 #pragma unroll
-        for (int j = 0; j < S::PAIRS; j++)
+        for (int j = 0; j < PAIRS; j++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const int i = 4 * (part * S::PAIRS + j) + 2 * half, chunk = (8 * j + c) / N ^ (r & 7);
-                float2 sum = make_float2(sums[i], sums[i + 1]);
-                extras[part % 2].add(out, sum, j, half);
+                const int i = 4 * (part * PAIRS + j) + 2 * half, chunk = (8 * j + c) / N ^ (r & 7);
                 unsigned char* to = buffer + (r + 8 * half) * 128 + chunk * 16 + c % N * int(sizeof(O));
-                if constexpr (sizeof(O) == 4) *reinterpret_cast<float2*>(to) = sum;
-                else *reinterpret_cast<uint32_t*>(to) = pack_bf16(sum.x, sum.y);
+                if constexpr (sizeof(O) == 4) *reinterpret_cast<float2*>(to) = make_float2(sums[i], sums[i + 1]);
+                else *reinterpret_cast<uint32_t*>(to) = pack_bf16(sums[i], sums[i + 1]);
             }
         if (out.mapped) {
             fence_proxy_async();
@@ -213,8 +221,8 @@ DEVICE void write(const Output<O>& out, const float (&sums)[P::BN / 2], unsigned
             }
         } else {
             named_barrier_sync(barrier, WARPGROUP);
-            for (int item = thread; item < 64 * S::COLS / N; item += WARPGROUP) {
-                const int down = item / (S::COLS / N), chunk = item % (S::COLS / N), first = col + chunk * N;
+            for (int item = thread; item < 64 * COLS / N; item += WARPGROUP) {
+                const int down = item / (COLS / N), chunk = item % (COLS / N), first = col + chunk * N;
                 if (row0 + down >= out.rows || first >= out.cols) continue;
                 float v[N];
                 Vec<O>::load(v, reinterpret_cast<const O*>(buffer + down * 128 + ((chunk ^ (down & 7)) * 16)));
@@ -254,8 +262,10 @@ DEVICE void gemm(const Output<O>& out, const Operands& from, int depth, int add)
 #pragma unroll
         for (int i = 0; i < P::BN / 2; i++)
             sums[i] = add ? old_value(out.y, row + i / 2 % 2 * 8, col + i / 4 * 8 + i % 2, rows, cols, out.y_stride) : 0.f;
+        Extras<P::BN> extras;
+        extras.load(out, row, col);  // come while the products run
         multiply<P, LEFT, RIGHT>(sums, ring, full, empty, slot, consumer, stages);
-        write<P, O>(out, sums, buffers, consumer, row0, at.col);
+        write<P, O>(out, sums, extras, buffers, consumer, row0, at.col);
     }
     if (threadIdx.x % WARPGROUP == 0) tma_store_wait<0>();
 }
