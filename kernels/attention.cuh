@@ -27,12 +27,10 @@ DEVICE void load_tile(bf16* tile, const bf16* from, int stride, int rows, int si
     const int chunk = threadIdx.x % ACROSS, first = threadIdx.x / ACROSS;
     if (chunk >= D / 8) return;
     const bool there = chunk * 8 < size;
-    from += chunk * 8;
+    from += int64_t(first) * stride + chunk * 8;
 #pragma unroll
-    for (int i = 0; i < ROWS / STEP; i++) {
-        const int row = first + i * STEP;
-        cp_async16(chunk_at<D>(tile, row, chunk), from + int64_t(row) * stride, there && row < rows);
-    }
+    for (int i = 0; i < ROWS / STEP; i++)
+        cp_async16(chunk_at<D>(tile, first + i * STEP, chunk), from + int64_t(i * STEP) * stride, there && first + i * STEP < rows);
 }
 
 // The same for rows that a list names; zeros also where a name is no row of the tensor's `limit`. Two rows at a time: more names in

@@ -18,7 +18,7 @@
 //                          warp for every fourth head, plain multiply-adds.
 //
 // Bytes: 2 K of the storage type per key and key-value head, once; flops 4 K per query head and key. Limiter: memory. Two blocks of 4 warps
-// with 2 stages of 8 KiB (K = 128) under way keep 128 KiB in flight on an SM (202 registers,
+// with 2 stages of 8 KiB (K = 128) under way keep 128 KiB in flight on an SM (198 registers,
 // 101 KiB of shared memory a block; one block on A100). A length or page out of range gives NaN. Oracle: src/ops/decode.rs.
 #include "attention.cuh"
 #include "reduce.cuh"
