@@ -41,6 +41,12 @@ DEVICE float reciprocal_approx(float x) {
     HOST(return 1.f / x)
 }
 
+// sqrt(x) within 1 ulp or so; below the normal range both x and the result are 0.
+DEVICE float sqrt_approx(float x) {
+    PTX(float y; asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y)
+    HOST(return sqrtf(x))
+}
+
 // ---------------------------------------------------------------- asynchronous copies to shared memory (sm_80)
 
 // Starts copying 16 bytes; where `valid` is false nothing is read and zeros are written.
