@@ -11,13 +11,16 @@ mod graph;
 mod images;
 pub mod launch;
 mod memory;
+mod products;
 mod tensor_map;
 
 pub(crate) use cublaslt::Factor;
+pub use cublaslt::library_present;
 pub use driver::Properties;
 pub use graph::Graph;
 pub use images::{LEDGER, images, present as images_present};
 pub use memory::Memory;
+pub use products::Products;
 pub use tensor_map::{Swizzle, TensorMap};
 
 use self::cublaslt::CublasLt;
@@ -58,6 +61,7 @@ struct Shared {
     state: Mutex<State>,
     staging: Mutex<Staging>,
     cublaslt: OnceLock<CublasLt>,
+    products: products::Chosen,
 }
 
 // SAFETY: contexts and streams may be used from any thread that has made the context current, which every call does.
@@ -106,6 +110,7 @@ impl Gpu {
             state: Mutex::default(),
             staging: Mutex::default(),
             cublaslt: OnceLock::new(),
+            products: products::Chosen::default(),
         };
         let gpu = Gpu(Arc::new(shared));
         gpu.load()?;
