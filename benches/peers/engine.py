@@ -32,11 +32,11 @@ SHAPES = {  # class, vocabulary, width, feed-forward, layers, query heads, key h
     "qwen3-tiny": (Qwen3Config, 256, 64, 128, 1, 2, 1, 64, True),
 }
 PASSES = {
-    "large": dict(tokens=4096, judged=32, sequences=[1, 32], written=64, answers=(16, 400), asked=[500, 2000],
+    "large": dict(tokens=4096, passes=16384, judged=32, sequences=[1, 32], written=64, answers=(16, 400), asked=[500, 2000],
                   copied=1 << 30, square=8192, family="llama-3.1-8b"),
-    "small": dict(tokens=512, judged=16, sequences=[1, 8], written=32, answers=(4, 100), asked=[128],
+    "small": dict(tokens=512, passes=2048, judged=16, sequences=[1, 8], written=32, answers=(4, 100), asked=[128],
                   copied=64 << 20, square=1024, family="qwen3-small"),
-    "tiny": dict(tokens=64, judged=4, sequences=[1, 2], written=6, answers=(3, 8), asked=[12],
+    "tiny": dict(tokens=64, passes=96, judged=4, sequences=[1, 2], written=6, answers=(3, 8), asked=[12],
                  copied=1 << 16, square=64, family="qwen3-tiny"),
 }  # fmt: skip
 CLOSE = 12
@@ -264,7 +264,7 @@ class Bench:
         if self.args.compile:
             ways["sorted compiled"] = way(self.verdicts, batches(by_length), compiled)
             ways["single compiled"] = way(self.verdicts, single, compiled)
-        cost = self.weights() * -(-sum(flat) // 16384), self.forward_flops(flat, 0)
+        cost = self.weights() * -(-sum(flat) // self.p["passes"]), self.forward_flops(flat, 0)
         self.try_ways(name, cost, ways, sum(flat))
 
     def judge(self):

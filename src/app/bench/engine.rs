@@ -78,15 +78,7 @@ impl Passes {
     }
     /// Enough to see that everything runs.
     pub fn tiny() -> Passes {
-        Passes {
-            tokens: 64,
-            pass: 96,
-            judged: 4,
-            sequences: vec![1, 2],
-            written: 6,
-            answers: [3, 8],
-            asked: vec![12],
-        }
+        Passes { tokens: 64, pass: 96, judged: 4, sequences: vec![1, 2], written: 6, answers: [3, 8], asked: vec![12] }
     }
 
     fn check(&self, config: &Config) -> Result<()> {

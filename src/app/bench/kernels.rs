@@ -123,9 +123,7 @@ pub fn run(dev: &Device, plan: &Plan, mut told: impl FnMut(&Results, String) -> 
     for case in cases {
         let line = match case.measure(dev, effort, &flush) {
             Ok(seconds) => results.add(Measured::new(case.name(), case.cost, case.bound, seconds, &ceilings)),
-            Err(e) if e.kind() == Kind::Device && absent(&case, &e) => {
-                results.leave_out(case.name(), e.to_string())
-            }
+            Err(e) if e.kind() == Kind::Device && absent(&case, &e) => results.leave_out(case.name(), e.to_string()),
             Err(e) => return Err(e.at(case.name())),
         };
         told(&results, line)?;

@@ -57,7 +57,9 @@ impl Place {
             (_, Gemm::Own) => {}
             (Device::Cuda(gpu), Gemm::Portable) => gpu.use_products(Products::Portable)?,
             (Device::Cuda(gpu), Gemm::Cublaslt) => gpu.use_products(Products::CublasLt)?,
-            (Device::Cpu(_), _) => return Err(Error::usage("--gemm chooses between a GPU's products: give --device cuda")),
+            (Device::Cpu(_), _) => {
+                return Err(Error::usage("--gemm chooses between a GPU's products: give --device cuda"));
+            }
         }
         Ok(dev)
     }

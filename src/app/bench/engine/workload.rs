@@ -21,9 +21,8 @@ pub fn lengths(prompts: usize, longest: usize) -> Vec<usize> {
 /// The prompts of all ordered pairs of `n` answers: question, first answer, second answer, closing words.
 pub fn pairs(vocab: usize, question: usize, [n, answer]: [usize; 2]) -> Vec<Vec<i32>> {
     let text = |row: usize, len: usize| ids(vocab, row, len);
-    let pair = |i: usize, j: usize| {
-        [text(0, question), text(1 + i, answer), text(1 + j, answer), text(1 + n, CLOSE)].concat()
-    };
+    let pair =
+        |i: usize, j: usize| [text(0, question), text(1 + i, answer), text(1 + j, answer), text(1 + n, CLOSE)].concat();
     (0..n).flat_map(|i| (0..n).filter(move |j| *j != i).map(move |j| (i, j))).map(|(i, j)| pair(i, j)).collect()
 }
 

@@ -91,15 +91,7 @@ fn row(sitting: &Sitting, goal: &Goal) -> Vec<String> {
     };
     let figure = figure(&found);
     let best = best_peer(sitting, beats);
-    vec![
-        goal.id.into(),
-        goal.work.clone(),
-        figure,
-        best,
-        ratios.join(", "),
-        of_ceiling,
-        verdict(&bars).into(),
-    ]
+    vec![goal.id.into(), goal.work.clone(), figure, best, ratios.join(", "), of_ceiling, verdict(&bars).into()]
 }
 
 /// The fastest peer's figure on the cases that it is compared on.

@@ -92,10 +92,12 @@ impl Sitting {
             .min_by(|a, b| a.1.median.total_cmp(&b.1.median));
         match best {
             Some((way, seconds)) => Ok(Other { case, way, speed: amount(case) / seconds.median }),
-            None => Err(match self.peers.iter().flat_map(|r| &r.left_out).find(|l| left_out_way(&l.name, name, ways)) {
-                Some(left_out) => format!("left out: {}", left_out.reason),
-                None => "not measured".to_string(),
-            }),
+            None => {
+                Err(match self.peers.iter().flat_map(|r| &r.left_out).find(|l| left_out_way(&l.name, name, ways)) {
+                    Some(left_out) => format!("left out: {}", left_out.reason),
+                    None => "not measured".to_string(),
+                })
+            }
         }
     }
 }

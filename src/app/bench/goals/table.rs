@@ -68,7 +68,13 @@ fn kernels(s: &Sizes) -> Vec<Goal> {
     let rows = names::rows(E, s.tokens, d);
     let tail = op("qkv_tail", names::tokens(E, s.tokens, s.heads));
     vec![
-        same("G1", format!("matrix products of a layer, {m} rows"), products("gemm_nt", s), &[(EAGER, 1.02)], Some(0.97)),
+        same(
+            "G1",
+            format!("matrix products of a layer, {m} rows"),
+            products("gemm_nt", s),
+            &[(EAGER, 1.02)],
+            Some(0.97),
+        ),
         same(
             "G1b",
             format!("feed-forward part with its residual, {m} rows"),

@@ -55,4 +55,3 @@ pub(super) fn heads(s: &Sizes, e: Dtype) -> Vec<Case> {
         draw("sample_filtered", Sampling { top_k: 50, top_p: 0.95, ..plain }),
     ]
 }
-

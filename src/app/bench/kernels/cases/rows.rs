@@ -132,7 +132,6 @@ pub(super) fn rows(s: &Sizes, e: Dtype) -> Vec<Case> {
     ]
 }
 
-
 /// What follows the product for queries, keys and values: head norms, rotation, and both pools written. Queries and keys move as in the
 /// rotation alone, of which the key's copy is the pool's; values are read and written.
 fn qkv_tail_cost(e: Dtype, t: usize, heads: Heads) -> Cost {
