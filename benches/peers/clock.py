@@ -20,7 +20,7 @@ def quartiles(samples):
 class Clock:
     """Samples of a case: caches flushed, one call on each of several sets of operands, the device's own clock."""
 
-    def __init__(self, device, samples, budget=10.0):
+    def __init__(self, device, samples, budget=4.0):
         self.cuda, self.device = device.startswith("cuda"), device
         self.samples, self.budget = samples, budget
         cache = torch.cuda.get_device_properties(0).L2_cache_size if self.cuda else 32 << 20
@@ -51,7 +51,7 @@ class Clock:
         for _ in range(3):  # compilation, autotuning, first touch
             last = self.timed(once)
         samples = []
-        # What takes long is sampled less often: half a minute for one slow way would crowd out the others.
+        # What takes long is sampled less often: one slow way would crowd out the others.
         for _ in range(min(self.samples, max(5, int(self.budget / max(last, 1e-9))))):
             self.flush.zero_()
             samples.append(self.timed(once) / len(sets))
@@ -121,6 +121,17 @@ class Results:
         draft = self.path.with_suffix(".draft")
         draft.write_text(json.dumps(self.whole, indent=1) + "\n")
         draft.replace(self.path)
+
+
+class Deadline:
+    """Ways that would begin after so many seconds are left out and named; None for no end."""
+
+    def __init__(self, seconds):
+        self.end = None if seconds is None else time.monotonic() + seconds
+
+    def check(self):
+        if self.end is not None and time.monotonic() > self.end:
+            raise TimeoutError("no time was left (--seconds)")
 
 
 def why(error):

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import torch
 import transformers
-from clock import Clock, Results, quartiles, why
+from clock import Clock, Deadline, Results, quartiles, why
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.integrations import sdpa_attention
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config, StoppingCriteria, StoppingCriteriaList
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -74,6 +75,7 @@ class Stamps(StoppingCriteria):
 class Bench:
     def __init__(self, args, sizes, dtype):
         self.args, self.p, self.dtype = args, sizes, dtype
+        self.deadline = Deadline(args.seconds)
         self.family = args.family or sizes["family"]
         self.cuda = args.device.startswith("cuda")
         clock = Clock(args.device, 30)
@@ -83,6 +85,7 @@ class Bench:
         self.config = configuration(self.family)
         self.called = f"{self.family} {str(dtype).removeprefix('torch.')}"
         self.model = self.make().eval()
+        self.body = None
 
     def make(self):
         with torch.device(self.args.device):
@@ -117,6 +120,7 @@ class Bench:
         found, failed = [], []
         for way, measure in ways.items():
             try:
+                self.deadline.check()
                 found.append((measure(), way))
             except Exception as e:  # Whatever a library throws: it is said, and the others go on.
                 failed.append((way, why(e)))
@@ -124,21 +128,20 @@ class Bench:
         self.results.add(name, *cost, "either", found, failed, tokens=tokens)
 
     def tidy(self):
-        torch._dynamo.reset()
         self.model._cache = None
         gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()
 
     def samples(self, run, warm=2):
-        """Fewer where a run takes long: some forty seconds a way."""
+        """Fewer where a run takes long: some twenty seconds a way."""
         for _ in range(warm):
             start = time.perf_counter()
             run()
             self.sync()
             last = time.perf_counter() - start
         times = []
-        for _ in range(max(2, min(self.args.samples, int(40 / last)))):
+        for _ in range(max(2, min(self.args.samples, int(20 / last)))):
             start = time.perf_counter()
             run()
             self.sync()
@@ -153,6 +156,21 @@ class Bench:
         finally:
             self.model.forward = before
 
+    @contextmanager
+    def cudnn(self):
+        """cuDNN's attention; keys and values are repeated where it knows no groups of heads."""
+        groups = sdpa_attention.use_gqa_in_sdpa
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            try:
+                x = lambda heads: torch.randn(1, heads, 128, 128, device=self.args.device, dtype=self.dtype)  # noqa: E731
+                torch.nn.functional.scaled_dot_product_attention(x(4), x(2), x(2), is_causal=True, enable_gqa=True)
+            except RuntimeError:
+                sdpa_attention.use_gqa_in_sdpa = lambda *_, **__: False
+            try:
+                yield
+            finally:
+                sdpa_attention.use_gqa_in_sdpa = groups
+
     def variants(self, run):
         """A pass as it is, compiled, and both with cuDNN's attention: the fastest one can ask for without other libraries."""
 
@@ -165,14 +183,14 @@ class Bench:
 
         @contextmanager
         def both():
-            with self.compiled(dynamic=False), sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            with self.compiled(dynamic=False), self.cudnn():
                 yield
 
         ways = {"eager": inside(nullcontext)}
         if self.args.compile:
             ways["compiled"] = inside(lambda: self.compiled(dynamic=False))
         if self.cuda:
-            ways["cudnn"] = inside(lambda: sdpa_kernel(SDPBackend.CUDNN_ATTENTION))
+            ways["cudnn"] = inside(self.cudnn)
         if self.cuda and self.args.compile:
             ways["compiled cudnn"] = inside(both)
         return ways
@@ -204,7 +222,7 @@ class Bench:
                 last = stamps.times[begin:]
                 return quartiles([b - a for a, b in zip(last, last[1:])])
 
-            return torch.inference_mode()(measure) if options else measure
+            return measure
 
         keys = sequences * (prompt + p["written"] // 2)
         cached = c.num_hidden_layers * 2 * c.num_key_value_heads * c.head_dim * self.dtype.itemsize * keys
@@ -230,10 +248,10 @@ class Bench:
         ids, mask = torch.stack([pad(r, 0) for r in rows]), torch.stack([pad(torch.ones_like(r), 0) for r in rows])
         return self.model(input_ids=ids, attention_mask=mask).logits[:, -1, 1:3]
 
-    def score(self, name, prompts):
+    def score(self, name, prompts, chosen):
         flat = [len(r) for r in prompts]
-        by_length = sorted(prompts, key=len)
         batches = lambda rows: [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]  # noqa: E731
+        single, by_length = [[r] for r in prompts], batches(sorted(prompts, key=len))
 
         def way(score, batches, context=nullcontext):
             def measure():
@@ -242,45 +260,47 @@ class Bench:
 
             return measure
 
-        @contextmanager
-        def compiled():
-            before, inner = self.model.model.forward, self.model.model.forward
-            self.model.model.forward = torch.compile(inner, dynamic=True)
-            try:
-                yield
-            finally:
-                self.model.model.forward = before
-
-        single = [[r] for r in prompts]
         ways = {
             "default": way(self.plain, batches(prompts)),
-            "sorted": way(self.verdicts, batches(by_length)),
+            "sorted": way(self.verdicts, by_length),
             "single": way(self.verdicts, single),
         }
         if self.cuda:
-            cudnn = lambda: sdpa_kernel(SDPBackend.CUDNN_ATTENTION)  # noqa: E731
-            ways["sorted cudnn"] = way(self.verdicts, batches(by_length), cudnn)
-            ways["single cudnn"] = way(self.verdicts, single, cudnn)
+            ways["sorted cudnn"] = way(self.verdicts, by_length, self.cudnn)
         if self.args.compile:
-            ways["sorted compiled"] = way(self.verdicts, batches(by_length), compiled)
-            ways["single compiled"] = way(self.verdicts, single, compiled)
+            ways["sorted compiled"] = way(self.verdicts, by_length, self.compiled_body)
+            ways["single compiled"] = way(self.verdicts, single, self.compiled_body)
         cost = self.weights() * -(-sum(flat) // self.p["passes"]), self.forward_flops(flat, 0)
-        self.try_ways(name, cost, ways, sum(flat))
+        self.try_ways(name, cost, {way: ways[way] for way in chosen if way in ways}, sum(flat))
+
+    @contextmanager
+    def compiled_body(self):
+        """The layers without the head, for any lengths; compiled once for all that is judged."""
+        body = self.model.model
+        before = body.forward
+        self.body = self.body or torch.compile(before, dynamic=True)
+        body.forward = self.body
+        try:
+            yield
+        finally:
+            body.forward = before
 
     def judge(self):
         p = self.p
         prompts = [self.ids(row, n) for row, n in enumerate(lengths(p["judged"], p["tokens"]))]
         least = p["tokens"] // 8
-        self.score(f"judge {self.called}, {p['judged']} prompts of {least} to {p['tokens']} tokens", prompts)
+        ways = ["default", "sorted", "single", "sorted cudnn", "sorted compiled", "single compiled"]
+        self.score(f"judge {self.called}, {p['judged']} prompts of {least} to {p['tokens']} tokens", prompts, ways)
 
     def pairs(self, question):
-        """Some of the ordered pairs of answers, without sharing."""
+        """Some of the ordered pairs of answers, without sharing. All have one length, so no batch is padded."""
         n, answer = self.p["answers"]
         rows = [(0, question)], [(1 + i, answer) for i in range(n)], (1 + n, CLOSE)
         every = [(i, j) for i in range(n) for j in range(n) if i != j]
         chosen = every[:: max(len(every) // 24, 1)]
         prompts = [torch.cat([self.ids(*x) for x in (rows[0][0], rows[1][i], rows[1][j], rows[2])]) for i, j in chosen]
-        self.score(f"pairs {self.called}, {n} answers of {answer} to {question} tokens", prompts)
+        self.score(f"pairs {self.called}, {n} answers of {answer} to {question} tokens", prompts,
+                   ["sorted", "sorted cudnn", "sorted compiled"])  # fmt: skip
 
     def train(self):
         """States in the weights' type, as torch keeps them."""
@@ -314,7 +334,7 @@ class Bench:
         cost = parameters * 9 * self.dtype.itemsize, 3 * self.forward_flops([n], n - 1)
         ways = {"default": way()}
         if self.cuda:
-            ways["cudnn"] = way(lambda: sdpa_kernel(SDPBackend.CUDNN_ATTENTION))
+            ways["cudnn"] = way(self.cudnn)
         if self.args.compile:
             ways["compiled"] = way(lambda: self.compiled(dynamic=False))
         # Slower, but it fits where the others do not.
@@ -332,6 +352,7 @@ def main():
     parser.add_argument("--work", default="prefill,decode,judge,rank,train", help="passes, separated by commas")
     parser.add_argument("--samples", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="torch.compile as well; decoding on a GPU always is")
+    parser.add_argument("--seconds", type=float, help="begin nothing new after so many")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     torch.manual_seed(1)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from clock import Clock, Results, why
+from clock import Clock, Deadline, Results, why
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 SIZES = {
@@ -334,6 +334,7 @@ def main():
     parser.add_argument("--only", default="", help="parts of names, separated by commas")
     parser.add_argument("--samples", type=int, default=30)
     parser.add_argument("--compile", action="store_true", help="torch.compile as well, where an op has more than one kernel")
+    parser.add_argument("--seconds", type=float, help="begin nothing new after so many")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     torch.manual_seed(1)
@@ -346,7 +347,7 @@ def main():
         torch.cuda.set_device(args.device)
     sizes = SIZES[args.sizes or ("large" if gpu else "small")]
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype or ("bf16" if gpu else "f32")]
-    clock = Clock(args.device, args.samples)
+    deadline, clock = Deadline(args.seconds), Clock(args.device, args.samples)
     results = Results("kernels", args.device, clock.ceilings(sizes["copied"], sizes["square"], dtype), args.json)
     for case in Cases(sizes, dtype, args.device, args.compile).all():
         if args.only and not any(part in case.name for part in args.only.split(",")):
@@ -354,6 +355,7 @@ def main():
         found, failed = [], []
         for way, (operands, run) in case.ways.items():
             try:
+                deadline.check()
                 found.append((clock.measure(operands, run), way))
             except Exception as e:  # Whatever a library throws: it is said, and the others go on.
                 failed.append((way, why(e)))
