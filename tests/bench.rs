@@ -92,10 +92,40 @@ fn whole_passes_run_on_random_weights() {
     let found = json(&fs::read_to_string(b.path("e.json")).unwrap());
     let cases = found["cases"].as_array().unwrap();
     let first = |c: &Value| c["name"].as_str().unwrap().split(' ').next().unwrap().to_string();
-    assert_eq!(cases.iter().map(first).collect::<Vec<_>>(), ["prefill", "decode", "judge", "train"]);
+    assert_eq!(cases.iter().map(first).collect::<Vec<_>>(), ["prefill", "decode", "judge", "rank", "pairs", "train"]);
     assert!(cases.iter().all(|c| c["tokens"].as_f64().unwrap() > 0.0 && c["flops"].as_f64().unwrap() > 0.0), "{found}");
+    // 4 answers of 100 to a prompt of 128: each token of the trie once, and 12 prompts of 340.
+    assert_eq!((cases[3]["tokens"].as_f64(), cases[3]["effective"].as_f64()), (Some(1872.0), Some(4080.0)), "{found}");
+    assert_eq!((cases[4]["tokens"].as_f64(), cases[4].get("effective")), (Some(4080.0), None), "{found}");
+    // Half of the pairs' flops at most: long answers share their beginnings.
+    assert!(2.0 * cases[3]["flops"].as_f64().unwrap() < cases[4]["flops"].as_f64().unwrap(), "{found}");
+    let lists = ["bench", "engine", "--sizes", "tiny", "--work", "decode", "--sequences", "1,3", "--samples", "1"];
+    let shown = b.ok(&lists);
+    assert!(shown.contains(", 1 x 64 tokens |") && shown.contains(", 3 x 64 tokens |"), "{shown}");
     b.fails(&["bench", "engine", "--family", "mamba-1b"], 2, &["mamba-1b", "llama-3.1-8b"]);
     b.fails(&["bench", "engine", "--tokens", "3"], 2, &["16 to"]);
+}
+
+#[test]
+fn a_gpu_runs_the_products_that_are_asked_for_and_a_profiler_sees_each_once() {
+    let b = Bench::new();
+    let args = ["bench", "kernels", "--device", "cuda", "--sizes", "tiny", "--samples", "1", "--only", "gemm_tn"];
+    let out = emulated(&b, "fast", &[&args[..], &["--json", "k.json"]].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let found = json(&fs::read_to_string(b.path("k.json")).unwrap());
+    let names = |list: &str| -> Vec<String> {
+        found[list].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap().to_string()).collect()
+    };
+    let every = [names("cases"), names("left_out")].concat();
+    for op in ["gemm_tn", "gemm_tn_portable", "gemm_tn_cublaslt"] {
+        assert!(every.iter().any(|n| n.starts_with(&format!("{op} "))), "{op} in {every:?}");
+    }
+    let once =
+        emulated(&b, "fast", &["bench", "kernels", "--device", "cuda", "--sizes", "tiny", "--once", "--only", "rope"]);
+    let shown = String::from_utf8(once.stdout).unwrap();
+    assert_eq!(shown.lines().filter(|l| l.starts_with("rope_")).count(), 2, "{shown}");
+    b.fails(&["bench", "kernels", "--gemm", "portable"], 2, &["--gemm", "--device cuda"]);
+    b.fails(&["bench", "kernels", "--once", "--json", "k.json"], 2, &["--once", "--json"]);
 }
 
 /// A result file with cases of these medians, each with a spread of one percent.
@@ -106,7 +136,7 @@ fn results(b: &Bench, file: &str, device: &str, cases: &[(&str, f64)]) {
     };
     let cases: Vec<Value> = cases.iter().map(case).collect();
     let whole = serde_json::json!({
-        "format": 1, "benchmark": "kernels", "environment": {"device": device},
+        "format": 1, "benchmark": "kernels", "environment": {"device": device, "program": "gramophone"},
         "ceilings": {"copy": 1.0, "read": 1.0, "matrix": 1.0}, "cases": cases,
     });
     b.write(file, &whole.to_string());
@@ -144,6 +174,38 @@ fn files_that_cannot_be_compared_are_refused() {
     ] {
         b.fails(&["bench", "compare", "x.json", file], 2, words);
     }
+}
+
+#[test]
+fn a_directory_of_results_is_held_against_the_goals() {
+    let b = Bench::new();
+    fs::create_dir(b.path("sitting")).unwrap();
+    // Made up: a norm at half of a ceiling of 1 byte a second, and a step of 8-bit AdamW twice as fast as the peer's.
+    let (norm, adamw) = ("rmsnorm_fwd bfloat16 24 x 64", "adamw_8bit bf16, bf16 gradients 1000");
+    results(&b, "sitting/kernels.json", "X", &[(norm, 2.0), (adamw, 1.1)]);
+    results(&b, "sitting/torch.json", "X", &[(norm, 7.0), (adamw, 2.2)]);
+    let theirs = fs::read_to_string(b.path("sitting/torch.json")).unwrap();
+    b.write(
+        "sitting/torch.json",
+        &theirs.replace("gramophone", "torch").replace("\"of_ceiling\"", "\"way\":\"fused\",\"of_ceiling\""),
+    );
+    b.write("sitting/lane.json", "{\"passed\": true}");
+    let shown = b.ok(&["bench", "goals", "sitting", "--sizes", "tiny"]);
+    let row = |start: &str| {
+        shown.lines().find(|l| l.starts_with(start)).unwrap_or_else(|| panic!("{start} in {shown}")).to_string()
+    };
+    assert!(row("| G12 | RMSNorm forward").ends_with("| 50.0% (92.0%) | short |"), "{shown}");
+    let adamw = row("| G11 | AdamW, 8-bit");
+    assert!(adamw.contains("2.00x fused AdamW (2.00x), bitsandbytes (1.50x): not measured"), "{adamw}");
+    assert!(adamw.ends_with("| 90.9% (88.0%) | open |"), "{adamw}");
+    assert!(row("| G10 ").contains("not measured: the engine has no FP8"), "{shown}");
+    assert!(row("| moves rows | adamw_8bit").ends_with("| 90.9% | 85.0% | met |"), "{shown}");
+    assert!(row("| paged decoding | decode_fwd").contains("not measured: not in the files"), "{shown}");
+    b.write("sitting/half.json", "{\"benchmark\": \"kern");
+    b.fails(&["bench", "goals", "sitting"], 2, &["half.json"]);
+    b.fails(&["bench", "goals", "nowhere"], 2, &["nowhere"]);
+    fs::create_dir(b.path("empty")).unwrap();
+    b.fails(&["bench", "goals", "empty"], 2, &["empty", "bench kernels"]);
 }
 
 #[test]

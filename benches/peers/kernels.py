@@ -1,35 +1,34 @@
 #!/usr/bin/env python3
 """The kernels of `gramophone bench kernels` in PyTorch, in the same JSON, so that `gramophone bench compare` sets them side by side.
 
-    gramophone bench kernels --device cuda --json ours.json
-    python benches/peers/kernels.py --device cuda --json torch.json
-    gramophone bench compare torch.json ours.json
+    gramophone bench kernels --device cuda --json kernels.json
+    python benches/peers/kernels.py --device cuda --compile --json torch.json
+    gramophone bench compare torch.json kernels.json
 
-Names and sizes are those of src/app/bench/kernels.rs. Samples are taken in the same way: caches flushed by overwriting a buffer, one call
-on each of several sets of operands, the device's own clock, medians and quartiles. Attention is measured with each SDPA backend by
-itself; the case that carries our name is the fastest of them, and so it is for every op that has several ways (--compile adds
-torch.compile's). A way that the device does not have is left out and named.
+Names and sizes are those of src/app/bench/kernels.rs. Samples are taken in the same way. Attention is measured with each SDPA backend
+by itself, and with FlexAttention on a GPU; the case that carries our name is the fastest way, and so it is for every op that has
+several (--compile adds torch.compile's). FlashInfer, Liger and bitsandbytes are ways too where they are installed. A way that does not
+run is left out and named.
 """
 
 import argparse
-import json
-import platform
-import statistics
+import functools
 import sys
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from clock import Clock, Deadline, Results, why
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 SIZES = {
-    "large": dict(t=16384, d=4096, f=14336, hq=32, hkv=8, k=128, v=128256, seqs=[8192, 2048, 2048, 2048, 2048],
-                  decode=(32, 4096), params=1 << 27, copied=1 << 30, square=8192),
-    "small": dict(t=1024, d=512, f=1536, hq=8, hkv=4, k=64, v=8192, seqs=[512, 512],
+    "large": dict(t=16384, d=4096, f=14336, hq=32, hkv=8, k=128, v=128256,
+                  seqs=[[8192] * 2, [2048] * 8, [8192] + [2048] * 4], decode=(32, 4096), params=1 << 27,
+                  copied=1 << 30, square=8192),
+    "small": dict(t=1024, d=512, f=1536, hq=8, hkv=4, k=64, v=8192, seqs=[[512, 512]],
                   decode=(8, 1024), params=1 << 21, copied=64 << 20, square=1024),
-    "tiny": dict(t=24, d=64, f=128, hq=2, hkv=1, k=64, v=256, seqs=[9, 7],
+    "tiny": dict(t=24, d=64, f=128, hq=2, hkv=1, k=64, v=256, seqs=[[9, 7]],
                  decode=(2, 70), params=1000, copied=1 << 16, square=64),
 }  # fmt: skip
 BACKENDS = {
@@ -38,6 +37,7 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
+PAGE = 64
 
 
 @dataclass
@@ -46,217 +46,283 @@ class Case:
     bytes: float
     flops: float
     bound: str
-    operands: object  # () -> tuple of tensors
-    ways: dict  # name -> callable on the operands
+    # name -> (() -> tuple of tensors, callable on them)
+    ways: dict = field(default_factory=dict)
 
 
-class Clock:
-    """Samples of a case, flushed and rotated."""
-
-    def __init__(self, args):
-        self.cuda = args.device.startswith("cuda")
-        self.device, self.samples = args.device, args.samples
-        cache = torch.cuda.get_device_properties(0).L2_cache_size if self.cuda else 32 << 20
-        self.flush = torch.empty(2 * cache, dtype=torch.uint8, device=args.device)
-        self.rotated = 4 * cache
-
-    def timed(self, work):
-        if not self.cuda:
-            start = time.perf_counter()
-            work()
-            return time.perf_counter() - start
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1e3
-
-    def measure(self, operands, way):
-        first = operands()
-        one = sum(x.numel() * x.element_size() for x in first)
-        sets = [first] + [operands() for _ in range(min(64, max(1, -(-self.rotated // max(one, 1)))) - 1)]
-
-        def once():
-            for operands in sets:
-                way(*operands)
-
-        for _ in range(3):  # compilation, autotuning, first touch
-            self.timed(once)
-        samples = []
-        for _ in range(self.samples):
-            self.flush.zero_()
-            samples.append(self.timed(once) / len(sets))
-        samples.sort()
-        at = lambda part: samples[round((len(samples) - 1) * part)]  # noqa: E731
-        return {"median": statistics.median(samples), "low": at(0.25), "high": at(0.75), "samples": len(samples)}
+def plural(lengths):
+    """2048*8, 8192+2048*4."""
+    runs = []
+    for n in lengths:
+        if runs and runs[-1][0] == n:
+            runs[-1][1] += 1
+        else:
+            runs.append([n, 1])
+    return "+".join(str(n) if count == 1 else f"{n}*{count}" for n, count in runs)
 
 
-def cases(s, dtype, device):
-    name = {torch.bfloat16: "bfloat16", torch.float32: "float32"}[dtype]
-    e = dtype.itemsize
-    t, d, f, hq, hkv, k, v = (s[key] for key in ("t", "d", "f", "hq", "hkv", "k", "v"))
-    normal = lambda *shape, dtype=dtype: torch.randn(shape, device=device, dtype=dtype)  # noqa: E731
-    leaf = lambda x: x.requires_grad_()  # noqa: E731
-    out = []
+class Cases:
+    def __init__(self, s, dtype, device, compile_too):
+        self.s, self.dtype, self.device, self.compile_too = s, dtype, device, compile_too
+        self.name = {torch.bfloat16: "bfloat16", torch.float32: "float32"}[dtype]
+        self.e = dtype.itemsize
+        self.cuda = device.startswith("cuda")
+        self.on = f"{s['hq']} on {s['hkv']} heads of {s['k']}"
 
-    def rms(x, w):
-        return F.rms_norm(x, (d,), w, 1e-5)
+    def normal(self, *shape, dtype=None):
+        return torch.randn(shape, device=self.device, dtype=dtype or self.dtype)
 
-    def backward(function):
-        # The gradients alone: the graph is made when the operands are.
-        def operands(*inputs):
-            inputs = [leaf(x) for x in inputs]
-            y = function(*inputs)
-            return y, torch.randn_like(y), *inputs
+    def both(self, function, operands):
+        """Eager and, if asked for, compiled."""
+        ways = {"eager": (operands, function)}
+        if self.compile_too:
+            ways["compiled"] = (operands, torch.compile(function, dynamic=False))
+        return ways
 
-        return operands, lambda y, dy, *inputs: torch.autograd.grad(y, inputs, dy, retain_graph=True)
+    def gradients(self, function, inputs):
+        """Gradients alone, of the function eager and compiled: the graph is made when the operands are."""
 
-    out.append(Case(f"rmsnorm_fwd {name} {t} x {d}", (2 * t * d + d) * e + 4 * t, 4 * t * d, "copy",
-                    lambda: (normal(t, d), normal(d)), {"eager": rms}))  # fmt: skip
-    make, run = backward(rms)
-    out.append(Case(f"rmsnorm_bwd {name} {t} x {d}", (4 * t * d + d) * e + (t + 2 * d) * 4, 12 * t * d, "copy",
-                    lambda: make(normal(t, d), normal(d)), {"autograd": run}))  # fmt: skip
+        def operands(function):
+            leaves = [x.requires_grad_() for x in inputs()]
+            y = function(*leaves)
+            return y, torch.randn_like(y), *leaves
 
-    def swiglu(gate, up):
-        return F.silu(gate) * up
+        def run(y, dy, *leaves):
+            return torch.autograd.grad(y, leaves, dy, retain_graph=True)
 
-    out.append(Case(f"swiglu_fwd {name} {t} x {f}", 3 * t * f * e, 5 * t * f, "copy",
-                    lambda: (normal(t, f), normal(t, f)), {"eager": swiglu}))  # fmt: skip
-    make2, run2 = backward(swiglu)
-    out.append(Case(f"swiglu_bwd {name} {t} x {f}", 5 * t * f * e, 12 * t * f, "copy",
-                    lambda: make2(normal(t, f), normal(t, f)), {"autograd": run2}))  # fmt: skip
-    out.append(Case(f"embed_fwd {name} {t} x {d}", 2 * t * d * e + 4 * t, 0, "copy",
-                    lambda: (torch.arange(t, device=device) * 7919 % v, normal(v, d)), {"eager": F.embedding}))  # fmt: skip
+        return {name: (functools.partial(operands, f), run) for name, (_, f) in self.both(function, None).items()}
 
-    rows = min(t, 8192)
-    for m, n, depth in [(rows, d, d), (rows, f, d), (rows, d, f), (1, f, d), (16, f, d)]:
-        out.append(Case(f"gemm_nt {name} {m} x {n} x {depth}", (m * n + m * depth + n * depth) * e, 2 * m * n * depth,
-                        "matrix" if m >= 256 else "either",
-                        lambda m=m, n=n, depth=depth: (normal(m, depth), normal(n, depth)), {"eager": F.linear}))  # fmt: skip
-    out.append(Case(f"gemm_nn {name} {rows} x {d} x {f}", (rows * d + rows * f + f * d) * e, 2 * rows * d * f, "matrix",
-                    lambda: (normal(rows, f), normal(f, d)), {"eager": torch.matmul}))  # fmt: skip
+    def all(self):
+        yield from self.rows()
+        yield from self.products()
+        for lengths in self.s["seqs"]:
+            yield from self.attention(lengths)
+        yield self.decode()
+        yield from self.head()
+        yield from self.optimizers()
 
-    # Sequences of one length are a batch; ragged ones run one after the other, which costs PyTorch no padding.
-    seqs = s["seqs"]
-    pairs, total = sum(n * (n + 1) // 2 for n in seqs), sum(seqs)
-    shape = f"{name} {'+'.join(map(str, seqs))} tokens, {hq} on {hkv} heads of {k}"
+    def rows(self):
+        s, e, normal = self.s, self.e, self.normal
+        t, d, f, v = s["t"], s["d"], s["f"], s["v"]
 
-    def qkv():
-        return tuple(x for n in seqs for x in (normal(1, hq, n, k), normal(1, hkv, n, k), normal(1, hkv, n, k)))
+        def rms(x, w):
+            return F.rms_norm(x, (d,), w, 1e-5)
 
-    def attend(backend):
-        def way(*x):
-            with sdpa_kernel(backend):
-                for i in range(0, len(x), 3):
-                    F.scaled_dot_product_attention(*x[i : i + 3], is_causal=True, enable_gqa=True)
+        def swiglu(gate, up):
+            return F.silu(gate) * up
 
-        return way
+        by_width, by_ffn = f"{self.name} {t} x {d}", f"{self.name} {t} x {f}"
+        norm, gated = lambda: (normal(t, d), normal(d)), lambda: (normal(t, f), normal(t, f))
+        yield Case(f"rmsnorm_fwd {by_width}", (2 * t * d + d) * e + 4 * t, 4 * t * d, "copy", self.both(rms, norm))
+        yield Case(f"rmsnorm_bwd {by_width}", (4 * t * d + d) * e + (t + 2 * d) * 4, 12 * t * d, "copy",
+                   self.gradients(rms, norm))  # fmt: skip
+        yield Case(f"swiglu_fwd {by_ffn}", 3 * t * f * e, 5 * t * f, "copy", self.both(swiglu, gated))
+        yield Case(f"swiglu_bwd {by_ffn}", 5 * t * f * e, 12 * t * f, "copy", self.gradients(swiglu, gated))
+        table = lambda: (torch.arange(t, device=self.device) * 7919 % v, normal(v, d))  # noqa: E731
+        yield Case(f"embed_fwd {by_width}", 2 * t * d * e + 4 * t, 0, "copy", self.both(F.embedding, table))
+        yield self.qkv_tail()
 
-    heads = 2 * total * (hq + hkv) * k
-    out.append(Case(f"attention_fwd {shape}", heads * e + total * hq * 4, 4 * pairs * hq * k, "matrix", qkv,
-                    {name: attend(backend) for name, backend in BACKENDS.items()}))  # fmt: skip
+    def qkv_tail(self):
+        """Head norms, rotation, and keys and values written to their places."""
+        s, normal = self.s, self.normal
+        t, hq, hkv, k = s["t"], s["hq"], s["hkv"], s["k"]
 
-    b, length = s["decode"]
-    cache = lambda: (normal(b, hq, 1, k), normal(b, hkv, length, k), normal(b, hkv, length, k))  # noqa: E731
+        def turn(x, weight, cos, sin):
+            x = F.rms_norm(x, (k,), weight, 1e-6)
+            a, b = x.chunk(2, -1)
+            return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(x.dtype)
 
-    def decode(backend):
-        def way(q, keys, values):
-            with sdpa_kernel(backend):
-                F.scaled_dot_product_attention(q, keys, values, enable_gqa=True)
+        def tail(q, key, value, wq, wk, cos, sin, places, keys, values):
+            q = turn(q, wq, cos, sin)
+            keys.index_copy_(0, places, turn(key, wk, cos, sin))
+            values.index_copy_(0, places, value)
+            return q
 
-        return way
-
-    out.append(Case(f"decode_fwd {name} {b} x {length} tokens, {hq} on {hkv} heads of {k}",
-                    2 * (b * length * hkv + b * hq) * k * e, 4 * b * length * hq * k, "read", cache,
-                    {name: decode(backend) for name, backend in BACKENDS.items()}))  # fmt: skip
-
-    labelled = min(t, 2048)
-    ids = lambda: torch.arange(labelled, device=device) * 7919 % v  # noqa: E731
-
-    def head(h, w, targets):
-        return F.cross_entropy(F.linear(h, w).float(), targets, reduction="none")
-
-    def head_step(h, w, targets):
-        return torch.autograd.grad(head(h, w, targets).sum(), (h, w))
-
-    hidden = lambda: (leaf(normal(labelled, d)), leaf(normal(v, d) * 0.02), ids())  # noqa: E731
-    out.append(Case(f"xent_fwd {name} {labelled} x {d} x {v}", (labelled + v) * d * e, 2 * labelled * d * v, "matrix",
-                    hidden, {"eager": torch.no_grad()(head)}))  # fmt: skip
-    out.append(Case(f"xent_step {name} {labelled} x {d} x {v}", (2 * labelled + v) * d * e + 8 * v * d,
-                    6 * labelled * d * v, "matrix", hidden, {"eager": head_step}))  # fmt: skip
-
-    n = s["params"]
-
-    def adamw(parameter, fused):
         def operands():
-            p = torch.randn(n, device=device, dtype=parameter).requires_grad_()
-            p.grad = torch.randn_like(p)
-            optimizer = torch.optim.AdamW([p], lr=1e-3, weight_decay=0.1, fused=fused, foreach=False if fused else None)
-            optimizer.step()
-            STEPS[p.data_ptr()] = optimizer
-            return (p,)
+            angles = [normal(t, 1, k // 2, dtype=torch.float32) for _ in range(2)]
+            pools = [torch.zeros(t, hkv, k, device=self.device, dtype=self.dtype) for _ in range(2)]
+            return (normal(t, hq, k), normal(t, hkv, k), normal(t, hkv, k), normal(k), normal(k), *angles,
+                    torch.arange(t, device=self.device), *pools)  # fmt: skip
 
-        return operands
+        n = t * (hq + hkv) * k
+        return Case(f"qkv_tail {self.name} {t} tokens, {self.on}", (2 * n + 2 * t * hkv * k) * self.e + t * k * 4, 7 * n,
+                    "copy", self.both(torch.no_grad()(tail), operands))  # fmt: skip
 
-    # Fused AdamW keeps its states in the parameter's type: of ours, the f32 one is the same work. Not fused is slower everywhere.
-    out.append(Case(f"adamw_f32 f32 {n}", 28 * n, 16 * n, "copy", adamw(torch.float32, True),
-                    {"fused": lambda p: STEPS[p.data_ptr()].step()}))  # fmt: skip
-    out.append(Case(f"norm2 f32 {n}", 4 * n, 2 * n, "read", lambda: (normal(n, dtype=torch.float32),),
-                    {"vector_norm": torch.linalg.vector_norm}))  # fmt: skip
-    return out
+    def products(self):
+        s, e, normal, name = self.s, self.e, self.normal, self.name
+        d, f, rows = s["d"], s["f"], min(s["t"], 8192)
+        for m, n, depth in [(rows, d, d), (rows, f, d), (rows, d, f), (1, f, d), (16, f, d)]:
+            operands = lambda m=m, n=n, depth=depth: (normal(m, depth), normal(n, depth))  # noqa: E731
+            yield Case(f"gemm_nt {name} {m} x {n} x {depth}", (m * n + m * depth + n * depth) * e, 2 * m * n * depth,
+                       "matrix" if m >= 256 else "either", {"eager": (operands, F.linear)})  # fmt: skip
+        yield Case(f"gemm_nn {name} {rows} x {d} x {f}", (rows * d + rows * f + f * d) * e, 2 * rows * d * f, "matrix",
+                   {"eager": (lambda: (normal(rows, f), normal(f, d)), torch.matmul)})  # fmt: skip
+
+        def mlp(x, residual, gate, up, down):
+            return residual + F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
+
+        yield Case(f"mlp_fwd {name} {rows} x {d} x {f}", (3 * rows * d + 3 * d * f) * e, 6 * rows * d * f, "matrix",
+                   self.both(torch.no_grad()(mlp), lambda: (normal(rows, d), normal(rows, d), normal(f, d), normal(f, d),
+                                                            normal(d, f))))  # fmt: skip
+
+    def attention(self, lengths):
+        """Sequences of one length are a batch; ragged ones run one after the other, which costs PyTorch no padding."""
+        s, e, normal = self.s, self.e, self.normal
+        hq, hkv, k = s["hq"], s["hkv"], s["k"]
+        alike = all(n == lengths[0] for n in lengths)
+        batches = [(len(lengths), lengths[0])] if alike else [(1, n) for n in lengths]
+        pairs, total = sum(n * (n + 1) // 2 for n in lengths), sum(lengths)
+
+        def qkv(kv=hkv):
+            return tuple(x for b, n in batches for x in (normal(b, hq, n, k), normal(b, kv, n, k), normal(b, kv, n, k)))
+
+        def sdpa(backend, q, key, value):
+            with sdpa_kernel(backend):
+                return F.scaled_dot_product_attention(q, key, value, is_causal=True, enable_gqa=True)
+
+        def flex(q, key, value):
+            return flexible()(q, key, value, block_mask=causal(q.shape[2], q.device), enable_gqa=True)
+
+        ways = {name: (qkv, functools.partial(sdpa, backend)) for name, backend in BACKENDS.items()}
+        # Backends that know no groups of heads get each key and value as often as it is used.
+        for backend in ("cudnn", "efficient"):
+            ways[f"{backend} expanded"] = (functools.partial(qkv, hq), ways[backend][1])
+        if self.cuda:
+            ways["flex"] = (qkv, flex)
+
+        def forward(attend, *x):
+            return [attend(*x[i : i + 3]) for i in range(0, len(x), 3)]
+
+        def graph(operands, attend):
+            x = [leaf.requires_grad_() for leaf in operands()]
+            y = forward(attend, *x)
+            return (*y, *(torch.randn_like(o) for o in y), *x)
+
+        def backward(*x):
+            n = len(batches)
+            return torch.autograd.grad(x[:n], x[2 * n :], x[n : 2 * n], retain_graph=True)
+
+        name = f"{self.name} {plural(lengths)} tokens, {self.on}"
+        heads = total * (hq + hkv) * k
+        yield Case(f"attention_fwd {name}", 2 * heads * e + total * hq * 4, 4 * pairs * hq * k, "matrix",
+                   {way: (x, torch.no_grad()(functools.partial(forward, f))) for way, (x, f) in ways.items()})  # fmt: skip
+        yield Case(f"attention_bwd {name}", 4 * heads * e + 2 * total * hq * 4, 10 * pairs * hq * k, "matrix",
+                   {way: (functools.partial(graph, x, f), backward) for way, (x, f) in ways.items()})  # fmt: skip
+
+    def decode(self):
+        s, normal = self.s, self.normal
+        (b, length), hq, hkv, k = s["decode"], s["hq"], s["hkv"], s["k"]
+
+        def cache(kv=hkv):
+            return normal(b, hq, 1, k), normal(b, kv, length, k), normal(b, kv, length, k)
+
+        def sdpa(backend, q, keys, values):
+            with sdpa_kernel(backend):
+                return F.scaled_dot_product_attention(q, keys, values, enable_gqa=True)
+
+        ways = {name: (cache, functools.partial(sdpa, backend)) for name, backend in BACKENDS.items()}
+        if self.cuda:
+            ways["flex"] = (cache, lambda q, keys, values: flexible()(q, keys, values, enable_gqa=True))
+            per = -(-length // PAGE)
+            paged = lambda: (normal(b, hq, k), normal(b * per, 2, PAGE, hkv, k))  # noqa: E731
+            ways["flashinfer"] = (paged, lambda q, pages: flashinfer_plan(b, per, length, hq, hkv, k, q).run(q, pages))
+        return Case(f"decode_fwd {self.name} {b} x {length} tokens, {self.on}", 2 * (b * length * hkv + b * hq) * k * self.e,
+                    4 * b * length * hq * k, "read", ways)  # fmt: skip
+
+    def head(self):
+        s, e, normal = self.s, self.e, self.normal
+        d, v, rows = s["d"], s["v"], min(s["t"], 8192)
+
+        def loss(h, w, targets):
+            return F.cross_entropy(F.linear(h, w).float(), targets, reduction="sum")
+
+        def step(loss):
+            return lambda h, w, targets: torch.autograd.grad(loss(h, w, targets), (h, w))
+
+        def hidden():
+            targets = torch.arange(rows, device=self.device) * 7919 % v
+            return normal(rows, d).requires_grad_(), (normal(v, d) * 0.02).requires_grad_(), targets
+
+        shape = f"{self.name} {rows} x {d} x {v}"
+        yield Case(f"xent_fwd {shape}", (rows + v) * d * e, 2 * rows * d * v, "matrix",
+                   self.both(torch.no_grad()(loss), hidden))  # fmt: skip
+        ways = {name: (hidden, step(f)) for name, (_, f) in self.both(loss, None).items()}
+        if self.cuda:
+            ways["liger"] = (hidden, lambda h, w, targets: torch.autograd.grad(liger_loss()(w, h, targets), (h, w)))
+        yield Case(f"xent_step {shape}", (2 * rows + v) * d * e + 8 * v * d, 6 * rows * d * v, "matrix", ways)
+
+    def optimizers(self):
+        """Fused AdamW keeps its states in the parameter's type. The job is one step for so many parameters, however few bytes it moves."""
+        n, normal = self.s["params"], self.normal
+
+        def adamw(dtype, make):
+            def operands():
+                p = torch.randn(n, device=self.device, dtype=dtype).requires_grad_()
+                p.grad = torch.randn_like(p)
+                STEPS[p.data_ptr()] = make([p])
+                STEPS[p.data_ptr()].step()
+                return (p,)
+
+            return operands, lambda p: STEPS[p.data_ptr()].step()
+
+        fused = lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.1, fused=True)  # noqa: E731
+        blocks = -(-n // 256)
+        yield Case(f"adamw_f32 f32 {n}", 28 * n, 16 * n, "copy", {"fused": adamw(torch.float32, fused)})
+        ways = {"fused": adamw(torch.bfloat16, fused)}
+        if self.cuda:
+            ways["bitsandbytes"] = adamw(torch.bfloat16, bitsandbytes_adamw)
+        for name, bytes in [("adamw_sr", 22 * n), ("adamw_8bit", 10 * n + 16 * blocks)]:
+            yield Case(f"{name} bf16, bf16 gradients {n}", bytes, 16 * n, "copy", dict(ways))
+        yield Case(f"norm2 f32 {n}", 4 * n, 2 * n, "read",
+                   {"eager": (lambda: (normal(n, dtype=torch.float32),), torch.linalg.vector_norm)})  # fmt: skip
 
 
 STEPS = {}
 
 
-def ceilings(s, dtype, device, clock):
-    n = s["copied"] // 4
-    zeros = lambda *shape: torch.zeros(shape, device=device)  # noqa: E731
-    copy = clock.measure(lambda: (zeros(n), zeros(n)), lambda a, b: a.copy_(b))
-    read = clock.measure(lambda: (zeros(n),), torch.sum)
-    square = lambda: torch.randn(s["square"], s["square"], device=device, dtype=dtype)  # noqa: E731
-    product = clock.measure(lambda: (square(), square()), F.linear)
-    return {"copy": 8 * n / copy["low"], "read": 4 * n / read["low"], "matrix": 2 * s["square"] ** 3 / product["low"]}
+@functools.cache
+def flexible():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)
 
 
-def at_most(case, top):
-    memory = {"copy": case.bytes / top["copy"], "read": case.bytes / top["read"], "matrix": case.flops / top["matrix"]}
-    return max(memory["read"], memory["matrix"]) if case.bound == "either" else memory[case.bound]
+@functools.cache
+def causal(n, device):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return create_block_mask(lambda b, h, q, kv: q >= kv, None, None, n, n, device=device)
 
 
-def environment(args):
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")]
-    processor = names[0] if names else platform.machine()
-    flags = next((line for line in info.splitlines() if line.startswith("flags")), "")
-    # As our program calls the processor and the instructions that it uses there.
-    level = "avx512" if "avx512bw" in flags else "avx2" if "avx2" in flags else "baseline"
-    gpu = args.device.startswith("cuda")
-    return {
-        "device": torch.cuda.get_device_name(0) if gpu else f"{processor} ({level})".lower(),
-        "threads": 0 if gpu else torch.get_num_threads(),
-        "driver": f"CUDA {torch.version.cuda} (PyTorch's)" if gpu else "",
-        "processor": processor,
-        "system": f"{platform.system().lower()} {platform.machine()} {platform.release()}",
-        "program": f"torch {torch.__version__}, python {platform.python_version()}",
-        "command": " ".join(sys.argv),
-    }
+@functools.cache
+def flashinfer_wrapper(b, per, length, hq, hkv, k, dtype, device):
+    import flashinfer
+
+    ints = lambda x: torch.tensor(x, dtype=torch.int32, device=device)  # noqa: E731
+    wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(torch.empty(128 << 20, dtype=torch.uint8, device=device), "NHD")
+    # Pages of one sequence lie apart, as in a pool that has been in use.
+    pages = [i * b + row for row in range(b) for i in range(per)]
+    last = (length - 1) % PAGE + 1
+    wrapper.plan(ints([per * row for row in range(b + 1)]), ints(pages), ints([last] * b), hq, hkv, k, PAGE,
+                 q_data_type=dtype, kv_data_type=dtype)  # fmt: skip
+    return wrapper
 
 
-def fastest(case, clock, compile_too):
-    """The fastest way's times, and why others did not run."""
-    found, failed = [], []
-    ways = dict(case.ways)
-    if compile_too:
-        ways |= {f"compiled {name}": torch.compile(way, mode="max-autotune") for name, way in case.ways.items()}
-    for name, way in ways.items():
-        try:
-            found.append((clock.measure(case.operands, way), name))
-        except (RuntimeError, NotImplementedError) as e:
-            failed.append({"name": f"{case.name} ({name})", "reason": str(e).splitlines()[0]})
-        STEPS.clear()
-    return min(found, key=lambda x: x[0]["median"], default=(None, None)), failed
+def flashinfer_plan(b, per, length, hq, hkv, k, q):
+    return flashinfer_wrapper(b, per, length, hq, hkv, k, q.dtype, q.device)
+
+
+@functools.cache
+def liger_loss():
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    return LigerFusedLinearCrossEntropyLoss(reduction="sum")
+
+
+def bitsandbytes_adamw(parameters):
+    import bitsandbytes
+
+    return bitsandbytes.optim.AdamW8bit(parameters, lr=1e-3, weight_decay=0.1)
 
 
 def main():
@@ -267,32 +333,39 @@ def main():
     parser.add_argument("--sizes", choices=SIZES, help="large on a GPU, small on a CPU if not given")
     parser.add_argument("--only", default="", help="parts of names, separated by commas")
     parser.add_argument("--samples", type=int, default=30)
-    parser.add_argument("--compile", action="store_true", help="torch.compile each way as well")
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well, where an op has more than one kernel")
+    parser.add_argument("--seconds", type=float, help="begin nothing new after so many")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     torch.manual_seed(1)
+    # Every shape is compiled by itself; past the limit it would run uncompiled.
+    torch._dynamo.config.recompile_limit = 100
     if args.threads:
         torch.set_num_threads(args.threads)
     gpu = args.device.startswith("cuda")
+    if gpu:
+        torch.cuda.set_device(args.device)
     sizes = SIZES[args.sizes or ("large" if gpu else "small")]
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype or ("bf16" if gpu else "f32")]
-    clock = Clock(args)
-    top = ceilings(sizes, dtype, args.device, clock)
-    measured, left_out = [], []
-    for case in cases(sizes, dtype, args.device):
+    deadline, clock = Deadline(args.seconds), Clock(args.device, args.samples)
+    results = Results("kernels", args.device, clock.ceilings(sizes["copied"], sizes["square"], dtype), args.json)
+    for case in Cases(sizes, dtype, args.device, args.compile).all():
         if args.only and not any(part in case.name for part in args.only.split(",")):
             continue
-        (seconds, way), failed = fastest(case, clock, args.compile)
-        left_out += failed
-        if seconds is None:
-            continue
-        share = at_most(case, top) / seconds["median"]
-        measured.append({"name": case.name, "bytes": case.bytes, "flops": case.flops, "bound": case.bound,
-                         "seconds": seconds, "of_ceiling": share, "way": way})  # fmt: skip
-        print(f"{case.name} ({way}): {seconds['median'] * 1e3:.3f} ms, {100 * share:.1f}% of the ceiling", file=sys.stderr)
-    result = {"format": 1, "benchmark": "kernels", "environment": environment(args), "ceilings": top,
-              "cases": measured, "left_out": left_out}  # fmt: skip
-    args.json.write_text(json.dumps(result, indent=1) + "\n")
+        found, failed = [], []
+        for way, (operands, run) in case.ways.items():
+            try:
+                deadline.check()
+                found.append((clock.measure(operands, run), way))
+            except Exception as e:  # Whatever a library throws: it is said, and the others go on.
+                failed.append((way, why(e)))
+            STEPS.clear()
+            if gpu:
+                torch.cuda.empty_cache()
+        results.add(case.name, case.bytes, case.flops, case.bound, found, failed)
+    results.write()
+    if not results.whole["cases"]:
+        sys.exit("no case could run")
 
 
 if __name__ == "__main__":

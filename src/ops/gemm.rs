@@ -34,6 +34,7 @@ use crate::base::dtype::{Dtype, Elem, Real, bf16};
 use crate::base::par::Pool;
 use crate::base::simd::{level, vectorize};
 use crate::by_dtype;
+use crate::device::cuda::Products;
 use crate::device::{Device, View, disjoint};
 use crate::ops::cost::Cost;
 use blocked::{Output, product};
@@ -61,7 +62,7 @@ pub fn gemm_nt(dev: &Device, y: View, x: View, w: View, bias: Option<View>, resi
     );
     disjoint("gemm_nt", y, &[x, w]);
     match dev {
-        Device::Cuda(gpu) if gpu.uses_cublaslt() => library::nt(gpu, y, x, w, bias, residual),
+        Device::Cuda(gpu) if gpu.products() == Products::CublasLt => library::nt(gpu, y, x, w, bias, residual),
         Device::Cuda(gpu) => gpu::nt(gpu, y, x, w, bias, residual),
         Device::Cpu(pool) => {
             let out = Output { y, into: Into::Store, bias, residual };
@@ -82,7 +83,7 @@ pub fn gemm_nn(dev: &Device, dx: View, dy: View, w: View, into: Into) {
     );
     disjoint("gemm_nn", dx, &[dy, w]);
     match dev {
-        Device::Cuda(gpu) if gpu.uses_cublaslt() => library::nn(gpu, dx, dy, w, into),
+        Device::Cuda(gpu) if gpu.products() == Products::CublasLt => library::nn(gpu, dx, dy, w, into),
         Device::Cuda(gpu) => gpu::nn(gpu, dx, dy, w, into),
         Device::Cpu(pool) => {
             let out = Output { y: dx, into, bias: None, residual: None };
@@ -103,7 +104,7 @@ pub fn gemm_tn(dev: &Device, dw: View, dy: View, x: View, into: Into) {
     );
     disjoint("gemm_tn", dw, &[dy, x]);
     match dev {
-        Device::Cuda(gpu) if gpu.uses_cublaslt() => library::tn(gpu, dw, dy, x, into),
+        Device::Cuda(gpu) if gpu.products() == Products::CublasLt => library::tn(gpu, dw, dy, x, into),
         Device::Cuda(gpu) => gpu::tn(gpu, dw, dy, x, into),
         Device::Cpu(pool) => {
             let out = Output { y: dw, into, bias: None, residual: None };

@@ -4,6 +4,7 @@ use super::results::scaled;
 use super::{Bound, Case, Effort, Flush, Operand};
 use crate::base::dtype::Dtype;
 use crate::device::Device;
+use crate::device::cuda::{Products, library_present};
 use crate::error::Result;
 use crate::ops::ceiling::{ceiling_copy, ceiling_read, pieces};
 use crate::ops::cost::Cost;
@@ -17,7 +18,7 @@ pub struct Ceilings {
     pub copy: f64,
     /// Bytes read.
     pub read: f64,
-    /// Operations of a large square product in the run's type.
+    /// Operations of a large square product in the run's type: by the engine or, where it is faster and there, by cuBLASLt.
     pub matrix: f64,
 }
 
@@ -33,6 +34,7 @@ impl Ceilings {
     ) -> Result<Ceilings> {
         let n = bytes / 4;
         let copy = Case {
+            products: None,
             op: "copy",
             shape: format!("{} MiB", bytes >> 20),
             cost: Cost { bytes: 2.0 * bytes as f64, flops: 0.0 },
@@ -41,6 +43,7 @@ impl Ceilings {
             work: Box::new(|dev, v| ceiling_copy(dev, v[0], v[1])),
         };
         let read = Case {
+            products: None,
             op: "read",
             shape: format!("{} MiB", bytes >> 20),
             cost: Cost { bytes: bytes as f64, flops: 0.0 },
@@ -49,7 +52,8 @@ impl Ceilings {
             work: Box::new(|dev, v| ceiling_read(dev, v[0], v[1])),
         };
         let square = Operand::normal(dtype, edge, edge);
-        let matrix = Case {
+        let mut matrix = Case {
+            products: None,
             op: "product",
             shape: format!("{dtype} {edge} x {edge} x {edge}"),
             cost: gemm_cost(dtype, edge, edge, edge),
@@ -60,10 +64,16 @@ impl Ceilings {
         // The lower quartile of the times: a ceiling is what can be reached.
         let rate =
             |case: &Case, amount: f64| Ok::<_, crate::error::Error>(amount / case.measure(dev, effort, flush)?.low);
+        let own = rate(&matrix, matrix.cost.flops)?;
+        matrix.products = Some(Products::CublasLt);
+        let library = match dev {
+            Device::Cuda(_) if library_present() => rate(&matrix, matrix.cost.flops)?,
+            _ => 0.0,
+        };
         Ok(Ceilings {
             copy: rate(&copy, copy.cost.bytes)?,
             read: rate(&read, read.cost.bytes)?,
-            matrix: rate(&matrix, matrix.cost.flops)?,
+            matrix: own.max(library),
         })
     }
 

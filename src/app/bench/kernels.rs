@@ -1,14 +1,14 @@
 //! Every op by itself, on the shapes of a model.
 
-mod cases;
+pub(super) mod cases;
+pub mod names;
 
-use super::results::{FORMAT, LeftOut};
-use super::{Ceilings, Effort, Environment, Flush, Measured, Results};
+use super::{Case, Ceilings, Effort, Flush, Measured, Results};
 use crate::base::dtype::Dtype;
 use crate::device::Device;
+use crate::device::cuda::{Products, library_present};
 use crate::error::{Error, Kind, Result};
 use crate::ops::Heads;
-use crate::ops::cost::Cost;
 
 /// The sizes that the cases have.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,8 +19,8 @@ pub struct Sizes {
     pub ffn: usize,
     pub heads: Heads,
     pub vocab: usize,
-    /// Sequences of attention.
-    pub sequences: Vec<usize>,
+    /// Batches of sequences for attention. The last one is ragged where lengths matter.
+    pub sequences: Vec<Vec<usize>>,
     /// Sequences that decode together, and their length.
     pub decode: [usize; 2],
     /// Parameters of an optimizer's step.
@@ -42,7 +42,7 @@ impl Sizes {
             ffn: 14336,
             heads: Heads { query: 32, kv: 8, size: 128 },
             vocab: 128_256,
-            sequences: vec![8192, 2048, 2048, 2048, 2048],
+            sequences: vec![vec![8192; 2], vec![2048; 8], vec![8192, 2048, 2048, 2048, 2048]],
             decode: [32, 4096],
             parameters: 1 << 27,
             matrix: [4096, 4096],
@@ -58,7 +58,7 @@ impl Sizes {
             ffn: 1536,
             heads: Heads { query: 8, kv: 4, size: 64 },
             vocab: 8192,
-            sequences: vec![512, 512],
+            sequences: vec![vec![512, 512]],
             decode: [8, 1024],
             parameters: 1 << 21,
             matrix: [512, 512],
@@ -74,7 +74,7 @@ impl Sizes {
             ffn: 128,
             heads: Heads { query: 2, kv: 1, size: 64 },
             vocab: 256,
-            sequences: vec![9, 7],
+            sequences: vec![vec![9, 7]],
             decode: [2, 70],
             parameters: 1000,
             matrix: [24, 40],
@@ -94,14 +94,11 @@ pub struct Plan {
     pub effort: Effort,
 }
 
-/// Measures; `told` hears of each case as it is done.
-///
-/// # Errors
-/// A filter that fits no case; a device that fails. A case without room for its operands is left out.
-pub fn run(dev: &Device, plan: &Plan, mut told: impl FnMut(&Measured)) -> Result<Results> {
-    let Plan { sizes, dtype, only, effort } = plan;
+/// The cases that the plan chooses.
+fn chosen(dev: &Device, plan: &Plan) -> Result<Vec<Case>> {
+    let Plan { sizes, dtype, only, .. } = plan;
     dev.supports(*dtype)?;
-    let mut cases = cases::cases(sizes, *dtype);
+    let mut cases = cases::cases(dev, sizes, *dtype);
     let names = cases.iter().map(|c| c.op).collect::<Vec<_>>();
     cases.retain(|case| only.is_empty() || only.iter().any(|part| case.name().contains(part.as_str())));
     if cases.is_empty() {
@@ -109,24 +106,42 @@ pub fn run(dev: &Device, plan: &Plan, mut told: impl FnMut(&Measured)) -> Result
         known.dedup();
         return Err(Error::usage(format!("no case is called {}; there are {}", only.join(", "), known.join(", "))));
     }
+    Ok(cases)
+}
+
+/// Measures; `told` is given what there is so far after each case, and a line about that case.
+///
+/// # Errors
+/// A filter that fits no case; a device that fails. A case without room for its operands, or without the library that it is to be
+/// measured with, is left out.
+pub fn run(dev: &Device, plan: &Plan, mut told: impl FnMut(&Results, String) -> Result<()>) -> Result<Results> {
+    let Plan { sizes, dtype, effort, .. } = plan;
+    let cases = chosen(dev, plan)?;
     let flush = Flush::new(dev, effort.flushed)?;
     let ceilings = Ceilings::measure(dev, effort, &flush, *dtype, sizes.copied, sizes.square)?;
-    let (mut measured, mut left_out) = (Vec::new(), Vec::new());
+    let mut results = Results::new("kernels", dev, ceilings);
     for case in cases {
-        match case.measure(dev, effort, &flush) {
-            Ok(seconds) => {
-                let Cost { bytes, flops } = case.cost;
-                let of_ceiling = ceilings.seconds(&case.cost, case.bound) / seconds.median;
-                let (name, bound) = (case.name(), case.bound);
-                measured.push(Measured { name, bytes, flops, bound, seconds, of_ceiling, tokens: None });
-                told(&measured[measured.len() - 1]);
-            }
-            Err(e) if e.kind() == Kind::Device && e.to_string().contains("not enough memory") => {
-                left_out.push(LeftOut { name: case.name(), reason: e.to_string() });
-            }
+        let line = match case.measure(dev, effort, &flush) {
+            Ok(seconds) => results.add(Measured::new(case.name(), case.cost, case.bound, seconds, &ceilings)),
+            Err(e) if e.kind() == Kind::Device && absent(&case, &e) => results.leave_out(case.name(), e.to_string()),
             Err(e) => return Err(e.at(case.name())),
-        }
+        };
+        told(&results, line)?;
     }
-    let benchmark = "kernels".to_string();
-    Ok(Results { format: FORMAT, benchmark, environment: Environment::of(dev), ceilings, cases: measured, left_out })
+    Ok(results)
+}
+
+/// Whether a case failed for want of memory, or of the library that it is about.
+fn absent(case: &Case, e: &Error) -> bool {
+    let library = case.products == Some(Products::CublasLt) && !library_present();
+    library || e.to_string().contains("not enough memory")
+}
+
+/// Runs every case once and launches no other kernel, so that a profiler sees each of theirs once. The cases' names.
+///
+/// # Errors
+/// As [`run`].
+pub fn once(dev: &Device, plan: &Plan) -> Result<Vec<String>> {
+    let run = |case: Case| case.once(dev).map(|()| case.name()).map_err(|e| e.at(case.name()));
+    chosen(dev, plan)?.into_iter().map(run).collect()
 }

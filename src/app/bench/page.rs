@@ -1,20 +1,16 @@
 //! Results for people: Markdown, and a page.
 
-use super::results::{Measured, Results, scaled, time};
+use super::results::{Measured, Results, time};
 use crate::app::report::{Block, Figure, Report, Table};
 
 const COLUMNS: [&str; 5] = ["case", "time", "spread", "rate", "of ceiling"];
 
 fn cells(case: &Measured) -> [String; 5] {
-    let rate = match case.tokens {
-        Some(tokens) => scaled(tokens / case.seconds.median, "tokens/s"),
-        None => case.rate(),
-    };
     [
         case.name.clone(),
         time(case.seconds.median),
         format!("\u{b1}{:.1}%", 100.0 * case.seconds.spread()),
-        rate,
+        case.speed(),
         format!("{:.1}%", 100.0 * case.of_ceiling),
     ]
 }

@@ -1,7 +1,9 @@
 //! What a benchmark found, and its JSON.
 
-use super::{Ceilings, Environment};
+use super::{Ceilings, Environment, page};
+use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::ops::cost::Cost;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -39,6 +41,22 @@ pub struct Measured {
     /// Tokens that one call reads or writes, where that is the measure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<f64>,
+    /// Tokens that the same answers take when each prompt is computed by itself, where fewer were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective: Option<f64>,
+    /// How it was done, where there are several ways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way: Option<String>,
+    /// Every way that was measured, this one too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ways: Vec<Way>,
+}
+
+/// One of several ways to do a case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Way {
+    pub name: String,
+    pub seconds: Seconds,
 }
 
 /// A case that could not run.
@@ -87,6 +105,29 @@ impl Seconds {
 }
 
 impl Measured {
+    /// A case without tokens or ways.
+    pub fn new(name: String, cost: Cost, bound: Bound, seconds: Seconds, ceilings: &Ceilings) -> Measured {
+        let of_ceiling = ceilings.seconds(&cost, bound) / seconds.median;
+        let Cost { bytes, flops } = cost;
+        let (tokens, effective, way, ways) = (None, None, None, Vec::new());
+        Measured { name, bytes, flops, bound, seconds, of_ceiling, tokens, effective, way, ways }
+    }
+
+    /// What must be moved and computed at least.
+    pub fn cost(&self) -> Cost {
+        Cost { bytes: self.bytes, flops: self.flops }
+    }
+
+    /// In tokens a second where tokens are the measure, else as [`Measured::rate`].
+    pub fn speed(&self) -> String {
+        let Some(tokens) = self.tokens else { return self.rate() };
+        let rate = |tokens: f64| scaled(tokens / self.seconds.median, "tokens/s");
+        match self.effective {
+            None => rate(tokens),
+            Some(all) => format!("{}, as good as {}", rate(tokens), rate(all)),
+        }
+    }
+
     /// In the case's own unit: `3.21 TB/s`, `640 TFLOP/s`.
     pub fn rate(&self) -> String {
         let matrix = match self.bound {
@@ -131,8 +172,28 @@ fn three_digits(x: f64) -> String {
 }
 
 impl Results {
+    /// Of a benchmark that has just begun here.
+    pub fn new(benchmark: &str, dev: &Device, ceilings: Ceilings) -> Results {
+        let (environment, cases, left_out) = (Environment::of(dev), Vec::new(), Vec::new());
+        Results { format: FORMAT, benchmark: benchmark.to_string(), environment, ceilings, cases, left_out }
+    }
+
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("numbers and texts") + "\n"
+    }
+
+    /// Adds a case; a line about it.
+    pub fn add(&mut self, case: Measured) -> String {
+        let line = page::line(&case);
+        self.cases.push(case);
+        line
+    }
+
+    /// Notes a case that could not run; a line about it.
+    pub fn leave_out(&mut self, name: String, reason: String) -> String {
+        let line = format!("left out: {name}: {reason}");
+        self.left_out.push(LeftOut { name, reason });
+        line
     }
 
     /// # Errors

@@ -3,7 +3,8 @@
 use super::console::{print, remark};
 use super::runtime::{DtypeArg, Place};
 use crate::app::bench::compare::compare;
-use crate::app::bench::engine::{self, Work};
+use crate::app::bench::engine::{self, Passes, Work};
+use crate::app::bench::goals::{Sitting, goals};
 use crate::app::bench::kernels::{self, Sizes};
 use crate::app::bench::{Effort, Results, page};
 use crate::base::atomic::write_file;
@@ -25,7 +26,7 @@ pub struct Args {
 enum What {
     /// Every op by itself, against copying, reading and products measured in the same run
     Kernels(Kernels),
-    /// Prefill, decoding, judging and a training step, on random weights
+    /// Prefill, decoding, judging, ranking and a training step, on random weights
     Engine(Engine),
     /// Load for a server: latencies, goodput, judgments a second
     #[cfg(feature = "server")]
@@ -35,6 +36,8 @@ enum What {
     Soak(super::soak::Args),
     /// Set two result files side by side; exit code 1 when something became slower
     Compare(Compare),
+    /// Hold the results of one sitting, ours and PyTorch's, against what the engine means to reach; prints Markdown
+    Goals(Goals),
 }
 
 /// Where results go, besides the table on standard output.
@@ -64,6 +67,9 @@ struct Kernels {
     /// Only cases whose name holds one of these, such as adamw,gemm_nt
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<String>,
+    /// Run each case once, measure nothing and launch nothing else: for a profiler
+    #[arg(long, conflicts_with_all = ["samples", "json", "html"])]
+    once: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -88,8 +94,7 @@ struct Engine {
     /// A published shape such as llama-3.1-8b or qwen3-0.6b; that of the sizes if not given
     #[arg(long, value_name = "NAME")]
     family: Option<String>,
-    /// Sizes of what is measured beside the passes, and of the passes where nothing else is said; large on a GPU, small on a CPU
-    /// if not given
+    /// Sizes of the passes and of what is measured beside them; large on a GPU, small on a CPU if not given
     #[arg(long, value_enum)]
     sizes: Option<SizesArg>,
     /// Layers, if not all of them
@@ -98,13 +103,16 @@ struct Engine {
     /// Passes to measure; all if not given
     #[arg(long, value_enum, value_delimiter = ',')]
     work: Vec<WorkArg>,
-    /// Tokens of a prompt, of a scoring pass and of a training step: 4096, 512 or 64 if not given
+    /// Tokens of a prompt and of a training step, and of the longest judged prompt: 4096, 512 or 64 if not given
     #[arg(long, value_name = "N")]
     tokens: Option<usize>,
-    /// Sequences that decode together: 32, 8 or 2 if not given
+    /// Tokens of a scoring pass: 16384, 2048 or 96 if not given
     #[arg(long, value_name = "N")]
-    sequences: Option<usize>,
-    /// Tokens that each of them writes: 64 or, in the tiny size, 4 if not given
+    pass: Option<usize>,
+    /// Sequences that decode together, one case each: 1,32 or 1,8 or 1,2 if not given
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    sequences: Vec<usize>,
+    /// Tokens that each of them writes: 64, 32 or 6 if not given
     #[arg(long, value_name = "N")]
     written: Option<usize>,
     #[command(flatten)]
@@ -116,6 +124,7 @@ enum WorkArg {
     Prefill,
     Decode,
     Judge,
+    Rank,
     Train,
 }
 
@@ -127,6 +136,16 @@ struct Compare {
     /// Results as they are
     #[arg(value_name = "AFTER.JSON")]
     after: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct Goals {
+    /// Holds the JSON files of `bench kernels`, `bench engine` and their peers; other files there do not matter
+    #[arg(value_name = "DIR")]
+    results: PathBuf,
+    /// Sizes that were measured
+    #[arg(long, value_enum, default_value_t = SizesArg::Large)]
+    sizes: SizesArg,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -142,6 +161,28 @@ pub fn run(args: Args) -> Result<()> {
             print(comparison.to_markdown())?;
             comparison.check()
         }
+        What::Goals(args) => print(goals(&Sitting::open(&args.results)?, &args.sizes.kernels(), &args.sizes.passes())),
+    }
+}
+
+impl SizesArg {
+    /// Large on a GPU, small on a CPU.
+    fn of(dev: &Device) -> SizesArg {
+        if matches!(dev, Device::Cuda(_)) { SizesArg::Large } else { SizesArg::Small }
+    }
+    fn kernels(self) -> Sizes {
+        match self {
+            SizesArg::Tiny => Sizes::tiny(),
+            SizesArg::Small => Sizes::small(),
+            SizesArg::Large => Sizes::large(),
+        }
+    }
+    fn passes(self) -> Passes {
+        match self {
+            SizesArg::Tiny => Passes::tiny(),
+            SizesArg::Small => Passes::small(),
+            SizesArg::Large => Passes::large(),
+        }
     }
 }
 
@@ -152,56 +193,52 @@ fn resolve(dtype: DtypeArg, dev: &Device) -> Dtype {
     }
 }
 
-fn default_sizes(dev: &Device) -> SizesArg {
-    if matches!(dev, Device::Cuda(_)) { SizesArg::Large } else { SizesArg::Small }
-}
-
 fn kernels(args: Kernels) -> Result<()> {
     let dev = args.place.open()?;
-    let sizes = match args.sizes.unwrap_or(default_sizes(&dev)) {
-        SizesArg::Tiny => Sizes::tiny(),
-        SizesArg::Small => Sizes::small(),
-        SizesArg::Large => Sizes::large(),
-    };
+    let sizes = args.sizes.unwrap_or(SizesArg::of(&dev)).kernels();
     let effort = Effort::new(&dev, args.output.samples.unwrap_or(30) as usize);
     let plan = kernels::Plan { sizes, dtype: resolve(args.dtype, &dev), only: args.only, effort };
-    finish(kernels::run(&dev, &plan, |case| remark(page::line(case)))?, &args.output)
+    if args.once {
+        return print(kernels::once(&dev, &plan)?.join("\n") + "\n");
+    }
+    finish(kernels::run(&dev, &plan, |so_far, line| args.output.tell(so_far, line))?, &args.output)
 }
 
 fn engine(args: Engine) -> Result<()> {
     let dev = args.place.open()?;
-    let size = args.sizes.unwrap_or(default_sizes(&dev));
+    let size = args.sizes.unwrap_or(SizesArg::of(&dev));
     let layers = Shape { layers: args.layers, ..Shape::default() };
-    let config = match (args.family.as_deref(), size) {
-        (Some(name), _) => Config::preset(name, &layers)?,
-        (None, SizesArg::Large) => Config::preset("llama-3.1-8b", &layers)?,
-        (None, SizesArg::Small) => Config::family_shape(Family::Qwen3, &modest(args.layers))?,
-        (None, SizesArg::Tiny) => Config::family_shape(Family::Qwen3, &tiny(args.layers))?,
+    let (name, config) = match (args.family.as_deref(), size) {
+        (Some(name), _) => (name, Config::preset(name, &layers)?),
+        (None, SizesArg::Large) => ("llama-3.1-8b", Config::preset("llama-3.1-8b", &layers)?),
+        (None, SizesArg::Small) => ("qwen3-small", Config::family_shape(Family::Qwen3, &modest(args.layers))?),
+        (None, SizesArg::Tiny) => ("qwen3-tiny", Config::family_shape(Family::Qwen3, &tiny(args.layers))?),
     };
-    let (sizes, [tokens, sequences, written]) = match size {
-        SizesArg::Tiny => (Sizes::tiny(), [64, 2, 4]),
-        SizesArg::Small => (Sizes::small(), [512, 8, 64]),
-        SizesArg::Large => (Sizes::large(), [4096, 32, 64]),
-    };
-    let all = [Work::Prefill, Work::Decode, Work::Judge, Work::Train].to_vec();
+    let (sizes, usual) = (size.kernels(), size.passes());
     let chosen = |w: &WorkArg| match w {
         WorkArg::Prefill => Work::Prefill,
         WorkArg::Decode => Work::Decode,
         WorkArg::Judge => Work::Judge,
+        WorkArg::Rank => Work::Rank,
         WorkArg::Train => Work::Train,
     };
     let plan = engine::Plan {
+        model: args.layers.map_or(name.to_string(), |n| format!("{name} of {n} layers")),
         config,
         dtype: resolve(args.dtype, &dev),
-        work: if args.work.is_empty() { all } else { args.work.iter().map(chosen).collect() },
-        tokens: args.tokens.unwrap_or(tokens),
-        sequences: args.sequences.unwrap_or(sequences),
-        written: args.written.unwrap_or(written),
+        work: if args.work.is_empty() { Work::ALL.to_vec() } else { args.work.iter().map(chosen).collect() },
+        passes: Passes {
+            tokens: args.tokens.unwrap_or(usual.tokens),
+            pass: args.pass.unwrap_or(usual.pass),
+            sequences: if args.sequences.is_empty() { usual.sequences } else { args.sequences },
+            written: args.written.unwrap_or(usual.written),
+            ..usual
+        },
         effort: Effort::new(&dev, args.output.samples.unwrap_or(5) as usize),
         copied: sizes.copied,
         square: sizes.square,
     };
-    finish(engine::run(&dev, &plan, |case| remark(page::line(case)))?, &args.output)
+    finish(engine::run(&dev, &plan, |so_far, line| args.output.tell(so_far, line))?, &args.output)
 }
 
 /// Qwen3's shape with 23 million parameters.
@@ -234,10 +271,23 @@ fn tiny(layers: Option<usize>) -> Shape {
     }
 }
 
-fn finish(results: Results, output: &Output) -> Result<()> {
-    if let Some(path) = &output.json {
-        write_file(path, results.to_json().as_bytes())?;
+impl Output {
+    /// Says what was measured last and writes what there is, so that a run that is stopped leaves it.
+    fn tell(&self, so_far: &Results, line: String) -> Result<()> {
+        remark(line);
+        self.write(so_far)
     }
+
+    fn write(&self, results: &Results) -> Result<()> {
+        match &self.json {
+            Some(path) => write_file(path, results.to_json().as_bytes()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn finish(results: Results, output: &Output) -> Result<()> {
+    output.write(&results)?;
     if let Some(path) = &output.html {
         page::report(&results).write(path)?;
     }

@@ -3,6 +3,7 @@
 use super::console::remark;
 use crate::base::dtype::Dtype;
 use crate::device::Device;
+use crate::device::cuda::Products;
 use crate::error::{Error, Result};
 use crate::reward::judge::Prompts;
 pub use crate::reward::open::Opened;
@@ -23,7 +24,8 @@ pub struct Place {
     /// CPU threads; 0 for one per core
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = threads)]
     pub threads: usize,
-    /// Whose matrix products run on a GPU: the engine's own, or cuBLASLt's, whose bits may depend on the batch
+    /// Whose matrix products run on a GPU: the engine's own, its own without those for one kind of GPU, or cuBLASLt's, whose
+    /// bits may depend on the batch
     #[arg(long, value_enum, default_value_t = Gemm::Own)]
     pub gemm: Gemm,
 }
@@ -32,6 +34,7 @@ pub struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Gemm {
     Own,
+    Portable,
     Cublaslt,
 }
 
@@ -52,9 +55,10 @@ impl Place {
         let dev = Device::open(&self.device, self.threads)?;
         match (&dev, self.gemm) {
             (_, Gemm::Own) => {}
-            (Device::Cuda(gpu), Gemm::Cublaslt) => gpu.use_cublaslt()?,
-            (Device::Cpu(_), Gemm::Cublaslt) => {
-                return Err(Error::usage("--gemm cublaslt needs --device cuda"));
+            (Device::Cuda(gpu), Gemm::Portable) => gpu.use_products(Products::Portable)?,
+            (Device::Cuda(gpu), Gemm::Cublaslt) => gpu.use_products(Products::CublasLt)?,
+            (Device::Cpu(_), _) => {
+                return Err(Error::usage("--gemm chooses between a GPU's products: give --device cuda"));
             }
         }
         Ok(dev)

@@ -42,8 +42,8 @@ impl CublasLt {
     /// # Errors
     /// The library is not there, or does not start.
     fn open() -> Result<CublasLt> {
-        // SAFETY: the probe only opens and closes the library; every other call would panic without one.
-        if !unsafe { sys::is_culib_present() } {
+        // Every other call would panic without one.
+        if !library_present() {
             return Err(Error::device(
                 "--gemm cublaslt: libcublasLt.so was not found; install NVIDIA's cuBLAS and put it on LD_LIBRARY_PATH, or \
                  leave --gemm away: the engine's own products need nothing",
@@ -52,6 +52,12 @@ impl CublasLt {
         let handle = lt::create_handle().map_err(|e| Error::device(format!("cuBLASLt does not start: {:?}", e.0)))?;
         Ok(CublasLt { handle })
     }
+}
+
+/// Whether the library can be opened.
+pub fn library_present() -> bool {
+    // SAFETY: the probe only opens and closes the library.
+    unsafe { sys::is_culib_present() }
 }
 
 impl Drop for CublasLt {
@@ -86,21 +92,16 @@ impl Drop for Descriptors {
 }
 
 impl Gpu {
-    /// From now on matrix products go through cuBLASLt.
+    /// Opens the library, once.
     ///
     /// # Errors
     /// The library is not there.
-    pub fn use_cublaslt(&self) -> Result<()> {
+    pub(super) fn open_cublaslt(&self) -> Result<()> {
         if self.0.cublaslt.get().is_none() {
             self.enter();
             let _ = self.0.cublaslt.set(CublasLt::open()?);
         }
         Ok(())
-    }
-
-    /// Whether [`Gpu::use_cublaslt`] was called.
-    pub fn uses_cublaslt(&self) -> bool {
-        self.0.cublaslt.get().is_some()
     }
 
     /// `y = left right (+ bias of the columns) (+ beta start)`: `y [M,N]`; the left factor's free index is y's row, the right

@@ -13,14 +13,17 @@ mod graph;
 mod images;
 pub mod launch;
 mod memory;
+mod products;
 mod tensor_map;
 
 pub(crate) use cublaslt::Factor;
+pub use cublaslt::library_present;
 pub use driver::Properties;
 pub(crate) use fetch::Fetched;
 pub use graph::Graph;
 pub use images::{LEDGER, images, present as images_present};
 pub use memory::Memory;
+pub use products::Products;
 pub use tensor_map::{Swizzle, TensorMap};
 
 use self::cublaslt::CublasLt;
@@ -64,6 +67,7 @@ struct Shared {
     /// For copies to the host; those that nobody uses.
     blocks: Mutex<Vec<Block>>,
     cublaslt: OnceLock<CublasLt>,
+    products: products::Chosen,
 }
 
 // SAFETY: contexts and streams may be used from any thread that has made the context current, which every call does.
@@ -113,6 +117,7 @@ impl Gpu {
             staging: Mutex::default(),
             blocks: Mutex::default(),
             cublaslt: OnceLock::new(),
+            products: products::Chosen::default(),
         };
         let gpu = Gpu(Arc::new(shared));
         gpu.load()?;

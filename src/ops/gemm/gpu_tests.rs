@@ -3,6 +3,7 @@
 use super::gpu::{self, Tile};
 use super::*;
 use crate::device::Gpu;
+use crate::device::cuda::library_present;
 use crate::ops::check::{BF16, Bed, F32, F32_GRADIENT, Within, agree, gpus};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -266,4 +267,24 @@ fn bias_gradients_agree() {
         }
         all
     });
+}
+
+#[test]
+fn gpus_run_the_products_that_are_chosen() {
+    for (called, dev) in gpus() {
+        let Device::Cuda(gpu) = &dev else { unreachable!("gpus() gives GPUs") };
+        let bed = Bed::new(dev.clone());
+        let [x, w] = [1, 2].map(|key| bed.normals(Dtype::Bf16, 128, 128, key, 1.0));
+        let hoppers = || hopper::serves(gpu, w.shape(), x, w);
+        assert_eq!(hoppers(), gpu.capability() == (9, 0), "{called}");
+        gpu.use_products(Products::Portable).unwrap();
+        assert!(!hoppers(), "{called}");
+        if !library_present() {
+            let message = gpu.use_products(Products::CublasLt).unwrap_err().to_string();
+            assert!(message.contains("libcublasLt.so was not found"), "{message}");
+            assert_eq!(gpu.products(), Products::Portable, "a choice that fails changes nothing");
+        }
+        gpu.use_products(Products::Own).unwrap();
+        assert_eq!(hoppers(), gpu.capability() == (9, 0), "{called}");
+    }
 }

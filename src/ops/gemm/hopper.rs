@@ -7,7 +7,7 @@ use super::Into;
 use super::pack::Along;
 use crate::base::dtype::Dtype;
 use crate::device::cuda::launch::{self, Grid};
-use crate::device::cuda::{Swizzle, TensorMap};
+use crate::device::cuda::{Products, Swizzle, TensorMap};
 use crate::device::{Gpu, View};
 
 /// Summed indices of a stage, and free ones of a box whose free index is contiguous: 128 bytes.
@@ -23,7 +23,8 @@ pub(super) fn serves(gpu: &Gpu, weight: [usize; 2], left: View, right: View) -> 
     let bf16 = left.dtype() == Dtype::Bf16 && right.dtype() == Dtype::Bf16;
     // Products without rows or without a sum have no bits to keep.
     let any = !left.is_empty() && !right.is_empty();
-    bf16 && any && gpu.capability() == (9, 0) && weight.iter().all(|n| *n >= LEAST) && aligned(left) && aligned(right)
+    let asked = gpu.capability() == (9, 0) && gpu.products() != Products::Portable;
+    bf16 && any && asked && weight.iter().all(|n| *n >= LEAST) && aligned(left) && aligned(right)
 }
 
 /// Outputs that one block computes at a time: rows x columns.
