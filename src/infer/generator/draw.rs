@@ -25,8 +25,14 @@ pub(super) struct Drawing {
     watches: Vec<Option<[i32; 2]>>,
     ids: Fetched<i32>,
     logprobs: Fetched<f32>,
-    /// For each pair of labels that somebody watches: its logits in all rows, and the log-sum-exp.
-    watched: Vec<([i32; 2], Fetched<f32>, Fetched<f32>)>,
+    watched: Vec<Watched>,
+}
+
+/// A pair of labels that somebody watches: its logits in all rows, and the log-sum-exp.
+struct Watched {
+    labels: [i32; 2],
+    logits: Fetched<f32>,
+    lse: Fetched<f32>,
 }
 
 impl Drawing {
@@ -36,8 +42,8 @@ impl Drawing {
     /// When the device fails.
     pub fn wait(self) -> Result<Vec<(usize, Drawn)>> {
         let mut verdicts = vec![None; self.whose.len()];
-        for (labels, z, lse) in self.watched {
-            for (row, (z, lse)) in z.wait()?.chunks(2).zip(lse.wait()?).enumerate() {
+        for Watched { labels, logits, lse } in self.watched {
+            for (row, (z, lse)) in logits.wait()?.chunks(2).zip(lse.wait()?).enumerate() {
                 if self.watches[row] == Some(labels) {
                     verdicts[row] = Some(Verdict { logits: [z[0], z[1]], lse });
                 }
@@ -77,7 +83,7 @@ impl Generator<'_> {
     }
 
     /// The label columns and the log-sum-exp of the rows of logits, for all labels that somebody watches.
-    fn verdicts(&self, whose: &[Active]) -> Result<Vec<([i32; 2], Fetched<f32>, Fetched<f32>)>> {
+    fn verdicts(&self, whose: &[Active]) -> Result<Vec<Watched>> {
         let (dev, acts, n) = (self.dev, &self.acts, whose.len());
         let watched: BTreeSet<[i32; 2]> = whose.iter().filter_map(|a| a.watch.labels).collect();
         let (logits, z) = (acts.at(&acts.head.logits).top(n), acts.at(&acts.head.verdict).top(n));
@@ -94,7 +100,7 @@ impl Generator<'_> {
                     embed_fwd(dev, z.cols_in(i..i + 1), column, all);
                 }
             });
-            Ok((labels, fetch_f32(dev, z)?, fetch_f32(dev, lse)?))
+            Ok(Watched { labels, logits: fetch_f32(dev, z)?, lse: fetch_f32(dev, lse)? })
         };
         watched.into_iter().map(fetch).collect()
     }
