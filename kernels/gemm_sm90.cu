@@ -146,6 +146,30 @@ template <bool WORDS, int N> DEVICE void load_pairs(uint32_t (&to)[N], const bf1
     }
 }
 
+// What a thread's outputs were; `row` and `col` are its first. In pairs where they are aligned and all there.
+template <class O, int N> DEVICE void load_old(float (&sums)[N], const Output<O>& out, int row, int col) {
+    if (reinterpret_cast<uint64_t>(out.y) % (2 * sizeof(O)) == 0 && out.y_stride % 2 == 0 && col + 2 * N - 6 <= out.cols) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const O* from = out.y + int64_t(min(row + 8 * half, out.rows - 1)) * out.y_stride + col;
+#pragma unroll
+            for (int j = 0; j < N / 4; j++) {
+                float* to = &sums[4 * j + 2 * half];
+                if constexpr (sizeof(O) == 4) {
+                    const float2 pair = *reinterpret_cast<const float2*>(from + 8 * j);
+                    to[0] = pair.x, to[1] = pair.y;
+                } else {
+                    const uint32_t pair = *reinterpret_cast<const uint32_t*>(from + 8 * j);
+                    to[0] = low_bf16(pair), to[1] = high_bf16(pair);
+                }
+            }
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) sums[i] = old_value(out.y, row + i / 2 % 2 * 8, col + i / 4 * 8 + i % 2, out.rows, out.cols, out.y_stride);
+    }
+}
+
 // What is added to a thread's outputs in up to 128 columns: pairs of columns, for the upper and the lower of its rows.
 template <int BN> struct Extras {
     static constexpr int COLS = BN < 128 ? BN : 128, PAIRS = COLS / 8;
@@ -259,13 +283,17 @@ DEVICE void gemm(const Output<O>& out, const Operands& from, int depth, int add)
         const int row0 = at.row + 64 * consumer;
         float sums[P::BN / 2];
         const int row = row0 + threadIdx.x % WARPGROUP / WARP * 16 + lane / 4, col = at.col + lane % 4 * 2;
-#pragma unroll
-        for (int i = 0; i < P::BN / 2; i++)
-            sums[i] = add ? old_value(out.y, row + i / 2 % 2 * 8, col + i / 4 * 8 + i % 2, rows, cols, out.y_stride) : 0.f;
         Extras<P::BN> extras;
-        extras.load(out, row, col);  // come while the products run
+        const bool any = row0 < rows;  // else the rows that stand for those beyond the last are another consumer's
+        if (add && any) {
+            load_old(sums, out, row, col);
+        } else {
+#pragma unroll
+            for (int i = 0; i < P::BN / 2; i++) sums[i] = 0.f;
+        }
+        if (any) extras.load(out, row, col);  // come while the products run
         multiply<P, LEFT, RIGHT>(sums, ring, full, empty, slot, consumer, stages);
-        write<P, O>(out, sums, extras, buffers, consumer, row0, at.col);
+        if (any) write<P, O>(out, sums, extras, buffers, consumer, row0, at.col);
     }
     if (threadIdx.x % WARPGROUP == 0) tma_store_wait<0>();
 }

@@ -16,9 +16,10 @@
 // their part of dw in registers; the block adds its groups in order and leaves one row of partials, which `partials_add` sums in
 // order. Sums within a head: a lane's own elements ascending, then a tree over the lanes.
 //
-// Bytes per element: forward twice the storage type's, backward three times with norm, twice without; tables and weights
-// come from the caches (an angle's load waits for its position's). About 12 instructions an element. Limiter: memory. For bf16 on sm_90a:
-// 64 registers and 64 KB under way in a multiprocessor, 80 and 48 KB with norm; its backward 93, five blocks, 40 KB. Oracle: src/ops/rope.rs.
+// Bytes per element: forward twice the storage type's, backward three times with norm, twice without; tables and weights come from the
+// caches. An angle's load waits for its position's, which the backward loads a round ahead. About 12 instructions an element. Limiter:
+// memory. For bf16 on sm_90a: 64 registers and 64 KB under way in a multiprocessor, 80 and 48 KB with norm; its backward 96, five blocks,
+// 40 KB. Oracle: src/ops/rope.rs.
 #include "packed.cuh"
 
 constexpr int THREADS = 128;
@@ -86,6 +87,7 @@ DEVICE void rope_plain(const Task<T>& work, const int* positions, Rows<const flo
     constexpr int N = Vec<T>::N;
     const Lane<T> lane(size, lanes);
     if (work.heads == 0 || lane.count <= 0) return;
+    const int position = positions[work.token];  // first, for the angles wait for it
     Packed<T> low[PLAIN_HEADS], high[PLAIN_HEADS];
 #pragma unroll
     for (int j = 0; j < PLAIN_HEADS; j++)
@@ -94,7 +96,7 @@ DEVICE void rope_plain(const Task<T>& work, const int* positions, Rows<const flo
             high[j] = load_packed<WHOLE>(work.x + j * size + lane.half + lane.col, lane.count);
         }
     Angles<T> angles;
-    angles.template load<WHOLE>(cosines, sines, positions[work.token], table_rows, lane);
+    angles.template load<WHOLE>(cosines, sines, position, table_rows, lane);
 #pragma unroll
     for (int j = 0; j < PLAIN_HEADS; j++)
         if (j < work.heads) {
@@ -149,11 +151,15 @@ DEVICE void rope_norm_bwd(float (&sums)[2][Vec<T>::N], Rows<T> d, Rows<const T> 
     constexpr int N = Vec<T>::N;
     const Lane<T> lane(size, lanes);
     const int groups = THREADS / lanes, tasks = (end - begin) * heads;
+    auto token_of = [&](int number) { return begin + min(number, tasks - 1) / heads; };
+    int next = tasks > 0 ? positions[token_of(threadIdx.x / lanes)] : 0;
     for (int round = 0; round < tasks; round += groups) {
         const int number = round + threadIdx.x / lanes;
         const int count = number < tasks ? lane.count : 0;  // of the elements that this lane works on
-        const int64_t token = begin + min(number, tasks - 1) / heads;
-        const int head = min(number, tasks - 1) % heads;
+        const int64_t token = token_of(number);
+        const int head = min(number, tasks - 1) - int(token - begin) * heads;
+        const int position = next;
+        next = positions[token_of(number + groups)];  // a round ahead, for the angles wait for it
         T* to = d[token] + head * size + lane.col;
         const T* from = x[token] + head * size + lane.col;
         Packed<T> d_low = load_packed<WHOLE>(to, count), d_high = load_packed<WHOLE>(to + lane.half, count);
@@ -162,7 +168,7 @@ DEVICE void rope_norm_bwd(float (&sums)[2][Vec<T>::N], Rows<T> d, Rows<const T> 
         const Packed<T> w_low = load_packed<WHOLE>(w + lane.col, count), w_high = load_packed<WHOLE>(w + lane.half + lane.col, count);
         const float r = rstd[token][head];
         Angles<T> angles;
-        angles.template load<WHOLE>(cosines, sines, positions[token], table_rows, {size, lanes});
+        angles.template load<WHOLE>(cosines, sines, position, table_rows, {size, lanes});
         float low[N], high[N], dot = 0.f;
 #pragma unroll
         for (int i = 0; i < N; i++) {

@@ -9,33 +9,38 @@
 // only logits that were read before the barrier in it. A row with NaN, infinity or nothing but minus infinities has lse NaN, as on the CPU; a target outside the row gives nll
 // NaN and no gradient of its own.
 //
-// Bytes per logit: 4 for the forward, 8 + sizeof(T) for the step; an exp or two each. Limiter: memory. 512 threads, 4 blocks to a
-// multiprocessor. Oracle: src/ops/xent.rs.
+// Bytes per logit: 4 for the forward, 8 + sizeof(T) for the step; an exp or two each. Limiter: memory. 512 threads, 40 registers, 3
+// blocks to a multiprocessor: 96 KB under way in the first pass. Oracle: src/ops/xent.rs.
 #include "reduce.cuh"
 #include "types.cuh"
 
 constexpr int THREADS = 512;
+constexpr int AT_ONCE = 4;  // vectors of a thread that are under way before the first is used
 
 // The logarithm of the sum of exponentials of a row, known to all threads.
 DEVICE float log_sum_exp(const float* row, int v, bool vector) {
     constexpr int N = Vec<float>::N;
     SHARED(float, scratch, [2][THREADS / WARP]);
     float largest = -INFINITY, sum = 0.f;
-#pragma unroll 4
-    for (int c = threadIdx.x * N; c < v; c += THREADS * N) {
-        float x[N];
-        load_part<float>(x, row + c, v - c, vector);
-        float grown = largest;
+    for (int first = threadIdx.x * N; first < v; first += AT_ONCE * THREADS * N) {
+        float x[AT_ONCE][N];
 #pragma unroll
-        for (int i = 0; i < N; i++)
-            if (c + i < v) grown = fmaxf(grown, x[i]);
-        // Where there are only minus infinities so far, the sum stays 0.
-        const float base = grown == -INFINITY ? 0.f : grown;
-        sum *= expf(largest - base);
+        for (int k = 0; k < AT_ONCE; k++) load_part<float>(x[k], row + first + k * THREADS * N, v - first - k * THREADS * N, vector);
 #pragma unroll
-        for (int i = 0; i < N; i++)
-            if (c + i < v) sum += expf(x[i] - base);
-        largest = grown;
+        for (int k = 0; k < AT_ONCE; k++) {
+            const int count = v - first - k * THREADS * N;
+            float grown = largest;
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                if (i < count) grown = fmaxf(grown, x[k][i]);
+            // Where there are only minus infinities so far, the sum stays 0.
+            const float base = grown == -INFINITY ? 0.f : grown;
+            sum *= expf(largest - base);
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                if (i < count) sum += expf(x[k][i] - base);
+            largest = grown;
+        }
     }
     const float top = block_max<THREADS>(largest, scratch[0]);
     const float base = top == -INFINITY ? 0.f : top;

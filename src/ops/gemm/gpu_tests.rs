@@ -246,6 +246,8 @@ fn the_output_may_be_its_own_residual() {
             ("f32", Within::Bits, sum(bed, Dtype::F32, [18, 33, 40])),
             ("bf16", BF16, sum(bed, Dtype::Bf16, [18, 33, 40])),
             ("bf16, on Hopper its own", BF16, sum(bed, Dtype::Bf16, [70, 136, 128])),
+            // The second tile has rows for one of two consumers.
+            ("bf16, a tile that is half empty", BF16, sum(bed, Dtype::Bf16, [150, 136, 128])),
         ]
     });
 }
