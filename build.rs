@@ -12,7 +12,7 @@ mod kernels;
 mod nvcc;
 
 use std::path::{Path, PathBuf};
-use std::{env, fs, process};
+use std::{env, process};
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(cuda_images)");
@@ -32,14 +32,6 @@ fn main() {
 fn run(root: &Path, out: &Path) -> Result<(), String> {
     let sources = kernels::sources(&root.join("kernels"))?;
     let launchers = kernels::launchers(&sources)?;
-    write(&out.join("launch.rs"), &launchers)?;
-    nvcc::images(root, out, &sources)
-}
-
-/// Writes a file only where its content changes, so that nothing recompiles for nothing.
-fn write(path: &Path, text: &str) -> Result<(), String> {
-    if fs::read_to_string(path).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+    nvcc::write(&out.join("launch.rs"), &launchers)?;
+    nvcc::images(root, out, &sources, &|name| env::var_os(name))
 }

@@ -1,13 +1,14 @@
 //! Finding nvcc, compiling every kernel file for each architecture, and embedding the images.
 
 use super::kernels::Source;
-use super::write;
 use std::collections::hash_map::DefaultHasher;
+use std::env::split_paths;
+use std::ffi::OsString;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::{env, fs, thread};
+use std::{fs, thread};
 
 /// What portable kernels are compiled for: machine code for A100 (and 8.6, 8.9) and H100/H200, PTX for what comes after.
 const PORTABLE: &[&str] =
@@ -19,16 +20,28 @@ const FLAGS: &[&str] =
 const OLDEST: (u32, u32) = (13, 0);
 const CURE: &str = "run scripts/fetch_nvcc (no root, no CUDA needed), or set CUDA_HOME";
 
+/// Writes a file only where its content changes, so that nothing recompiles for nothing.
+pub fn write(path: &Path, text: &str) -> Result<(), String> {
+    if fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// The environment: what a variable is set to.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
 /// Writes `images.rs` and `ledger.tsv`.
-pub fn images(root: &Path, out: &Path, sources: &[Source]) -> Result<(), String> {
-    let found = find_usable(root)?;
+pub fn images(root: &Path, out: &Path, sources: &[Source], env: Env) -> Result<(), String> {
+    let found = find_usable(root, env)?;
     let mut text = String::from("// Written by build.rs.\n\npub static IMAGES: &[(&str, &[u8])] = &[\n");
     let mut ledger = String::from("kernel\tarchitecture\tregisters\tshared bytes\tspill bytes\n");
     match &found {
         Ok(nvcc) => {
             println!("cargo::rustc-cfg=cuda_images");
-            let headers = headers(root)?;
-            for (source, log) in sources.iter().zip(compile_all(nvcc, root, out, sources, headers)?) {
+            let nvcc = Nvcc { path: nvcc, compiler: env("NVCC_CCBIN") };
+            let logs = compile_all(&nvcc, root, out, sources, headers(root)?)?;
+            for (source, log) in sources.iter().zip(logs) {
                 let image = out.join(format!("{}.fatbin", source.stem));
                 text += &format!("    ({:?}, &Aligned(*include_bytes!({image:?})).0),\n", source.stem);
                 ledger += &ledger_lines(&log);
@@ -48,8 +61,15 @@ pub fn images(root: &Path, out: &Path, sources: &[Source]) -> Result<(), String>
     write(&out.join("ledger.tsv"), &ledger)
 }
 
+/// A compiler and the host compiler that it is to use, if one is named.
+#[derive(Hash)]
+struct Nvcc<'a> {
+    path: &'a Path,
+    compiler: Option<OsString>,
+}
+
 /// nvcc, or why there is none. An error is one that the person asked for.
-fn find_usable(root: &Path) -> Result<Result<PathBuf, String>, String> {
+fn find_usable(root: &Path, env: Env) -> Result<Result<PathBuf, String>, String> {
     for var in ["NVCC", "NVCC_CCBIN", "CUDA_HOME", "CUDA_PATH", "PATH", "GRAMOPHONE_CUDA"] {
         println!("cargo::rerun-if-env-changed={var}");
     }
@@ -59,15 +79,15 @@ fn find_usable(root: &Path) -> Result<Result<PathBuf, String>, String> {
     if local.exists() {
         println!("cargo::rerun-if-changed={}", local.display());
     }
-    let policy = env::var("GRAMOPHONE_CUDA").unwrap_or_default();
+    let policy = env("GRAMOPHONE_CUDA").unwrap_or_default().to_string_lossy().into_owned();
     let missing = match policy.as_str() {
         "skip" => return Ok(Err("this build was made with GRAMOPHONE_CUDA=skip".into())),
-        "" | "require" => match find(root)? {
-            Some(nvcc) => match version(&nvcc)? {
-                found if found >= OLDEST => return Ok(Ok(nvcc)),
-                (a, b) => format!("{} is CUDA {a}.{b}, {}.{} or newer is needed", nvcc.display(), OLDEST.0, OLDEST.1),
-            },
-            None => "no nvcc was found when this was built".into(),
+        "" | "require" => match find(root, env)? {
+            Found::Usable(nvcc) => return Ok(Ok(nvcc)),
+            Found::Old(nvcc, (a, b)) => {
+                format!("{} is CUDA {a}.{b}, {}.{} or newer is needed", nvcc.display(), OLDEST.0, OLDEST.1)
+            }
+            Found::Nothing => "no nvcc was found when this was built".into(),
         },
         other => return Err(format!("GRAMOPHONE_CUDA={other}: expected require or skip")),
     };
@@ -79,19 +99,37 @@ fn find_usable(root: &Path) -> Result<Result<PathBuf, String>, String> {
     Ok(Err(message))
 }
 
-/// The first nvcc there is. Who names one gets that one or an error.
-fn find(root: &Path) -> Result<Option<PathBuf>, String> {
-    if let Some(path) = env::var_os("NVCC").map(PathBuf::from) {
-        return if path.is_file() { Ok(Some(path)) } else { Err(format!("NVCC={}: no such file", path.display())) };
+enum Found {
+    Usable(PathBuf),
+    /// None but older ones: the first of them.
+    Old(PathBuf, (u32, u32)),
+    Nothing,
+}
+
+/// The first nvcc that is new enough. Who names one by NVCC gets that one or an error.
+fn find(root: &Path, env: Env) -> Result<Found, String> {
+    let candidates = match env("NVCC").map(PathBuf::from) {
+        Some(path) if path.is_file() => vec![path],
+        Some(path) => return Err(format!("NVCC={}: no such file", path.display())),
+        None => {
+            let mut folders: Vec<PathBuf> = Vec::new();
+            for var in ["CUDA_HOME", "CUDA_PATH"] {
+                folders.extend(env(var).map(|v| PathBuf::from(v).join("bin")));
+            }
+            folders.push(root.join(".cuda/nvidia/cu13/bin"));
+            folders.extend(split_paths(&env("PATH").unwrap_or_default()));
+            folders.push(PathBuf::from("/usr/local/cuda/bin"));
+            folders.into_iter().map(|f| f.join("nvcc")).filter(|p| p.is_file()).collect()
+        }
+    };
+    let mut old = None;
+    for nvcc in candidates {
+        match version(&nvcc)? {
+            found if found >= OLDEST => return Ok(Found::Usable(nvcc)),
+            found => old = old.or(Some((nvcc, found))),
+        }
     }
-    let mut folders = Vec::new();
-    for var in ["CUDA_HOME", "CUDA_PATH"] {
-        folders.extend(env::var_os(var).map(|v| PathBuf::from(v).join("bin")));
-    }
-    folders.push(root.join(".cuda/nvidia/cu13/bin"));
-    folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
-    folders.push(PathBuf::from("/usr/local/cuda/bin"));
-    Ok(folders.into_iter().map(|f| f.join("nvcc")).find(|p| p.is_file()))
+    Ok(old.map_or(Found::Nothing, |(nvcc, version)| Found::Old(nvcc, version)))
 }
 
 fn version(nvcc: &Path) -> Result<(u32, u32), String> {
@@ -118,7 +156,7 @@ fn headers(root: &Path) -> Result<u64, String> {
 }
 
 /// Compiles what changed, as many at once as there are processors; gives ptxas's report of each file, in order.
-fn compile_all(nvcc: &Path, root: &Path, out: &Path, sources: &[Source], headers: u64) -> Result<Vec<String>, String> {
+fn compile_all(nvcc: &Nvcc, root: &Path, out: &Path, sources: &[Source], headers: u64) -> Result<Vec<String>, String> {
     let next = AtomicUsize::new(0);
     let workers = thread::available_parallelism().map_or(1, |n| n.get()).min(sources.len().max(1));
     let mut logs: Vec<(usize, Result<String, String>)> = thread::scope(|scope| {
@@ -137,7 +175,7 @@ fn compile_all(nvcc: &Path, root: &Path, out: &Path, sources: &[Source], headers
     logs.into_iter().map(|(_, log)| log).collect()
 }
 
-fn compile(nvcc: &Path, root: &Path, out: &Path, source: &Source, headers: u64) -> Result<String, String> {
+fn compile(nvcc: &Nvcc, root: &Path, out: &Path, source: &Source, headers: u64) -> Result<String, String> {
     let image = out.join(format!("{}.fatbin", source.stem));
     let (log_path, key_path) = (image.with_extension("ptxas.txt"), image.with_extension("key"));
     let targets = if source.stem.ends_with("_sm90") { HOPPER } else { PORTABLE };
@@ -148,16 +186,16 @@ fn compile(nvcc: &Path, root: &Path, out: &Path, source: &Source, headers: u64) 
     if image.is_file() && fs::read_to_string(&key_path).is_ok_and(|old| old == key) {
         return fs::read_to_string(&log_path).map_err(|e| format!("{}: {e}", log_path.display()));
     }
-    let mut command = Command::new(nvcc);
+    let mut command = Command::new(nvcc.path);
     command.args(FLAGS).arg("-I").arg(root.join("kernels/base"));
     for target in targets {
         command.arg(format!("-gencode={target}"));
     }
-    if let Some(compiler) = env::var_os("NVCC_CCBIN") {
+    if let Some(compiler) = &nvcc.compiler {
         command.arg("-ccbin").arg(compiler);
     }
     command.arg("-o").arg(&image).arg(&source.path);
-    let run = command.output().map_err(|e| format!("{}: {e}", nvcc.display()))?;
+    let run = command.output().map_err(|e| format!("{}: {e}", nvcc.path.display()))?;
     let log = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     if !run.status.success() {
         return Err(format!("nvcc failed on kernels/{}.cu\n{log}", source.stem));

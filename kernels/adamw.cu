@@ -15,7 +15,11 @@
 //   adamw_8bit_step       f32    u8 m, sqrt(v), scales  16 1/16
 //   adamw_8bit_sr_step    bf16   u8 m, sqrt(v), scales  12 1/16 | 10 1/16; 1/2 Philox an element
 //
-// Some 20 flops an element: the limiter is memory, everywhere. Oracle: src/ops/adamw.rs, codes.rs, rounding.rs.
+// A thread has 128 bytes under way in f32, 48 with 8-bit moments and bf16; 64 to 80 registers, three or four blocks on a multiprocessor of
+// 65536: 37 to 98 KB there. Some 45 instructions an element with f32 moments, 75 with random rounding: the limiter is memory. Some 135
+// with 8-bit moments, where an H200's memory leaves time for 70 (bf16, 10 bytes an element) to 110 (f32): the limiter is the issue of
+// instructions, a seventh of them Philox. Oracle: src/ops/adamw.rs, codes.rs, rounding.rs.
+#include "ptx.cuh"
 #include "reduce.cuh"
 #include "rng.cuh"
 #include "types.cuh"
@@ -66,10 +70,9 @@ DEVICE float wide(float x) { return x; }
 DEVICE float wide(bf16 x) { return get(x); }
 DEVICE uint8_t wide(uint8_t x) { return x; }
 
-// The stretch of one warp: where its lanes' runs lie, and how much of them there is.
-struct Stretch {
+// The stretch of one warp: where its lanes' runs lie, and how much of them there is. WHOLE: all of it, aligned.
+template <bool WHOLE> struct Stretch {
     uint64_t index, n;
-    bool vector;
 
     // The first element of this lane's run number `k`.
     __device__ __forceinline__ uint64_t at(int k) const {
@@ -78,7 +81,7 @@ struct Stretch {
     template <class T, class X> __device__ __forceinline__ void load(X (&x)[RUNS][RUN], const T* p) const {
 #pragma unroll
         for (int k = 0; k < RUNS; k++) {
-            if (vector && at(k) + RUN <= n) {
+            if constexpr (WHOLE) {
                 load_run(x[k], p + at(k));
             } else {
 #pragma unroll
@@ -89,7 +92,7 @@ struct Stretch {
     template <class T> __device__ __forceinline__ void store(T* p, const T (&x)[RUNS][RUN]) const {
 #pragma unroll
         for (int k = 0; k < RUNS; k++) {
-            if (vector && at(k) + RUN <= n) {
+            if constexpr (WHOLE) {
                 store_run(p + at(k), x[k]);
             } else {
 #pragma unroll
@@ -100,8 +103,11 @@ struct Stretch {
     }
 };
 
-DEVICE Stretch stretch(uint64_t n, bool vector) {
-    return {uint64_t(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP, n, vector};
+// Calls `step` with this warp's stretch, if there is one. Which way is decided once, for the loads must not wait for each other.
+template <class Step> DEVICE void on_stretch(uint64_t n, bool vector, Step step) {
+    const uint64_t index = uint64_t(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP;
+    if (vector && (index + 1) * STRETCH <= n) step(Stretch<true>{index, n});
+    else if (index * STRETCH < n) step(Stretch<false>{index, n});
 }
 template <class... T> DEVICE bool aligned(const T*... p) { return (((reinterpret_cast<uint64_t>(p) & 15) == 0) && ...); }
 
@@ -119,10 +125,8 @@ template <class P> DEVICE P put_random(float x, uint32_t word) {
 // ---------------------------------------------------------------- f32 moments
 
 // `p` is stepped; `copy`, where there is one, follows it in bf16.
-template <class G>
-DEVICE void step_f32(bf16* copy, float* p, float* m, float* v, const G* g, const uint8_t* decays, uint64_t n, const Rates& rates) {
-    const Stretch s = stretch(n, aligned(p, m, v, g) && (copy == nullptr || aligned(copy)));
-    if (s.index * STRETCH >= n) return;
+template <bool WHOLE, class G>
+DEVICE void step_f32(Stretch<WHOLE> s, bf16* copy, float* p, float* m, float* v, const G* g, const uint8_t* decays, const Rates& rates) {
     const float shrink = decays[s.index] ? rates.shrink : 1.f;
     float ps[RUNS][RUN], ms[RUNS][RUN], vs[RUNS][RUN], gs[RUNS][RUN];
     s.load(ps, p), s.load(ms, m), s.load(vs, v), s.load(gs, g);
@@ -138,11 +142,9 @@ DEVICE void step_f32(bf16* copy, float* p, float* m, float* v, const G* g, const
     if (copy != nullptr) s.store(copy, rounded);
 }
 
-template <class G>
-DEVICE void step_sr(bf16* p, float* m, float* v, const G* g, const uint8_t* decays, uint64_t n, uint64_t first, const Rates& rates,
+template <bool WHOLE, class G>
+DEVICE void step_sr(Stretch<WHOLE> s, bf16* p, float* m, float* v, const G* g, const uint8_t* decays, uint64_t first, const Rates& rates,
                     const Draws& draws) {
-    const Stretch s = stretch(n, aligned(p, m, v, g));
-    if (s.index * STRETCH >= n) return;
     const float shrink = decays[s.index] ? rates.shrink : 1.f;
     float ps[RUNS][RUN], ms[RUNS][RUN], vs[RUNS][RUN], gs[RUNS][RUN];
     s.load(ps, p), s.load(ms, m), s.load(vs, v), s.load(gs, g);
@@ -160,39 +162,46 @@ DEVICE void step_sr(bf16* p, float* m, float* v, const G* g, const uint8_t* deca
 
 // ---------------------------------------------------------------- 8-bit moments
 
+// Conversions between small integers and float are exact additions of a number whose last bit counts ones: they take no turn of the
+// units for conversions and roots, which take eight cycles for a warp.
+
 // m = scale c |c| / 127^2
 DEVICE float decode_signed(uint8_t code, float scale) {
-    const float c = float(int8_t(code));
+    const float c = __fsub_rn(__uint_as_float(0x4b000000u | (code ^ 0x80u)), 8388608.f + 128.f);
     return __fmul_rn(__fmul_rn(c, fabsf(c)), __fmul_rn(scale, 1.f / (127.f * 127.f)));
 }
 // sqrt(v) = scale (c / 255)^2
 DEVICE float decode_unsigned(uint8_t code, float scale) {
-    const float c = float(code);
+    const float c = __fsub_rn(__uint_as_float(0x4b000000u | code), 8388608.f);
     return __fmul_rn(__fmul_rn(c, c), __fmul_rn(scale, 1.f / (255.f * 255.f)));
 }
+constexpr float INTEGERS = 12582912.f;  // 1.5 * 2^23
+// The low byte of a small integer, negative ones in two's complement.
+DEVICE uint8_t low_byte(float c) { return uint8_t(__float_as_uint(__fadd_rn(c, INTEGERS))); }
 // The c in 0..top with (c / top)^2 near x, one of the two neighbours, such that the mean of the square is right.
 DEVICE float compand(float x, float top, uint32_t word) {
     const float target = __fmul_rn(x, top * top);
-    const float low = fminf(floorf(__fsqrt_rn(target)), top);
-    const float draw = __fmul_rn(float(word >> 8), 1.f / (1 << 24));
-    const float above = __fsub_rn(target, __fmul_rn(low, low));
-    return fminf(above > __fmul_rn(draw, __fadd_rn(__fmul_rn(2.f, low), 1.f)) ? low + 1.f : low, top);
+    // The integer nearest to the root is the one below or the one above: whichever, no error of the root matters.
+    float low = __fsub_rn(__fadd_rn(sqrt_approx(target), INTEGERS), INTEGERS);
+    float above = __fmaf_rn(-low, low, target);
+    if (above < 0.f) low -= 1.f, above = __fmaf_rn(-low, low, target);
+    // A draw of 24 bits between the two squares, 2 low + 1 apart; the powers of two change no rounding.
+    const float draw = __fmul_rn(float(word >> 8), __fmaf_rn(2.f / (1 << 24), low, 1.f / (1 << 24)));
+    return fminf(above > draw ? low + 1.f : low, top);
 }
 DEVICE uint8_t encode_signed(float x, uint32_t word) {
     const float c = compand(fabsf(x), 127.f, word);
-    return uint8_t(int8_t(x < 0.f ? -c : c));
+    return low_byte(x < 0.f ? -c : c);
 }
 // Not zero unless x is.
 DEVICE uint8_t encode_unsigned(float x, uint32_t word) {
     const float c = compand(x, 255.f, word);
-    return uint8_t(x > 0.f && c == 0.f ? 1.f : c);
+    return low_byte(x > 0.f && c == 0.f ? 1.f : c);
 }
 
-template <class P, class G>
-DEVICE void step_8bit(P* p, uint8_t* m_code, uint8_t* v_code, float* m_scale, float* v_scale, const G* g, const uint8_t* decays,
-                      uint64_t n, const Rates& rates, const Draws& draws) {
-    const Stretch s = stretch(n, aligned(p, m_code, v_code, g));
-    if (s.index * STRETCH >= n) return;
+template <bool WHOLE, class P, class G>
+DEVICE void step_8bit(Stretch<WHOLE> s, P* p, uint8_t* m_code, uint8_t* v_code, float* m_scale, float* v_scale, const G* g,
+                      const uint8_t* decays, const Rates& rates, const Draws& draws) {
     const float shrink = decays[s.index] ? rates.shrink : 1.f;
     float ps[RUNS][RUN], gs[RUNS][RUN], m[RUNS][RUN], root[RUNS][RUN];
     uint8_t m_codes[RUNS][RUN], v_codes[RUNS][RUN];
@@ -239,41 +248,54 @@ DEVICE void step_8bit(P* p, uint8_t* m_code, uint8_t* v_code, float* m_scale, fl
 
 KERNEL(adamw_step_f32, (256), float* p, float* m, float* v, const float* g, const uint8_t* decays, uint64_t n, float clip, float shrink,
        float new_m, float keep_v, float new_v, float step, float unbias, float eps) {
-    step_f32(nullptr, p, m, v, g, decays, n, {clip, shrink, new_m, keep_v, new_v, step, unbias, eps});
+    const Rates rates = {clip, shrink, new_m, keep_v, new_v, step, unbias, eps};
+    on_stretch(n, aligned(p, m, v, g), [&](auto s) { step_f32(s, nullptr, p, m, v, g, decays, rates); });
 }
 KERNEL(adamw_master_step_f32, (256), bf16* p, float* master, float* m, float* v, const float* g, const uint8_t* decays, uint64_t n,
        float clip, float shrink, float new_m, float keep_v, float new_v, float step, float unbias, float eps) {
-    step_f32(p, master, m, v, g, decays, n, {clip, shrink, new_m, keep_v, new_v, step, unbias, eps});
+    const Rates rates = {clip, shrink, new_m, keep_v, new_v, step, unbias, eps};
+    on_stretch(n, aligned(p, master, m, v, g), [&](auto s) { step_f32(s, p, master, m, v, g, decays, rates); });
 }
 KERNEL(adamw_master_step_bf16, (256), bf16* p, float* master, float* m, float* v, const bf16* g, const uint8_t* decays, uint64_t n,
        float clip, float shrink, float new_m, float keep_v, float new_v, float step, float unbias, float eps) {
-    step_f32(p, master, m, v, g, decays, n, {clip, shrink, new_m, keep_v, new_v, step, unbias, eps});
+    const Rates rates = {clip, shrink, new_m, keep_v, new_v, step, unbias, eps};
+    on_stretch(n, aligned(p, master, m, v, g), [&](auto s) { step_f32(s, p, master, m, v, g, decays, rates); });
 }
 KERNEL(adamw_sr_step_f32, (256), bf16* p, float* m, float* v, const float* g, const uint8_t* decays, uint64_t n, uint64_t first,
        float clip, float shrink, float new_m, float keep_v, float new_v, float step, float unbias, float eps, uint32_t key0, uint32_t key1,
        uint32_t stream, uint32_t number) {
-    step_sr(p, m, v, g, decays, n, first, {clip, shrink, new_m, keep_v, new_v, step, unbias, eps}, {key0, key1, stream, number});
+    const Rates rates = {clip, shrink, new_m, keep_v, new_v, step, unbias, eps};
+    const Draws draws = {key0, key1, stream, number};
+    on_stretch(n, aligned(p, m, v, g), [&](auto s) { step_sr(s, p, m, v, g, decays, first, rates, draws); });
 }
 KERNEL(adamw_sr_step_bf16, (256), bf16* p, float* m, float* v, const bf16* g, const uint8_t* decays, uint64_t n, uint64_t first,
        float clip, float shrink, float new_m, float keep_v, float new_v, float step, float unbias, float eps, uint32_t key0, uint32_t key1,
        uint32_t stream, uint32_t number) {
-    step_sr(p, m, v, g, decays, n, first, {clip, shrink, new_m, keep_v, new_v, step, unbias, eps}, {key0, key1, stream, number});
+    const Rates rates = {clip, shrink, new_m, keep_v, new_v, step, unbias, eps};
+    const Draws draws = {key0, key1, stream, number};
+    on_stretch(n, aligned(p, m, v, g), [&](auto s) { step_sr(s, p, m, v, g, decays, first, rates, draws); });
 }
 KERNEL(adamw_8bit_step_f32, (256), float* p, uint8_t* m_code, uint8_t* v_code, float* m_scale, float* v_scale, const float* g,
        const uint8_t* decays, uint64_t n, float clip, float shrink, float new_m, float keep_v, float new_v, float step, float unbias,
        float eps, uint32_t key0, uint32_t key1, uint32_t stream, uint32_t number) {
-    step_8bit(p, m_code, v_code, m_scale, v_scale, g, decays, n, {clip, shrink, new_m, keep_v, new_v, step, unbias, eps},
-              {key0, key1, stream, number});
+    const Rates rates = {clip, shrink, new_m, keep_v, new_v, step, unbias, eps};
+    const Draws draws = {key0, key1, stream, number};
+    on_stretch(n, aligned(p, m_code, v_code, g),
+               [&](auto s) { step_8bit(s, p, m_code, v_code, m_scale, v_scale, g, decays, rates, draws); });
 }
 KERNEL(adamw_8bit_sr_step_f32, (256), bf16* p, uint8_t* m_code, uint8_t* v_code, float* m_scale, float* v_scale, const float* g,
        const uint8_t* decays, uint64_t n, float clip, float shrink, float new_m, float keep_v, float new_v, float step, float unbias,
        float eps, uint32_t key0, uint32_t key1, uint32_t stream, uint32_t number) {
-    step_8bit(p, m_code, v_code, m_scale, v_scale, g, decays, n, {clip, shrink, new_m, keep_v, new_v, step, unbias, eps},
-              {key0, key1, stream, number});
+    const Rates rates = {clip, shrink, new_m, keep_v, new_v, step, unbias, eps};
+    const Draws draws = {key0, key1, stream, number};
+    on_stretch(n, aligned(p, m_code, v_code, g),
+               [&](auto s) { step_8bit(s, p, m_code, v_code, m_scale, v_scale, g, decays, rates, draws); });
 }
 KERNEL(adamw_8bit_sr_step_bf16, (256), bf16* p, uint8_t* m_code, uint8_t* v_code, float* m_scale, float* v_scale, const bf16* g,
        const uint8_t* decays, uint64_t n, float clip, float shrink, float new_m, float keep_v, float new_v, float step, float unbias,
        float eps, uint32_t key0, uint32_t key1, uint32_t stream, uint32_t number) {
-    step_8bit(p, m_code, v_code, m_scale, v_scale, g, decays, n, {clip, shrink, new_m, keep_v, new_v, step, unbias, eps},
-              {key0, key1, stream, number});
+    const Rates rates = {clip, shrink, new_m, keep_v, new_v, step, unbias, eps};
+    const Draws draws = {key0, key1, stream, number};
+    on_stretch(n, aligned(p, m_code, v_code, g),
+               [&](auto s) { step_8bit(s, p, m_code, v_code, m_scale, v_scale, g, decays, rates, draws); });
 }

@@ -19,12 +19,13 @@
 //
 // Cost: 4 T' K flops per query and head (T' = keys seen, half a sequence on average); bytes q + o + (k + v) once a query block, mostly from L2.
 // Limiter: the matrix units through mma.sync, then shared memory: for 32 x 64 scores of K = 128 a warp issues 256 mma (about 400
-// cycles of the SM's matrix units on H100) and 80 ldmatrix.x4 (320 cycles of its shared memory). 253 to 255 registers (K = 128),
-// 64 KiB of shared memory: two blocks of 128 threads fit an SM. Oracle: src/ops/attention.rs.
+// cycles of the SM's matrix units on H100) and 80 ldmatrix.x4 (320 cycles of its shared memory); some 880 instructions in all away from
+// the diagonal, of 1650 that its scheduler has time for. 255 registers (K = 128), 64 KiB of shared memory: two blocks of 128 threads
+// fit an SM. Oracle: src/ops/attention.rs.
 //
 // attention_gather costs the same flops for its pairs of a query and a key, and 4 more bytes a key for the list. A key's row is 2 K
 // bytes of its own, whole sectors, so rows that lie apart cost the bytes of rows that do not; what sequences share comes from L2.
-// Registers: 190 to 196 (K = 64), 222 to 228 (96), 249 to 253 (128), without spills; attention_gather_plan 32. Limiter: as above where a
+// Registers: 212 (K = 64), 241 to 244 (96), 255 (128), without spills; attention_gather_plan 32. Limiter: as above where a
 // sequence has many queries. Of a few queries of many keys (n queries of each of H/G heads for 4 K bytes of keys and values: n H/G flops a
 // byte) memory's bandwidth, below about 300 flops a byte on H100, and query blocks that are not full.
 #include "attention.cuh"
@@ -78,11 +79,11 @@ DEVICE void attention_fwd(bf16* o, float* lse, const bf16* q, const bf16* k, con
 #pragma unroll
                 for (int n = 0; n < KEYS / 8; n += 2) {
                     uint32_t right[4];
-                    ldmatrix_x4(right, fragment<D>(keys, n * 8, step));
+                    ldmatrix_x4(right, right_fragment<D>(keys, n * 8, step));
 #pragma unroll
                     for (int m = 0; m < 2; m++) {
-                        mma_bf16(score[m][n], left[m], right[0], right[2]);
-                        mma_bf16(score[m][n + 1], left[m], right[1], right[3]);
+                        mma_bf16(score[m][n], left[m], right[0], right[1]);
+                        mma_bf16(score[m][n + 1], left[m], right[2], right[3]);
                     }
                 }
             }

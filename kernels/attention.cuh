@@ -27,12 +27,10 @@ DEVICE void load_tile(bf16* tile, const bf16* from, int stride, int rows, int si
     const int chunk = threadIdx.x % ACROSS, first = threadIdx.x / ACROSS;
     if (chunk >= D / 8) return;
     const bool there = chunk * 8 < size;
-    from += chunk * 8;
+    from += int64_t(first) * stride + chunk * 8;
 #pragma unroll
-    for (int i = 0; i < ROWS / STEP; i++) {
-        const int row = first + i * STEP;
-        cp_async16(chunk_at<D>(tile, row, chunk), from + int64_t(row) * stride, there && row < rows);
-    }
+    for (int i = 0; i < ROWS / STEP; i++)
+        cp_async16(chunk_at<D>(tile, first + i * STEP, chunk), from + int64_t(i * STEP) * stride, there && first + i * STEP < rows);
 }
 
 // The same for rows that a list names; zeros also where a name is no row of the tensor's `limit`. Two rows at a time: more names in
@@ -52,15 +50,25 @@ DEVICE void load_listed(bf16* tile, const bf16* from, int stride, const int* pla
     }
 }
 
-// Where this lane points ldmatrix within 16 rows and 16 columns of a tile, starting at row `row` (a multiple of 8) and column
-// 16 `step`. The four matrices that come back are: the upper rows' left columns, the lower rows' left columns, the upper rows'
-// right columns, the lower rows' right columns. That is a left operand as it is (16 rows by 16 summed columns). Of a right
-// operand whose summed index runs along the columns, 0 and 2 belong to the upper eight rows' product, 1 and 3 to the lower
-// ones'. Transposed, of a right operand whose rows are summed, 0 and 1 belong to the left eight columns', 2 and 3 to the right ones'.
-template <int D> DEVICE const bf16* fragment(const bf16* tile, int row, int step) {
-    const int lane = threadIdx.x % WARP, here = lane % 16 * D, with = permuted<D>(lane % 16, lane / 16);
+// Where a lane points ldmatrix within 16 rows and 16 columns of a tile, starting at row `row` (a multiple of 8) and column 16 `step`: at
+// row `down` of them, and at the right eight columns where `across` is 1.
+template <int D> DEVICE const bf16* within(const bf16* tile, int row, int step, int down, int across) {
+    const int here = down * D, with = permuted<D>(down, across);
     // The first form is one instruction a step, as a row's bits lie above a column's.
     return tile + row * D + (D % 64 == 0 ? (here + with * 8) ^ (step * 16) : here + ((2 * step) ^ with) * 8);
+}
+// For a left operand, 16 rows by 16 summed columns: the matrices that come back are the upper rows' left columns, the lower rows' left
+// columns, the upper rows' right columns, the lower rows' right columns. Transposed, of a right operand whose rows are summed, 0 and 1
+// belong to the left eight columns' product, 2 and 3 to the right ones'.
+template <int D> DEVICE const bf16* fragment(const bf16* tile, int row, int step) {
+    const int lane = threadIdx.x % WARP;
+    return within<D>(tile, row, step, lane % 16, lane / 16);
+}
+// For a right operand whose summed index runs along the columns: 0 and 1 belong to the upper eight rows' product, 2 and 3 to the lower
+// ones'. In this order, as a product wants its two registers side by side.
+template <int D> DEVICE const bf16* right_fragment(const bf16* tile, int row, int step) {
+    const int lane = threadIdx.x % WARP;
+    return within<D>(tile, row, step, lane % 8 + lane / 16 * 8, lane / 8 % 2);
 }
 
 // d[16 x 8 N] += a[16 x D] tile[8 N x D]^T.
@@ -70,9 +78,9 @@ template <int D, int N> DEVICE void multiply_columns(float (&d)[N][4], const uin
 #pragma unroll
         for (int n = 0; n < N; n += 2) {
             uint32_t right[4];
-            ldmatrix_x4(right, fragment<D>(tile, n * 8, step));
-            mma_bf16(d[n], a[step], right[0], right[2]);
-            mma_bf16(d[n + 1], a[step], right[1], right[3]);
+            ldmatrix_x4(right, right_fragment<D>(tile, n * 8, step));
+            mma_bf16(d[n], a[step], right[0], right[1]);
+            mma_bf16(d[n + 1], a[step], right[2], right[3]);
         }
     }
 }
@@ -85,9 +93,9 @@ template <int D, int N> DEVICE void multiply_columns(float (&d)[N][4], const bf1
 #pragma unroll
         for (int n = 0; n < N; n += 2) {
             uint32_t right[4];
-            ldmatrix_x4(right, fragment<D>(tile, n * 8, step));
-            mma_bf16(d[n], left, right[0], right[2]);
-            mma_bf16(d[n + 1], left, right[1], right[3]);
+            ldmatrix_x4(right, right_fragment<D>(tile, n * 8, step));
+            mma_bf16(d[n], left, right[0], right[1]);
+            mma_bf16(d[n + 1], left, right[2], right[3]);
         }
     }
 }

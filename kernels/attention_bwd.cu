@@ -17,7 +17,7 @@
 //
 // Cost: 14 T' K flops per query and head, of which 10 are counted as useful. Limiter: shared memory, then mma.sync: for 16 x 64 scores of
 // K = 128 dkdv issues 256 mma (400 cycles of the SM's matrix units on H100) and 144 ldmatrix.x4 (576 cycles of its shared memory), dq
-// 192 mma (300) and 96 ldmatrix.x4 (384). K = 128: 242 (dq) and 255 (dkdv) registers, 64 and 81 KiB of shared memory:
+// 192 mma (300) and 96 ldmatrix.x4 (384), in 890 and 640 instructions. K = 128: 243 (dq) and 255 (dkdv) registers, 64 and 81 KiB of shared memory:
 // two blocks of 128 threads fit an SM of A100 and H100. Oracle: src/ops/attention.rs.
 #include "attention.cuh"
 #include "reduce.cuh"
@@ -144,14 +144,16 @@ DEVICE void attention_dkdv(bf16* dk, bf16* dv, const bf16* d_o, const float* lse
         multiply_columns<D>(d_p, values + mine * D, d_outs);
         const int ahead = mine + lane / 4 - lane % 4 * 2;  // on the diagonal: by how much this lane's key is later than its first query
 #pragma unroll
-        for (int n = 0; n < QUERIES / 8; n++)
+        for (int n = 0; n < QUERIES / 8; n++) {
+            const float* column = log_total + n * 8 + lane % 4 * 2;
+            const float2 top = *reinterpret_cast<const float2*>(column), inner = *reinterpret_cast<const float2*>(column + QUERIES);
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                const int column = n * 8 + lane % 4 * 2 + e % 2;
                 const bool hidden = diagonal && ahead + e / 2 * 8 > n * 8 + e % 2;
-                score[n][e] = hidden ? 0.f : exp2_approx(fmaf(score[n][e], factor, -LOG2E * log_total[column]));
-                d_p[n][e] = score[n][e] * (d_p[n][e] - log_total[QUERIES + column]);
+                score[n][e] = hidden ? 0.f : exp2_approx(fmaf(score[n][e], factor, -LOG2E * (e % 2 ? top.y : top.x)));
+                d_p[n][e] = score[n][e] * (d_p[n][e] - (e % 2 ? inner.y : inner.x));
             }
+        }
         multiply_rows<D>(sum_v, score, d_outs);
         __syncthreads();  // They have been used.
         if (head < last) load_d_outs(head, at);

@@ -4,7 +4,8 @@
 //   read    out[b] = the exclusive or of the 32-bit words of piece b
 //
 // N vectors of 16 bytes. A thread moves four, one block's width apart, all loaded before the first is used. Copy: 32 bytes a
-// vector; read: 16. Limiter: memory. Oracle: src/ops/ceiling.rs.
+// vector; read: 16. Limiter: memory: 30 registers, full occupancy, 128 KB under way in a
+// multiprocessor. Oracle: src/ops/ceiling.rs.
 #include "kernel.cuh"
 
 constexpr int EACH = 4;

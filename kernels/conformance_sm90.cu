@@ -61,20 +61,28 @@ KERNEL(conformance_mbarrier, (128), int* out, const int* given, int rounds) {
 }
 
 // The accumulators of every thread: 64 x 64 sums over 64, both operands with the summed index along the 128-byte rows, then with
-// it across them. Tiles come as they lie in shared memory, swizzled.
+// it across them, then as at first with the left operand in registers. Tiles come as they lie in shared memory, swizzled.
 KERNEL(conformance_wgmma, (128, 1), float* out, const int* left, const int* right) {
     SHARED_DYNAMIC(uint32_t, tiles, 1024);
     uint32_t *a = tiles, *b = tiles + TILE_WORDS;
     for (int i = threadIdx.x; i < TILE_WORDS; i += 128) a[i] = left[i], b[i] = right[i];
     fence_proxy_async();
     __syncthreads();
-    float along[32] = {}, across[32] = {};
+    float along[32] = {}, across[32] = {}, registers[32] = {};
+    uint32_t held[4][4];
+    for (int step = 0; step < 4; step++)
+        for (int j = 0; j < 4; j++) {
+            const int lane = threadIdx.x % WARP, row = threadIdx.x / WARP * 16 + lane / 4 + 8 * (j % 2), piece = 2 * step + j / 2;
+            held[step][j] = a[32 * row + 4 * (piece ^ (row % 8)) + lane % 4];
+        }
     wgmma_fence();
     for (int step = 0; step < 4; step++)
         wgmma_bf16<64, false, false>(along, wgmma_descriptor(a + 8 * step, 16, 1024), wgmma_descriptor(b + 8 * step, 16, 1024), 1);
     for (int step = 0; step < 4; step++)
         wgmma_bf16<64, true, true>(across, wgmma_descriptor(a + 512 * step, 8192, 1024), wgmma_descriptor(b + 512 * step, 8192, 1024), 1);
+    for (int step = 0; step < 4; step++) wgmma_bf16<64, false>(registers, held[step], wgmma_descriptor(b + 8 * step, 16, 1024), 1);
     wgmma_commit();
     wgmma_wait<0>();
-    for (int i = 0; i < 32; i++) out[64 * threadIdx.x + i] = along[i], out[64 * threadIdx.x + 32 + i] = across[i];
+    float* mine = out + 96 * threadIdx.x;
+    for (int i = 0; i < 32; i++) mine[i] = along[i], mine[32 + i] = across[i], mine[64 + i] = registers[i];
 }

@@ -18,7 +18,7 @@
 //                          warp for every fourth head, plain multiply-adds.
 //
 // Bytes: 2 K of the storage type per key and key-value head, once; flops 4 K per query head and key. Limiter: memory. Two blocks of 4 warps
-// with 2 stages of 8 KiB (K = 128) under way keep 128 KiB in flight on an SM (202 registers,
+// with 2 stages of 8 KiB (K = 128) under way keep 128 KiB in flight on an SM (196 registers,
 // 101 KiB of shared memory a block; one block on A100). A length or page out of range gives NaN. Oracle: src/ops/decode.rs.
 #include "attention.cuh"
 #include "reduce.cuh"
@@ -198,20 +198,22 @@ DEVICE void decode_fwd(bf16* o, float* partials, const bf16* q, const bf16* k_po
         const int begin = item.chunk * CHUNK + warp * ROWS, end = min(length, (item.chunk + 1) * CHUNK);
         const int count = max(end - begin + WARPS * ROWS - 1, 0) / (WARPS * ROWS);  // of 16 keys that this warp has
         bool lost = false;                                                          // a key whose page does not exist
-        auto place = [&](int i) {
-            const int j = begin + i * WARPS * ROWS + lane % ROWS;
-            if (i >= count || j >= end) return -1;
-            const int found = place_of(row_of_table, j, page, pages);
-            lost |= found < 0;
-            return found;
-        };
-        auto load = [&](int i, int places) {
-            if (i < count) load_stage<D>(ring + i % STAGES * 2 * ROWS * D, k, v, places, k_stride, v_stride, size);
+        auto key = [&](int i) { return begin + i * WARPS * ROWS + lane % ROWS; };  // this lane's of 16
+        // The page that the table names; nothing looks at it before its keys are loaded, so that nothing waits for it.
+        auto named = [&](int i) { return i < count && key(i) < end ? row_of_table[key(i) / page] : -1; };
+        auto load = [&](int i, int name) {
+            const bool found = name >= 0 && name < pages;
+            lost |= !found && i < count && key(i) < end;
+            if (i < count)
+                load_stage<D>(ring + i % STAGES * 2 * ROWS * D, k, v, found ? name * page + key(i) % page : -1, k_stride, v_stride, size);
             cp_async_commit();
         };
+        int names[STAGES];
 #pragma unroll
-        for (int i = 0; i < STAGES - 1; i++) load(i, place(i));
-        int next = place(STAGES - 1);
+        for (int i = 0; i < STAGES; i++) names[i] = named(i);
+#pragma unroll
+        for (int i = 0; i < STAGES - 1; i++) load(i, names[i]);
+        int next = names[STAGES - 1];
 
         uint32_t query[D / 16][4];
 #pragma unroll
@@ -228,7 +230,7 @@ DEVICE void decode_fwd(bf16* o, float* partials, const bf16* q, const bf16* k_po
             cp_async_wait<STAGES - 2>();
             __syncwarp();  // All lanes' copies of this stage are there, and all have used the one before.
             load(i + STAGES - 1, next);
-            next = place(i + STAGES);
+            next = named(i + STAGES);
             float score[2][4] = {};
             multiply_columns<D>(score, query, stage);
             const int left = end - begin - i * WARPS * ROWS - lane % 4 * 2;

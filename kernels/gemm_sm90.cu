@@ -14,14 +14,21 @@
 // Neither tile nor rows change a bit; the bits are not those of mma.sync, so who has to choose must not look at the number of rows.
 //
 // Epilogue: the sums of a warpgroup go, 128 bytes of columns at a time, through one of two buffers that TMA stores from (`mapped`), or
-// from which threads copy where TMA cannot write: outputs of any alignment.
+// from which threads copy where TMA cannot write: outputs of any alignment. Biases and residuals of 128 columns are loaded at once, the first
+// while the products run.
 //
-// Cost: as in gemm_tile.cuh. By ptxas, nothing measured yet:
+// Cost: 2 I J L flops; (I L + J L + I J) elements from memory if the level-2 cache keeps what a band of tiles shares. By ptxas and SASS,
+// nothing measured yet:
 //
 //   tile      consumers  registers                     shared    blocks per multiprocessor   expected limiter
-//   64 x 32       1       58                            88 KiB   2                           memory: 20 KiB of weights in flight a block
-//   128 x 128     2      168: producer 40, others 232  160 KiB   1                           tensor cores, then level-2 cache
-//   128 x 256     2      168: producer 40, others 232  224 KiB   1                           tensor cores, then power
+//   64 x 32       1       48                           105 KiB   2                           memory: 28 KiB of weights in flight a block
+//   128 x 128     2      168: producer 40, others 232  161 KiB   1                           level-2 cache (64 bytes a cycle), then tensor cores
+//   128 x 256     2      168: producer 40, others 232  225 KiB   1                           tensor cores (level-2 cache: 48 bytes a cycle), then power
+//
+// A stage of 128 x 256 is 1024 cycles of the tensor cores; its loop is 4 HGMMA and some 30 other instructions in each consumer's warps.
+// Both consumers end a tile together, so the epilogue (300 instructions a warp, about 800 cycles; 600 instructions and 1700 cycles with
+// a residual) is not hidden: 1 to 3% where L = 4096. Without clusters each block brings both operands by itself; multicast to pairs
+// would take a third of that from the level-2 cache.
 //
 // Oracle: src/ops/gemm.rs.
 #define SM90A
@@ -33,11 +40,11 @@ constexpr int BOX = 64 * DEPTH;       // elements of 64 rows of 128 bytes
 constexpr int GROUP_BYTES = 1024;     // eight of them
 constexpr int WARPGROUP = 128;        // threads
 constexpr int BUFFER = 64 * 128;      // bytes of an epilogue buffer
-constexpr int BUFFERS = 2;            // of each consumer
 
 template <int CONSUMERS_, int BN_, int STAGES_> struct Plan {
     static constexpr int CONSUMERS = CONSUMERS_, BM = 64 * CONSUMERS, BN = BN_, STAGES = STAGES_;
-    static constexpr int STAGE = (BM + BN) * DEPTH;  // elements
+    static constexpr int STAGE = (BM + BN) * DEPTH;      // elements
+    static constexpr int BUFFERS = CONSUMERS > 1 ? 2 : 1;  // for the epilogue, of each consumer
 };
 
 struct Operands {
@@ -64,11 +71,12 @@ template <Along ALONG, int FREE> DEVICE void bring(bf16* to, const TensorMap* ma
     }
 }
 
-// Describes step `step` of an operand's stage.
-template <Along ALONG> DEVICE uint64_t describe(const bf16* stage, int step) {
-    if constexpr (ALONG == Along::summed) return wgmma_descriptor(stage + 16 * step, 16, GROUP_BYTES);
-    else return wgmma_descriptor(stage + 16 * step * 64, BOX * 2, GROUP_BYTES);
+// Describes an operand's stage. What comes `n` elements later is described by the same plus n / 8: addresses count 16 bytes.
+template <Along ALONG> DEVICE uint64_t describe(const bf16* stage) {
+    return wgmma_descriptor(stage, ALONG == Along::summed ? 16 : BOX * 2, GROUP_BYTES);
 }
+// From one step of 16 summed indices to the next.
+template <Along ALONG> constexpr int STEP = (ALONG == Along::summed ? 16 : 16 * 64) / 8;
 
 template <class P, Along LEFT, Along RIGHT>
 DEVICE void produce(bf16* ring, uint64_t* full, uint64_t* empty, const Operands& from, int rows, int cols, int stages, int tiles) {
@@ -91,14 +99,14 @@ DEVICE void produce(bf16* ring, uint64_t* full, uint64_t* empty, const Operands&
 template <class P, Along LEFT, Along RIGHT>
 DEVICE void multiply(float (&sums)[P::BN / 2], const bf16* ring, uint64_t* full, uint64_t* empty, Slot<P::STAGES>& slot, int consumer, int stages) {
     const int lane = threadIdx.x % WARP;
+    const uint64_t first_left = describe<LEFT>(ring + consumer * BOX), first_right = describe<RIGHT>(ring + P::BM * DEPTH);
     auto start = [&]() {
         mbarrier_wait(&full[slot.index], slot.phase);
-        const bf16* left = ring + slot.index * P::STAGE + consumer * BOX;
-        const bf16* right = ring + slot.index * P::STAGE + P::BM * DEPTH;
+        const uint64_t left = first_left + slot.index * (P::STAGE / 8), right = first_right + slot.index * (P::STAGE / 8);
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < DEPTH / 16; step++)
-            wgmma_bf16<P::BN, RIGHT == Along::free, LEFT == Along::free>(sums, describe<LEFT>(left, step), describe<RIGHT>(right, step), 1);
+            wgmma_bf16<P::BN, RIGHT == Along::free, LEFT == Along::free>(sums, left + step * STEP<LEFT>, right + step * STEP<RIGHT>, 1);
         wgmma_commit();
     };
     // The first stage stands alone, so that in the loop nothing but wgmma ever sets the sums: else ptxas runs them one by one.
@@ -122,53 +130,88 @@ template <class O> struct Output {
     const TensorMap* map;
     const bf16 *bias, *residual;
     int rows, cols, y_stride, residual_stride, mapped;
+
+    // Whether what is added can be read two elements at a time.
+    __device__ __forceinline__ bool in_words() const {
+        return ((reinterpret_cast<uint64_t>(bias) | reinterpret_cast<uint64_t>(residual)) & 3) == 0 && residual_stride % 2 == 0;
+    }
 };
 
-// What is added to columns `col` and the next of a row.
-template <class O> DEVICE float2 extra(const Output<O>& out, int64_t row, int col, float2 sum) {
-    const bool both = col + 1 < out.cols;
-    if (out.bias && col < out.cols) {
-        sum.x += get(out.bias[col]);
-        if (both) sum.y += get(out.bias[col + 1]);
+// Pairs of neighbouring elements, from `p` on every 8, of a row that ends after `count`.
+template <bool WORDS, int N> DEVICE void load_pairs(uint32_t (&to)[N], const bf16* p, int count) {
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        if constexpr (WORDS) to[j] = *reinterpret_cast<const uint32_t*>(p + 8 * j);
+        else to[j] = join_bf16(8 * j < count ? p[8 * j] : put<bf16>(0.f), 8 * j + 1 < count ? p[8 * j + 1] : put<bf16>(0.f));
     }
-    if (out.residual && row < out.rows && col < out.cols) {
-        const bf16* p = out.residual + row * out.residual_stride + col;
-        if (both && (reinterpret_cast<uint64_t>(p) & 3) == 0) {
-            const uint32_t pair = *reinterpret_cast<const uint32_t*>(p);
-            sum.x += low_bf16(pair), sum.y += high_bf16(pair);
-        } else {
-            sum.x += get(p[0]);
-            if (both) sum.y += get(p[1]);
-        }
-    }
-    return sum;
 }
 
-// Writes a consumer's 64 rows from `row0` on. Row r of a buffer has its 16-byte chunks at their number xor r modulo 8, TMA's swizzle.
+// What is added to a thread's outputs in up to 128 columns: pairs of columns, for the upper and the lower of its rows.
+template <int BN> struct Extras {
+    static constexpr int COLS = BN < 128 ? BN : 128, PAIRS = COLS / 8;
+    uint32_t bias[PAIRS], upper[PAIRS], lower[PAIRS];
+
+    template <bool WORDS, class O> __device__ __forceinline__ void start(const Output<O>& out, int row, int col) {
+        if (out.bias) load_pairs<WORDS>(bias, out.bias + col, out.cols - col);
+        if (out.residual) {
+            // Rows beyond the last read the last one: conditions would make each load wait for those before it.
+            load_pairs<WORDS>(upper, out.residual + int64_t(min(row, out.rows - 1)) * out.residual_stride + col, out.cols - col);
+            load_pairs<WORDS>(lower, out.residual + int64_t(min(row + 8, out.rows - 1)) * out.residual_stride + col, out.cols - col);
+        }
+    }
+    // Starts the loads; `row` and `col` are the thread's first.
+    template <class O> __device__ __forceinline__ void load(const Output<O>& out, int row, int col) {
+        if (out.in_words() && col + COLS - 6 <= out.cols) start<true>(out, row, col);
+        else start<false>(out, row, col);
+    }
+    // Adds those of COUNT pairs from `pair` on to the sums of so many pairs of columns, from `first` on.
+    template <int COUNT, class O, int N>
+    __device__ __forceinline__ void add(const Output<O>& out, float (&sums)[N], int first, int pair) const {
+        if (out.bias)
+#pragma unroll
+            for (int j = 0; j < COUNT; j++)
+#pragma unroll
+                for (int i = 4 * (first + j); i < 4 * (first + j) + 4; i += 2)
+                    sums[i] += low_bf16(bias[pair + j]), sums[i + 1] += high_bf16(bias[pair + j]);
+        if (out.residual)
+#pragma unroll
+            for (int j = 0; j < COUNT; j++) {
+                const int i = 4 * (first + j);
+                sums[i] += low_bf16(upper[pair + j]), sums[i + 1] += high_bf16(upper[pair + j]);
+                sums[i + 2] += low_bf16(lower[pair + j]), sums[i + 3] += high_bf16(lower[pair + j]);
+            }
+    }
+};
+
+// Writes a consumer's 64 rows from `row0` on, whose first extras are on their way. Row r of a buffer has its 16-byte chunks at their
+// number xor r modulo 8, TMA's swizzle.
 template <class P, class O>
-DEVICE void write(const Output<O>& out, const float (&sums)[P::BN / 2], unsigned char* buffers, int consumer, int row0, int col0) {
+DEVICE void write(const Output<O>& out, float (&sums)[P::BN / 2], Extras<P::BN>& extras, unsigned char* buffers, int consumer, int row0,
+                  int col0) {
     constexpr int COLS = P::BN * int(sizeof(O)) < 128 ? P::BN : 128 / int(sizeof(O));  // columns that go through a buffer at a time
-    constexpr int N = Vec<O>::N, PARTS = P::BN / COLS;
-    static_assert(PARTS == 1 || PARTS % BUFFERS == 0, "buffers take turns from tile to tile, too");
+    constexpr int N = Vec<O>::N, PARTS = P::BN / COLS, PAIRS = COLS / 8;
+    static_assert(PARTS == 1 || PARTS % P::BUFFERS == 0, "buffers take turns from tile to tile, too");
     const int thread = threadIdx.x % WARPGROUP, lane = thread % WARP, barrier = 1 + consumer;
+    const int r = thread / WARP * 16 + lane / 4, c = lane % 4 * 2;  // this thread's first row and column
     const bool vector = aligned16(out.y, out.y_stride);
 #pragma unroll
     for (int part = 0; part < PARTS; part++) {
-        unsigned char* buffer = buffers + (part % BUFFERS) * BUFFER;
+        const int col = col0 + part * COLS, before = part * PAIRS % Extras<P::BN>::PAIRS;
+        if (part > 0 && before == 0) extras.load(out, row0 + r, col + c);
+        extras.template add<PAIRS>(out, sums, part * PAIRS, before);
+        unsigned char* buffer = buffers + part % P::BUFFERS * BUFFER;
         // The last store from this buffer has read it.
-        if (thread == 0) tma_store_wait_read<PARTS == 1 ? 0 : BUFFERS - 1>();
+        if (thread == 0) tma_store_wait_read<P::BUFFERS - 1>();
         named_barrier_sync(barrier, WARPGROUP);
 #pragma unroll
-        for (int j = 0; j < COLS / 8; j++)
+        for (int j = 0; j < PAIRS; j++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const int r = thread / WARP * 16 + 8 * half + lane / 4, c = 8 * j + lane % 4 * 2, i = 4 * (part * COLS / 8 + j) + 2 * half;
-                const float2 sum = extra(out, row0 + r, col0 + part * COLS + c, make_float2(sums[i], sums[i + 1]));
-                unsigned char* to = buffer + r * 128 + ((c / N ^ (r & 7)) * 16) + c % N * int(sizeof(O));
-                if constexpr (sizeof(O) == 4) *reinterpret_cast<float2*>(to) = sum;
-                else *reinterpret_cast<uint32_t*>(to) = pack_bf16(sum.x, sum.y);
+                const int i = 4 * (part * PAIRS + j) + 2 * half, chunk = (8 * j + c) / N ^ (r & 7);
+                unsigned char* to = buffer + (r + 8 * half) * 128 + chunk * 16 + c % N * int(sizeof(O));
+                if constexpr (sizeof(O) == 4) *reinterpret_cast<float2*>(to) = make_float2(sums[i], sums[i + 1]);
+                else *reinterpret_cast<uint32_t*>(to) = pack_bf16(sums[i], sums[i + 1]);
             }
-        const int col = col0 + part * COLS;
         if (out.mapped) {
             fence_proxy_async();
             named_barrier_sync(barrier, WARPGROUP);
@@ -179,11 +222,11 @@ DEVICE void write(const Output<O>& out, const float (&sums)[P::BN / 2], unsigned
         } else {
             named_barrier_sync(barrier, WARPGROUP);
             for (int item = thread; item < 64 * COLS / N; item += WARPGROUP) {
-                const int r = item / (COLS / N), chunk = item % (COLS / N), c = col + chunk * N;
-                if (row0 + r >= out.rows || c >= out.cols) continue;
+                const int down = item / (COLS / N), chunk = item % (COLS / N), first = col + chunk * N;
+                if (row0 + down >= out.rows || first >= out.cols) continue;
                 float v[N];
-                Vec<O>::load(v, reinterpret_cast<const O*>(buffer + r * 128 + ((chunk ^ (r & 7)) * 16)));
-                store_part<O>(out.y + int64_t(row0 + r) * out.y_stride + c, v, out.cols - c, vector);
+                Vec<O>::load(v, reinterpret_cast<const O*>(buffer + down * 128 + ((chunk ^ (down & 7)) * 16)));
+                store_part<O>(out.y + int64_t(row0 + down) * out.y_stride + first, v, out.cols - first, vector);
             }
         }
     }
@@ -207,8 +250,9 @@ DEVICE void gemm(const Output<O>& out, const Operands& from, int depth, int add)
         return;
     }
     if constexpr (P::CONSUMERS > 1) registers_increase<232>();
-    const int consumer = threadIdx.x / WARPGROUP - 1, lane = threadIdx.x % WARP;
-    unsigned char* buffers = reinterpret_cast<unsigned char*>(ring + P::STAGES * P::STAGE) + consumer * BUFFERS * BUFFER;
+    // From one lane, so that the compiler knows it to be the same in all: descriptors then live in uniform registers.
+    const int consumer = __shfl_sync(FULL, threadIdx.x / WARPGROUP, 0) - 1, lane = threadIdx.x % WARP;
+    unsigned char* buffers = reinterpret_cast<unsigned char*>(ring + P::STAGES * P::STAGE) + consumer * P::BUFFERS * BUFFER;
     Slot<P::STAGES> slot;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         const Corner at = corner<P::BM, P::BN>(tile, rows, cols);
@@ -218,13 +262,15 @@ DEVICE void gemm(const Output<O>& out, const Operands& from, int depth, int add)
 #pragma unroll
         for (int i = 0; i < P::BN / 2; i++)
             sums[i] = add ? old_value(out.y, row + i / 2 % 2 * 8, col + i / 4 * 8 + i % 2, rows, cols, out.y_stride) : 0.f;
+        Extras<P::BN> extras;
+        extras.load(out, row, col);  // come while the products run
         multiply<P, LEFT, RIGHT>(sums, ring, full, empty, slot, consumer, stages);
-        write<P, O>(out, sums, buffers, consumer, row0, at.col);
+        write<P, O>(out, sums, extras, buffers, consumer, row0, at.col);
     }
     if (threadIdx.x % WARPGROUP == 0) tma_store_wait<0>();
 }
 
-using Plan64x32 = Plan<1, 32, 6>;     // for few rows: bound by reading the weights
+using Plan64x32 = Plan<1, 32, 8>;     // for few rows: bound by reading the weights
 using Plan128x128 = Plan<2, 128, 4>;
 using Plan128x256 = Plan<2, 256, 4>;
 

@@ -18,9 +18,9 @@
 // memory, on sm_80 / sm_90a (nothing here is measured yet):
 //
 //   tile      threads  registers  shared   blocks per multiprocessor   expected limiter
-//   16 x 32        64   56           48 KiB   3 / 4                     memory: each block streams 32 rows of weights, 28 KiB in flight
-//   64 x 64       128  107..112      64 KiB   2 / 3                     level-2 cache
-//   128 x 128     128  229..238      96 KiB   1 / 2                     tensor cores and level-2 cache
+//   16 x 32        64   56..63       48 KiB   3 / 4                     memory: each block streams 32 rows of weights, 28 KiB in flight
+//   64 x 64       128  104..112      64 KiB   2 / 3                     level-2 cache
+//   128 x 128     128  230..238      96 KiB   1 / 2                     tensor cores and level-2 cache
 //   128 x 256     256  230..234     144 KiB   1 / 1                     tensor cores
 //
 // A warp with 64 x 64 outputs reads 4 KiB of shared memory for 32 products, about 80 of the 128 bytes a cycle that there are when
@@ -76,8 +76,8 @@ template <Along ALONG, int FREE, int THREADS> struct Loader {
     static_assert(STEP % 8 == 0 && ROWS % STEP == 0);
 
     const bf16* from;  // this thread's first chunk of the next stage
-    int64_t stride, advance;
-    int row, column, free_left, unit;
+    int64_t advance;
+    int stride, row, column, free_left, unit;
     int to;            // where that chunk goes within a stage
     bool whole;        // all chunks lie completely inside or outside, aligned
 
@@ -98,11 +98,11 @@ template <Along ALONG, int FREE, int THREADS> struct Loader {
         if (whole) {
 #pragma unroll
             for (int i = 0; i < CHUNKS; i++)
-                cp_async16(stage + to + i * STEP * WIDTH, from + i * STEP * stride, i * STEP < rows && columns > 0);
+                cp_async16(stage + to + i * STEP * WIDTH, from + int64_t(i * STEP) * stride, i * STEP < rows && columns > 0);
         } else {
 #pragma unroll 1
             for (int i = 0; i < CHUNKS; i++)
-                copy_chunk(stage + to + i * STEP * WIDTH, from + i * STEP * stride, i * STEP < rows ? columns : 0, unit);
+                copy_chunk(stage + to + i * STEP * WIDTH, from + int64_t(i * STEP) * stride, i * STEP < rows ? columns : 0, unit);
         }
         from += advance;
     }

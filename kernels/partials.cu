@@ -2,9 +2,9 @@
 //
 //   out[c] += sum_s sum_p partials[p, c]        PIECES pieces s of neighbouring rows p, both ascending, in float
 //
-// A gradient of D columns whose parts lie in P rows. A block takes 32 columns; each of its warps sums one piece, eight rows under way at
-// once, and the first warp adds the pieces. The order depends on P alone. Bytes: 4 P D. Limiter: latency, for P is some hundred
-// rows. Oracle: the sums above; src/ops/partials.rs.
+// A gradient of D columns whose parts lie in P rows. A block takes 32 columns; each of its warps sums one piece, sixteen rows under way at
+// once, and the first warp adds the pieces. The order depends on P alone. Bytes: 4 P D, flops P D. Limiter: latency, for P is some hundred
+// rows: two rounds of loads where P = 512, and D / 32 blocks. Oracle: the sums above; src/ops/partials.rs.
 #include "types.cuh"
 
 constexpr int PIECES = 16;
@@ -16,7 +16,7 @@ template <class T> DEVICE void partials_add(T* out, const float* partials, int p
     const int rows = (parts + PIECES - 1) / PIECES, begin = piece * rows, end = min(parts, begin + rows);
     float sum = 0.f;
     if (c < d) {
-#pragma unroll 8
+#pragma unroll 16
         for (int p = begin; p < end; p++) sum += partials[int64_t(p) * d + c];
     }
     sums[piece][lane] = sum;

@@ -6,7 +6,8 @@
 // All operands [T, F], rows strided. A thread takes vectors of 16 bytes of each operand, in the forward FWD_AT_ONCE and in
 // the backward one, all read before the first is written: so an output may be an input of the same place. Computed in float, rounded
 // once. Bytes per element: forward three times the storage type's, backward five times; about 16 and 22 instructions. Limiter:
-// memory; 39 and 40 registers, 75% occupancy, 96 KB and 72 KB under way in a multiprocessor. Oracle: src/ops/swiglu.rs.
+// memory; 39 and 40 registers, 75% occupancy, 48 KB and 72 KB under way in a multiprocessor (ptxas puts the forward's second vectors
+// behind the work on the first, to save registers). Oracle: src/ops/swiglu.rs.
 #include "packed.cuh"
 #include "ptx.cuh"
 

@@ -264,17 +264,18 @@ fn a_gpu_that_fails_names_what_was_under_way() {
         command.env("LD_PRELOAD", gramophone_emu::library()).env("GRAMOPHONE_EMU", format!("fast,{settings}"));
         command.env("GRAMOPHONE_SYNC", synchronous).output().unwrap()
     };
-    let waiting = "fail=cuStreamSynchronize:20:719";
+    let waiting = "fail=cuEventSynchronize:20:719";
     ends(
         &run(waiting, "0"),
         1,
         &["cuda:0", ": a kernel failed: ", "(CUDA_ERROR_LAUNCH_FAILED); launched before it: ", ", "],
     );
-    let out = run(waiting, "1");
+    let out = run("fail=cuStreamSynchronize:20:719", "1");
     ends(&out, 1, &["cuda:0", "(CUDA_ERROR_LAUNCH_FAILED)"]);
     // `..: KERNEL: what; launched before it: KERNEL`
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
-    let (_, kernel) = said.trim_end().rsplit_once("launched before it: ").unwrap_or_else(|| panic!("{said}"));
+    let (_, after) = said.trim_end().rsplit_once("launched before it: ").unwrap_or_else(|| panic!("{said}"));
+    let kernel = after.split(';').next().unwrap_or_default();
     assert!(!kernel.contains(' ') && said.contains(&format!(": {kernel}: ")), "{said}");
     ends(&run("fail=cuLaunchKernel:50:46", "0"), 1, &["cuda:0", "CUDA_ERROR_DEVICE_UNAVAILABLE"]);
     assert!(!b.path("run/checkpoint-000002").exists());
@@ -319,6 +320,14 @@ fn inference_that_does_not_fit_says_what_would() {
         " sequences of 4096 tokens (--batch, --context) would fit",
     ];
     refused(200_000_000, &["generate", "--batch", "500"], &words);
+    // A server, before it listens.
+    let serve = ["serve", "--model", &model, "--addr", "127.0.0.1:0", "--cache-tokens", "4000000", "--device", "cuda"];
+    let words = [
+        "wanted besides the weights: activations ",
+        "keys and values ",
+        " tokens in memory (--cache-tokens) would fit",
+    ];
+    ends(&under(&b, "fast,memory=300000000", &serve), 1, &words);
 }
 
 /// What others hold is not free: the plan says so before anything is allocated, and again when it was taken a moment too late.

@@ -2,6 +2,7 @@
 mod allocations;
 mod architecture;
 mod bench;
+mod build_script;
 mod cli;
 mod demo;
 mod devices;

@@ -33,12 +33,17 @@ DEVICE uint32_t shared_address(const void* p AT) {
 // 2^x within 2 ulp; results below the normal range are 0.
 DEVICE float exp2_approx(float x) {
     PTX(float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y)
-    HOST(return emu::exp2_approx(x))
+    HOST(return emu::flush(exp2f(emu::flush(x))))
 }
-// 1 / x within 1 ulp; results below the normal range are 0.
+// 1 / x within 1 ulp; below the normal range both x and the result are 0.
 DEVICE float reciprocal_approx(float x) {
     PTX(float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y)
-    HOST(return 1.f / x)
+    HOST(return emu::flush(1.f / emu::flush(x)))
+}
+// sqrt(x) within 1 ulp or so; an x below the normal range is 0.
+DEVICE float sqrt_approx(float x) {
+    PTX(float y; asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y)
+    HOST(return sqrtf(emu::flush(x)))
 }
 
 // ---------------------------------------------------------------- asynchronous copies to shared memory (sm_80)

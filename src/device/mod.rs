@@ -22,6 +22,38 @@ use crate::base::dtype::{Dtype, Pod};
 use crate::base::par::Pool;
 use crate::error::{Error, Result};
 
+/// A tensor on its way to the host.
+pub struct Fetched<T>(State<T>);
+
+enum State<T> {
+    Here(Vec<T>),
+    /// And how many elements.
+    Coming(cuda::Fetched, usize),
+}
+
+impl<T> From<Vec<T>> for Fetched<T> {
+    fn from(data: Vec<T>) -> Fetched<T> {
+        Fetched(State::Here(data))
+    }
+}
+
+impl<T: Pod> Fetched<T> {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// As [`Device::sync`].
+    pub fn wait(self) -> Result<Vec<T>> {
+        match self.0 {
+            State::Here(data) => Ok(data),
+            State::Coming(fetched, n) => {
+                let mut to = vec![T::zeroed(); n];
+                fetched.wait(bytemuck::cast_slice_mut(&mut to))?;
+                Ok(to)
+            }
+        }
+    }
+}
+
 /// A place where ops run.
 #[derive(Clone)]
 pub enum Device {
@@ -108,6 +140,22 @@ impl Device {
                 Ok(to)
             }
         }
+    }
+
+    /// Begins to read a tensor (contiguous); what is launched afterwards may overwrite it. On the CPU it has been read.
+    pub fn fetch<T: Pod>(&self, from: View) -> Fetched<T> {
+        match self {
+            Device::Cpu(_) => from.slice::<T>().to_vec().into(),
+            Device::Cuda(gpu) => {
+                assert!(from.dtype() == T::DTYPE, "a {} tensor read as {}", from.dtype(), T::DTYPE);
+                Fetched(State::Coming(gpu.fetch(from), from.len()))
+            }
+        }
+    }
+
+    /// Whether launches return before their work is done, so that more can be launched meanwhile.
+    pub fn queues(&self) -> bool {
+        matches!(self, Device::Cuda(_))
     }
 
     /// Sets every byte of a tensor (contiguous) to zero.

@@ -21,6 +21,7 @@ use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
 use crate::model::lora;
 use crate::model::paths::{PathShape, Paths};
+use crate::model::room::Needs;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Sizes of an engine.
@@ -84,16 +85,21 @@ impl<'m> Engine<'m> {
         let (model, ranks) = (models[0], lora::shared(models));
         let capacity =
             Capacity { tokens, sequences: pieces, rows: tokens, positions: longest, keep: Keep::Nothing, ranks };
-        let cache = CacheShape { pages: rows.div_ceil(PAGE), sequences: 1, tokens: PAGE, prefill: 1 };
-        Ok(Engine {
-            dev,
-            models: models.to_vec(),
-            acts: Acts::new(dev, &model.config, model.dtype, capacity)?,
-            cache: Cache::new(dev, &model.config, model.dtype, cache)?,
-            paths: Paths::new(dev, PathShape { tokens, sequences: pieces, keys })?,
-            begun: BTreeMap::new(),
-            ends: BTreeMap::new(),
-        })
+        let cache = |rows: usize| CacheShape { pages: rows.div_ceil(PAGE), sequences: 1, tokens: PAGE, prefill: 1 };
+        let paths = PathShape { tokens, sequences: pieces, keys };
+        let (c, dtype) = (&model.config, model.dtype);
+        let [activations, lists] = [Acts::bytes(c, dtype, capacity), Paths::bytes(paths)];
+        let kept = |rows| Cache::bytes(c, dtype, cache(rows));
+        let (acts, cache, paths) = Needs {
+            parts: vec![("activations", activations), ("lists of keys", lists), ("keys and values", kept(rows))],
+            unit: "tokens in memory (--cache-tokens)",
+            bytes: &|rows| activations + lists + kept(rows.max(longest + tokens)),
+        }
+        .allocate(dev, || {
+            let cache = Cache::new(dev, c, dtype, cache(rows))?;
+            Ok((Acts::new(dev, c, dtype, capacity)?, cache, Paths::new(dev, paths)?))
+        })?;
+        Ok(Engine { dev, models: models.to_vec(), acts, cache, paths, begun: BTreeMap::new(), ends: BTreeMap::new() })
     }
 
     /// Computes a step that has pieces. For each of them: the answer, where it ends its work.
@@ -175,7 +181,9 @@ impl<'m> Engine<'m> {
         }
         let dev = self.dev;
         let distinct: Vec<i32> = distinct.into_iter().collect();
-        for (i, read) in self.head(model, extent, &rows, |head, acts, n| read_labels(dev, head, acts, n, &distinct))? {
+        for (i, read) in
+            self.head(model, extent, &rows, |head, acts, n| read_labels(dev, head, acts, n, &distinct)?())?
+        {
             if let Task::Labels { labels, .. } = &pieces[i].work.task {
                 answers[i] = Some(Answer::Labels(read.only(&distinct, labels)));
             }

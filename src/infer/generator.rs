@@ -11,12 +11,13 @@
 //! elsewhere, in the passes of others, and handed over (`seats.rs`).
 
 mod admission;
+mod decode;
 mod draw;
 mod queue;
 mod request;
 mod seats;
 
-pub use request::{Counts, Finish, Generation, Request, Settings, Shape};
+pub use request::{Counts, Finish, Generation, Request, Settings, Shape, Watch};
 pub use seats::{Prompt, Written};
 
 use super::scorer::write_prompts;
@@ -32,7 +33,7 @@ use crate::model::lora;
 use crate::model::room::Needs;
 use crate::ops::embed::embed_fwd;
 use admission::{Held, Wave};
-use draw::{Drawn, add};
+use draw::{Drawing, add};
 use queue::Queue;
 use std::sync::Arc;
 
@@ -52,17 +53,21 @@ pub struct Generator<'m> {
     /// Requests taken so far.
     taken: usize,
     held: Option<Held>,
-    watched: Option<[i32; 2]>,
+    watched: Watch,
     counts: Counts,
     /// Decode steps by the number of rows.
     replays: Replays,
+    /// Drawings so far.
+    turns: usize,
+    /// The step that was launched before the tokens of the one before it were here.
+    ahead: Option<Drawing>,
 }
 
 /// A sequence in the batch.
 struct Active {
     number: usize,
     asked: Arc<Request>,
-    watch: Option<[i32; 2]>,
+    watch: Watch,
     pages: Vec<u32>,
     /// Tokens whose keys and values are in the cache.
     cached: usize,
@@ -141,9 +146,11 @@ impl<'m> Generator<'m> {
             seated: Vec::new(),
             taken: 0,
             held: None,
-            watched: None,
+            watched: Watch::default(),
             counts: Counts::default(),
             replays: Replays::default(),
+            turns: 0,
+            ahead: None,
         })
     }
 
@@ -179,7 +186,7 @@ impl<'m> Generator<'m> {
     pub fn watch(&mut self, labels: Option<[i32; 2]>) {
         let known = |id: &i32| (0..self.model.config.vocab as i32).contains(id);
         assert!(labels.iter().flatten().all(known), "labels {labels:?} of {} tokens", self.model.config.vocab);
-        self.watched = labels;
+        self.watched = Watch { labels, logits: false };
     }
 
     /// What was done since the generator was made.
@@ -220,7 +227,7 @@ impl<'m> Generator<'m> {
             if stop() {
                 return Err(Error::new(Kind::Interrupted, "stopped while it wrote"));
             }
-            for (number, made) in self.step()? {
+            for (number, made) in self.turn()? {
                 let request = order[number - first];
                 done(request, &made);
                 results[request] = Some(made);
@@ -241,7 +248,7 @@ impl<'m> Generator<'m> {
         self.queue = Queue::default();
         self.active.clear();
         self.seated.clear();
-        (self.held, self.pages) = (None, self.pages.emptied());
+        (self.held, self.pages, self.ahead) = (None, self.pages.emptied(), None);
     }
 
     /// Whether no request waits or writes.
@@ -255,25 +262,31 @@ impl<'m> Generator<'m> {
 
     /// Starts the requests that can start, which gives each its first token; or, if none can, gives one token to each that writes.
     /// Who has finished, and with what.
-    fn step(&mut self) -> Result<Vec<(usize, Generation)>> {
+    fn turn(&mut self) -> Result<Vec<(usize, Generation)>> {
         let mut wave = self.admit();
         if wave.joined.is_empty() {
             return self.next(&mut |_, _| Ok(()));
         }
-        let drawn = self.join(&wave)?;
+        self.join(&wave);
         let first = self.active.len();
         self.active.append(&mut wave.joined);
-        self.take(first, drawn, &mut |_, _| Ok(()))
+        self.write_sampling(first, self.active.len() - first);
+        let drawing = self.draw(first)?;
+        self.take(drawing, &mut |_, _| Ok(()))
     }
 
-    /// Gives the sequences from `first` on their next tokens. Who has finished, and with what.
-    fn take(&mut self, first: usize, drawn: Vec<Drawn>, wrote: &mut Wrote) -> Result<Vec<(usize, Generation)>> {
-        self.counts.generated += drawn.len();
-        let mut finished = Vec::new();
-        for (row, drawn) in drawn.into_iter().enumerate().rev() {
-            let i = first + row;
+    /// Gives sequences the tokens that were drawn for them; those that have left get none. Who has finished, and with what.
+    fn take(&mut self, drawing: Drawing, wrote: &mut Wrote) -> Result<Vec<(usize, Generation)>> {
+        let latest = drawing.turn == self.turns;
+        let drawn = drawing.wait()?;
+        let (mut finished, mut i) = (Vec::new(), self.active.len());
+        for (row, (number, drawn)) in drawn.into_iter().enumerate().rev() {
+            // Rows are in the order of the active.
+            let Some(at) = self.active[..i].iter().rposition(|a| a.number == number) else { continue };
+            i = at;
+            self.counts.generated += 1;
             let ended = add(&self.stop, &mut self.active[i], drawn);
-            let logits = self.acts.at(&self.acts.head.logits).rows_in(row..row + 1);
+            let logits = latest.then(|| self.acts.at(&self.acts.head.logits).rows_in(row..row + 1));
             let Active { number, made, .. } = &self.active[i];
             wrote(*number, &Written { made, ended, dev: self.dev, logits })?;
             if ended {
@@ -285,8 +298,9 @@ impl<'m> Generator<'m> {
         Ok(finished)
     }
 
-    /// Reads the wave's prompts, gives every sequence its own copy of a shared page that it will write to, and draws the first tokens.
-    fn join(&mut self, wave: &Wave) -> Result<Vec<Drawn>> {
+    /// Reads the wave's prompts, up to the logits of their first tokens, and gives every sequence its own copy of a shared page that
+    /// it will write to.
+    fn join(&mut self, wave: &Wave) {
         let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
         let prompt = |i: &usize| wave.joined[*i].asked.prompt.as_slice();
         let asked = wave.joined.iter().map(|a| a.cached);
@@ -320,7 +334,6 @@ impl<'m> Generator<'m> {
             Head::gather(dev, model, acts, extent, wave.joined.len()).logits();
         });
         self.copy(&self.cache, &wave.from, &wave.to);
-        self.choose(&wave.joined)
     }
 
     /// Copies pool rows of a cache to ours, by way of activations that nobody needs between passes.
@@ -338,32 +351,6 @@ impl<'m> Generator<'m> {
             let scratch = [scratch.cols_in(q..q + kv), scratch.cols_in(q + kv..q + 2 * kv)];
             dev.install(|| cache.copy(dev, source, ids, places, scratch));
         }
-    }
-
-    fn decode(&mut self) -> Result<Vec<Drawn>> {
-        let active = &self.active;
-        let n = active.len();
-        // Rows beyond the active ones compute something that nobody reads, and write nothing to the cache.
-        let rows = self.dev.bucket(n, self.shape.sequences);
-        let mut last: Vec<i32> = active.iter().map(|a| *a.made.tokens.last().expect("prefill wrote one")).collect();
-        // The newest token is not in the cache yet: it goes to position `cached`.
-        let mut positions: Vec<i32> = active.iter().map(|a| a.cached as i32).collect();
-        last.resize(rows, 0);
-        positions.resize(rows, 0);
-        let all: Vec<i32> = (0..rows as i32).collect();
-        let inputs = &self.acts.inputs;
-        for (slot, data) in [(&inputs.ids, &last), (&inputs.positions, &positions), (&inputs.rows, &all)] {
-            self.dev.write(self.acts.at(slot).cols_in(0..rows), data);
-        }
-        let places: Vec<(&[u32], usize)> = active.iter().map(|a| (a.pages.as_slice(), a.cached + 1)).collect();
-        self.cache.set_decode(self.dev, &places, rows);
-        let (dev, model, acts, cache) = (self.dev, self.model, &self.acts, &self.cache);
-        dev.replay(&mut self.replays, rows, || {
-            let extent = Extent { tokens: rows, sequences: rows };
-            forward(dev, model, acts, extent, Attend::Decode(cache));
-            Head::gather(dev, model, acts, extent, rows).logits();
-        })?;
-        self.choose(&self.active)
     }
 
     /// Whether a request can be written at all.

@@ -6,7 +6,7 @@
 
 use super::trie::{Limits, Tokens, Trie, Walk};
 use crate::base::dtype::{Dtype, Elem, bf16};
-use crate::device::{Device, View};
+use crate::device::{Device, Fetched, View};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::acts::{Acts, Capacity, Keep};
@@ -17,6 +17,7 @@ use crate::model::head::Head;
 use crate::model::lora;
 use crate::model::paths::{PathShape, Paths};
 use crate::model::room::Needs;
+use std::ops::Range;
 
 mod labels;
 mod logprobs;
@@ -108,6 +109,9 @@ impl Shared {
     }
 }
 
+/// What a pass found, once it is here.
+pub(super) type Later<R> = Box<dyn FnOnce() -> Result<Vec<R>> + Send>;
+
 impl<'m> Scorer<'m> {
     /// Reserves memory for the longest prompt; pages that no prompt touches cost nothing.
     ///
@@ -175,9 +179,10 @@ impl<'m> Scorer<'m> {
         self.passes(prompts, |head, acts, n| {
             head.verdict(labels);
             head.vocab_lse();
-            let z = read_f32(dev, acts.at(&acts.head.verdict).top(n))?;
-            let lse = read_f32(dev, acts.at(&acts.head.lse).cols_in(0..n))?;
-            Ok(z.chunks(2).zip(lse).map(|(z, lse)| Verdict { logits: [z[0], z[1]], lse }).collect())
+            let z = fetch_f32(dev, acts.at(&acts.head.verdict).top(n))?;
+            let lse = fetch_f32(dev, acts.at(&acts.head.lse).cols_in(0..n))?;
+            let verdict = |(z, lse): (&[f32], f32)| Verdict { logits: [z[0], z[1]], lse };
+            Ok(Box::new(move || Ok(z.wait()?.chunks(2).zip(lse.wait()?).map(verdict).collect())))
         })
     }
 
@@ -194,15 +199,17 @@ impl<'m> Scorer<'m> {
         let conversations: Vec<Vec<i32>> = conversations.iter().map(scored).collect();
         self.passes(&conversations, |head, acts, n| {
             head.score();
-            read_f32(dev, acts.at(&acts.head.score).top(n))
+            let found = fetch_f32(dev, acts.at(&acts.head.score).top(n))?;
+            Ok(Box::new(|| found.wait()))
         })
     }
 
-    /// Cuts the prompts into passes that fit and collects what `read` finds at their last rows.
+    /// Cuts the prompts into passes that fit and collects what `read` finds at their last rows. A pass is waited for once the next
+    /// one has been launched, so that a device that queues its work always has some.
     fn passes<R: Send + Clone>(
         &mut self,
         prompts: &[Vec<i32>],
-        read: impl Fn(&Head, &Acts, usize) -> Result<Vec<R>> + Sync,
+        read: impl Fn(&Head, &Acts, usize) -> Result<Later<R>> + Sync,
     ) -> Result<Vec<R>> {
         for (i, prompt) in prompts.iter().enumerate() {
             self.check(prompt).map_err(|e| e.at(format!("prompt {i}")))?;
@@ -218,7 +225,7 @@ impl<'m> Scorer<'m> {
         self.tokens.add(Tokens { computed: flat, flat });
         let most = self.acts.capacity.sequences;
         let mut results = Vec::with_capacity(prompts.len());
-        let mut rest = prompts;
+        let (mut rest, mut before): (_, Option<Later<R>>) = (prompts, None);
         while !rest.is_empty() {
             let mut total = 0;
             let fits = |p: &&Vec<i32>| {
@@ -226,8 +233,13 @@ impl<'m> Scorer<'m> {
                 total <= self.shape.pass
             };
             let (now, later) = rest.split_at(rest.iter().take(most).take_while(fits).count().max(1));
-            results.extend(self.pass(now, &read)?);
+            if let Some(found) = before.replace(self.pass(now, &read)?) {
+                results.extend(found()?);
+            }
             rest = later;
+        }
+        if let Some(found) = before {
+            results.extend(found()?);
         }
         Ok(results)
     }
@@ -235,8 +247,8 @@ impl<'m> Scorer<'m> {
     fn pass<R: Send>(
         &mut self,
         prompts: &[Vec<i32>],
-        read: &(impl Fn(&Head, &Acts, usize) -> Result<Vec<R>> + Sync),
-    ) -> Result<Vec<R>> {
+        read: &(impl Fn(&Head, &Acts, usize) -> Result<Later<R>> + Sync),
+    ) -> Result<Later<R>> {
         let (dev, model, acts) = (self.dev, self.model, &self.acts);
         let extent = write_prompts(dev, acts, prompts.iter().map(|p| p.as_slice()));
         dev.install(|| {
@@ -251,7 +263,7 @@ impl<'m> Scorer<'m> {
         &mut self,
         trie: &Trie,
         prompts: usize,
-        read: &(impl Fn(&Head, &Acts, usize) -> Result<Vec<R>> + Sync),
+        read: &(impl Fn(&Head, &Acts, usize) -> Result<Later<R>> + Sync),
     ) -> Result<Vec<R>> {
         let longest = trie.longest();
         let shared = match self.shared.take() {
@@ -264,6 +276,15 @@ impl<'m> Scorer<'m> {
         let shared = &*self.shared.insert(shared);
         let (dev, model, acts) = (self.dev, self.model, &self.acts);
         let mut results: Vec<Option<R>> = vec![None; prompts];
+        let mut collect = |(found, ended): (Later<R>, Vec<Range<usize>>)| -> Result<()> {
+            for (found, ended) in found()?.into_iter().zip(ended) {
+                for prompt in &trie.order()[ended] {
+                    results[*prompt] = Some(found.clone());
+                }
+            }
+            Ok(())
+        };
+        let mut before = None;
         for pass in Walk::new(trie, shared.limits, shared.rows) {
             let extent = Extent { tokens: pass.ids.len(), sequences: pass.starts.len() - 1 };
             write_inputs(dev, acts, [&pass.ids, &pass.positions, &pass.starts, &pass.ends]);
@@ -271,16 +292,13 @@ impl<'m> Scorer<'m> {
             let found = dev.install(|| {
                 forward(dev, model, acts, extent, Attend::Continue(&shared.cache, attended));
                 if pass.ends.is_empty() {
-                    return Ok(Vec::new());
+                    return Ok(Box::new(|| Ok(Vec::new())) as Later<R>);
                 }
                 read(&Head::gather(dev, model, acts, extent, pass.ends.len()), acts, pass.ends.len())
             })?;
-            for (found, ended) in found.into_iter().zip(pass.ended) {
-                for prompt in &trie.order()[ended] {
-                    results[*prompt] = Some(found.clone());
-                }
-            }
+            before.replace((found, pass.ended)).map_or(Ok(()), &mut collect)?;
         }
+        before.map_or(Ok(()), &mut collect)?;
         Ok(results.into_iter().map(|r| r.expect("every prompt ends in a pass")).collect())
     }
 
@@ -340,6 +358,14 @@ pub(super) fn read_f32(dev: &Device, view: View) -> Result<Vec<f32>> {
         Dtype::Bf16 => dev.read::<bf16>(view)?.into_iter().map(|x| x.get()).collect(),
         _ => dev.read::<f32>(view)?,
     })
+}
+
+/// As [`read_f32`], later.
+pub(super) fn fetch_f32(dev: &Device, view: View) -> Result<Fetched<f32>> {
+    match view.dtype() {
+        Dtype::F32 => Ok(dev.fetch(view)),
+        _ => read_f32(dev, view).map(Fetched::from),
+    }
 }
 
 #[cfg(test)]

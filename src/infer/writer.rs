@@ -10,7 +10,7 @@
 //! and after what they have left in memory. What is written stays in the generator's own cache: keys and values that decoding computed
 //! are another numeric class, and never the beginning of something that is scored.
 
-use super::generator::{Generation, Generator, Prompt, Request, Written};
+use super::generator::{Generation, Generator, Prompt, Request, Watch, Written};
 use super::scheduler::{Micros, Terms, Waiter};
 use crate::error::Result;
 use crate::model::Model;
@@ -225,7 +225,8 @@ impl Writer {
             let before = seated.len();
             for sheet in [first].into_iter().chain(others) {
                 let job = self.jobs.get_mut(&sheet).expect("a draft in line");
-                let Some(number) = generator.seat(&job.draft.request, job.draft.watch)? else { break };
+                let watch = Watch { labels: job.draft.watch, logits: job.draft.top > 0 };
+                let Some(number) = generator.seat(&job.draft.request, watch)? else { break };
                 let terms = job.pens.values().max_by_key(|t| t.priority).copied().unwrap_or_default();
                 job.place = Place::Seat(number, read(&job.draft, Terms { deadline: None, ..terms }));
                 let asked = &job.draft.request;

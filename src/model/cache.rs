@@ -77,7 +77,7 @@ impl Cache {
     pub fn page(&self) -> usize {
         PAGE
     }
-    /// Pool rows to which the pass's tokens are written.
+    /// Pool rows to which the pass's tokens are written; for a row that is no sequence, -1.
     pub fn places(&self, tokens: usize) -> View<'_> {
         self.arena.at(&self.places).cols_in(0..tokens)
     }

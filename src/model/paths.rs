@@ -26,14 +26,25 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// # Errors
-    /// When the memory is not there.
-    pub fn new(dev: &Device, shape: PathShape) -> Result<Paths> {
+    /// The bytes that [`Paths::new`] would allocate.
+    pub fn bytes(shape: PathShape) -> usize {
+        Paths::layout(shape).0.bytes()
+    }
+
+    /// Where writes, key starts and places lie.
+    fn layout(shape: PathShape) -> (Layout, [Slot; 3]) {
         let mut l = Layout::new();
         let writes = l.buffer("writes", Dtype::I32, 1, shape.tokens);
         let key_starts = l.buffer("key_starts", Dtype::I32, 1, shape.sequences + 1);
         let places = l.buffer("places", Dtype::I32, 1, shape.keys);
-        Ok(Paths { writes, key_starts, places, arena: Arena::new(dev, "lists of keys", &l)? })
+        (l, [writes, key_starts, places])
+    }
+
+    /// # Errors
+    /// When the memory is not there.
+    pub fn new(dev: &Device, shape: PathShape) -> Result<Paths> {
+        let (layout, [writes, key_starts, places]) = Paths::layout(shape);
+        Ok(Paths { writes, key_starts, places, arena: Arena::new(dev, "lists of keys", &layout)? })
     }
 
     /// Tells a pass where its tokens go, `[T]`, where each sequence's keys start, `[B+1]`, and where they are, `[N]`.

@@ -45,7 +45,9 @@ fn low_byte(c: f32) -> u8 {
 #[inline(always)]
 fn compand(x: f32, top: f32, word: u32) -> f32 {
     let target = x * (top * top);
-    let low = target.sqrt().floor().min(top);
+    // The largest integer whose square is not above the target; a root that was rounded up may lead to the next one.
+    let root = target.sqrt().floor().min(top);
+    let low = if root * root > target { root - 1.0 } else { root };
     let draw = (word >> 8) as f32 * (1.0 / (1 << 24) as f32);
     let up = target - low * low > draw * (2.0 * low + 1.0);
     (if up { low + 1.0 } else { low }).min(top)

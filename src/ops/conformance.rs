@@ -41,14 +41,17 @@ fn numbers(n: usize) -> Vec<i32> {
     (0..n as u32).map(|i| i.wrapping_mul(0x9E37_79B9) as i32).collect()
 }
 
-fn exp2(bed: &Bed, gpu: &Gpu) -> Outcome {
-    let mut x: Vec<f64> = normals(1, 250).iter().map(|x| x * 20.0).collect();
-    x.extend([f64::NEG_INFINITY, -126.0, -127.5, -1e30, 0.0, 127.9]);
-    let (out, given) = (bed.zeros(Dtype::F32, 1, x.len()), bed.put(Dtype::F32, 1, x.len(), &x));
-    launch::conformance_exp2(gpu, Grid::cover(x.len(), 128), out, given, x.len() as i32);
-    let flushed = |y: f32| if y.is_normal() || y.is_infinite() { y } else { 0.0 };
-    let want = x.iter().map(|x| flushed((*x as f32 as f64).exp2() as f32).to_bits()).collect();
-    Outcome { name: "exp2", same: Same::Near(2.5e-7), got: words(bed, out), want }
+fn approximations(bed: &Bed, gpu: &Gpu) -> Outcome {
+    let mut x: Vec<f64> = normals(1, 248).iter().map(|x| x * 20.0).collect();
+    x.extend([f64::NEG_INFINITY, -126.0, -127.5, -1e30, 0.0, 127.9, 1e-39, 3e38]);
+    let (out, given) = (bed.zeros(Dtype::F32, 3, x.len()), bed.put(Dtype::F32, 1, x.len(), &x));
+    launch::conformance_approximations(gpu, Grid::cover(x.len(), 128), out, given, x.len() as i32);
+    // Subnormal numbers count as 0, whether they go in or come out.
+    let flushed = |y: f64| if (y as f32).is_subnormal() { 0.0_f64.copysign(y) } else { y };
+    let x: Vec<f64> = x.into_iter().map(|x| flushed(f64::from(x as f32))).collect();
+    let each = |f: fn(f64) -> f64| x.iter().map(move |x| (flushed(f(*x)) as f32).to_bits()).collect::<Vec<u32>>();
+    let want = [each(f64::exp2), each(f64::recip), each(f64::sqrt)].concat();
+    Outcome { name: "approximations", same: Same::Near(2.5e-7), got: words(bed, out), want }
 }
 
 fn cp_async(bed: &Bed, gpu: &Gpu) -> Outcome {
@@ -171,20 +174,20 @@ fn wgmma(bed: &Bed, gpu: &Gpu) -> Outcome {
         };
         (0..64 * 32).map(word).collect()
     };
-    let out = bed.zeros(Dtype::F32, 128, 64);
+    let out = bed.zeros(Dtype::F32, 128, 96);
     let [left, right] = [0, 1].map(|i| bed.ints(1, 64 * 32, &words_of(&tiles[i])));
     launch::conformance_wgmma(gpu, Grid::rows(1).shared(2 * 64 * 128 + 1024), out, left, right);
     let sum = |at: &dyn Fn(&Vec<f32>, usize, usize) -> f32, row: usize, col: usize| {
         let sum = (0..64).map(|k| at(&tiles[0], row, k) as f64 * at(&tiles[1], col, k) as f64).sum::<f64>();
         (sum as f32).to_bits()
     };
-    let want = (0..128 * 64).map(|i| {
-        let (t, across, register) = (i / 64, i % 64 / 32, i % 32);
+    let want = (0..128 * 96).map(|i| {
+        let (t, which, register) = (i / 96, i % 96 / 32, i % 32);
         let row = 16 * (t / 32) + t % 32 / 4 + 8 * (register / 2 % 2);
         let col = 8 * (register / 4) + 2 * (t % 4) + register % 2;
-        match across {
-            0 => sum(&|tile, free, k| tile[64 * free + k], row, col),
-            _ => sum(&|tile, free, k| tile[64 * k + free], row, col),
+        match which {
+            1 => sum(&|tile, free, k| tile[64 * k + free], row, col),
+            _ => sum(&|tile, free, k| tile[64 * free + k], row, col),
         }
     });
     Outcome { name: "wgmma", same: Same::Sum(2e-4), got: words(bed, out), want: want.collect() }
@@ -197,7 +200,7 @@ fn round(x: f64) -> f32 {
 
 /// What only sm_90a has.
 const HOPPER: &[fn(&Bed, &Gpu) -> Outcome] = &[tma, mbarrier, wgmma];
-const ALL: &[fn(&Bed, &Gpu) -> Outcome] = &[exp2, cp_async, ldmatrix, mma_bf16, named_barrier, last_arriver];
+const ALL: &[fn(&Bed, &Gpu) -> Outcome] = &[approximations, cp_async, ldmatrix, mma_bf16, named_barrier, last_arriver];
 
 /// The first word that differs, and how many do.
 fn differs(place: &str, same: Same, got: &[u32], want: &[u32]) -> Option<String> {
@@ -207,7 +210,10 @@ fn differs(place: &str, same: Same, got: &[u32], want: &[u32]) -> Option<String>
         match same {
             Same::Bits => g == w,
             Same::Sum(most) => (x - y).abs() <= most,
-            Same::Near(most) => (x - y).abs() <= most * y.abs().max(f32::MIN_POSITIVE),
+            // Infinities and NaN are what they are.
+            Same::Near(most) => {
+                g == w || x.is_nan() && y.is_nan() || (x - y).abs() <= most * y.abs().max(f32::MIN_POSITIVE)
+            }
         }
     };
     let mut others = got.iter().zip(want).enumerate().filter(|(_, (g, w))| !alike(**g, **w));

@@ -60,6 +60,7 @@ macro_rules! by_gradient {
 }
 
 pub mod adamw;
+pub mod advance;
 mod angles;
 pub mod attention;
 pub mod ceiling;

@@ -64,7 +64,7 @@ impl Sampling {
         std::array::from_fn(|i| if i < 4 { words[i] } else { halves[i - 4] })
     }
 
-    fn of(row: &[i32]) -> Sampling {
+    pub(super) fn of(row: &[i32]) -> Sampling {
         let (float, wide) = (
             |i: usize| f32::from_bits(row[i] as u32),
             |i: usize| row[i] as u32 as u64 | (row[i + 1] as u32 as u64) << 32,

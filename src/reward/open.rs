@@ -3,7 +3,7 @@
 
 use super::judge::Prompts;
 use super::rationale;
-use super::service::{Extras, Service, Setup, Sizes, Texts};
+use super::service::{Extras, KEPT, Service, Setup, Sizes, Texts};
 use crate::base::dtype::Dtype;
 use crate::device::Device;
 use crate::error::{Error, Kind, Result};
@@ -99,13 +99,15 @@ pub struct Serving {
     pub sequences: usize,
     /// Tokens that may wait.
     pub queue: usize,
+    /// Tokens whose keys and values stay in memory for prompts to come.
+    pub kept: usize,
     /// What the weights are called.
     pub version: String,
 }
 
 impl Default for Serving {
     fn default() -> Serving {
-        Serving { template: None, reasoning: None, sequences: 16, queue: 1 << 20, version: "1".into() }
+        Serving { template: None, reasoning: None, sequences: 16, queue: 1 << 20, kept: KEPT, version: "1".into() }
     }
 }
 
@@ -254,10 +256,10 @@ impl Opened {
         let (stop, shape) = (self.stop(), self.scorer());
         let reasoning = serving.reasoning.map(|template| rationale::prompts(self.chat()?, template)).transpose();
         let reasoning = reasoning.map_err(|e| self.place(e))?;
-        let Serving { sequences, queue, version, .. } = serving;
+        let Serving { sequences, queue, kept, version, .. } = serving;
         let sizes = Sizes { context: shape.context, pass: shape.pass, sequences, queue, stop };
         let Opened { model, base, bare, adapters, tokenizer, dir, dtype, .. } = self;
-        let extras = Extras { adapters: adapters.clone(), named_only: !bare, reasoning, kept: None };
+        let extras = Extras { adapters: adapters.clone(), named_only: !bare, reasoning, kept: Some(kept) };
         let loader = {
             let dev = dev.clone();
             Box::new(move |dir: &Path| other_weights(dir, &dev, dtype, &tokenizer, &adapters))

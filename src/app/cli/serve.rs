@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::config::HeadKind;
 use crate::reward::open::Serving;
 use crate::reward::rank::Method;
-use crate::reward::service::Service;
+use crate::reward::service::{KEPT, Service};
 use crate::text::template::JudgeTemplate;
 use axum::http::StatusCode;
 use clap::ValueEnum;
@@ -46,6 +46,9 @@ pub struct Args {
     /// Tokens that may wait; what finds no room is told to come again
     #[arg(long, default_value_t = 1 << 20, value_name = "TOKENS")]
     queue_tokens: usize,
+    /// Tokens whose keys and values stay in memory for prompts that begin in the same way. Changes no answer
+    #[arg(long, default_value_t = KEPT, value_name = "TOKENS")]
+    cache_tokens: usize,
     /// Longest wait in the queue, by the pace of the moment; what would wait longer is told at once to come again
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     queue_timeout: Option<f64>,
@@ -213,8 +216,8 @@ fn service(args: &Args, dev: Device, opened: Opened) -> Result<Service> {
         HeadKind::LanguageModel => Some(args.judge.template()?),
     };
     let reasoning = args.rationale_template.as_deref().map(JudgeTemplate::open).transpose()?;
-    let (sequences, queue, version) = (args.sequences, args.queue_tokens, args.weight_version.clone());
-    opened.service(dev, Serving { template, reasoning, sequences, queue, version })
+    let (sequences, queue, kept) = (args.sequences, args.queue_tokens, args.cache_tokens);
+    opened.service(dev, Serving { template, reasoning, sequences, queue, kept, version: args.weight_version.clone() })
 }
 
 fn config(args: &Args, keys: Keys) -> Result<Config> {

@@ -1,4 +1,4 @@
-//! Times on the GPU's own clock.
+//! Moments in the stream's work, and times on the GPU's own clock.
 
 use super::Gpu;
 use super::driver::check;
@@ -7,13 +7,17 @@ use cudarc::driver::sys::{self, CUevent};
 use std::ptr;
 
 /// A moment in the stream's work.
-struct Event(CUevent);
+pub(super) struct Event(pub CUevent);
+
+// SAFETY: as the GPU's stream.
+unsafe impl Send for Event {}
 
 impl Event {
-    fn new() -> Result<Event> {
+    /// With the time at which it happens or, for less, without.
+    pub fn new(timed: bool) -> Result<Event> {
         let mut event: CUevent = ptr::null_mut();
-        // SAFETY: writes one handle. Flag 0: with timing.
-        check("cuEventCreate", unsafe { sys::cuEventCreate(&mut event, 0) })?;
+        // SAFETY: writes one handle. Flag 2 leaves the time out.
+        check("cuEventCreate", unsafe { sys::cuEventCreate(&mut event, if timed { 0 } else { 2 }) })?;
         Ok(Event(event))
     }
 }
@@ -34,7 +38,7 @@ impl Gpu {
     pub fn timed(&self, f: impl FnOnce()) -> Result<f64> {
         self.error()?;
         self.enter();
-        let (start, end) = (Event::new()?, Event::new()?);
+        let (start, end) = (Event::new(true)?, Event::new(true)?);
         let mut milliseconds = 0f32;
         // SAFETY: both events live until the wait below, on the GPU's own stream.
         unsafe { check("cuEventRecord", sys::cuEventRecord(start.0, self.stream()))? };

@@ -1,10 +1,11 @@
-//! Device memory, and copies to and from it through pinned staging.
+//! Device memory, and copies to it through pinned staging. `fetch.rs` has those from it.
 
 use super::driver::check;
+use super::event::Event;
 use super::{Gpu, explain};
 use crate::device::View;
 use crate::error::{Error, Result};
-use cudarc::driver::sys::{self, CUevent, CUresult};
+use cudarc::driver::sys::{self, CUresult};
 use std::ffi::c_void;
 use std::ptr;
 
@@ -69,6 +70,14 @@ impl Drop for Memory {
     }
 }
 
+/// Pinned host memory, which the GPU copies from and to while the host goes on.
+pub(super) fn pinned(bytes: usize) -> Result<usize> {
+    let mut start: *mut c_void = ptr::null_mut();
+    // SAFETY: writes one pointer.
+    check("cuMemHostAlloc", unsafe { sys::cuMemHostAlloc(&mut start, bytes, 0) })?;
+    Ok(start as usize)
+}
+
 /// Bytes of each of the two halves of the staging buffer.
 const HALF: usize = 4 << 20;
 
@@ -79,24 +88,15 @@ pub(super) struct Staging {
     /// The half that is being filled, and how far.
     half: usize,
     used: usize,
-    /// Recorded behind the last copy out of each half.
-    done: [usize; 2],
+    /// Behind the last copy out of each half.
+    done: Option<[Event; 2]>,
 }
 
 impl Staging {
     fn ready(&mut self) -> Result<()> {
         if self.start == 0 {
-            let mut start: *mut c_void = ptr::null_mut();
-            // SAFETY: writes one pointer; events likewise. Flag 2 leaves an event's timing out.
-            unsafe {
-                check("cuMemHostAlloc", sys::cuMemHostAlloc(&mut start, 2 * HALF, 0))?;
-                for event in &mut self.done {
-                    let mut handle: CUevent = ptr::null_mut();
-                    check("cuEventCreate", sys::cuEventCreate(&mut handle, 2))?;
-                    *event = handle as usize;
-                }
-            }
-            self.start = start as usize;
+            self.done = Some([Event::new(false)?, Event::new(false)?]);
+            self.start = pinned(2 * HALF)?;
         }
         Ok(())
     }
@@ -108,13 +108,15 @@ impl Staging {
 
     /// Room for up to `wanted` bytes (at most a half), as address and length, after waiting where it must.
     fn room(&mut self, gpu: &Gpu, wanted: usize) -> (usize, usize) {
-        if self.used == HALF {
-            // SAFETY: both events were created by `ready`.
+        if self.used == HALF
+            && let Some(done) = &self.done
+        {
+            // SAFETY: the events live as long as the staging.
             unsafe {
-                gpu.latch("cuEventRecord", sys::cuEventRecord(self.done[self.half] as CUevent, gpu.stream()));
+                gpu.latch("cuEventRecord", sys::cuEventRecord(done[self.half].0, gpu.stream()));
                 self.half = 1 - self.half;
                 self.used = 0;
-                gpu.latch("cuEventSynchronize", sys::cuEventSynchronize(self.done[self.half] as CUevent));
+                gpu.latch("cuEventSynchronize", sys::cuEventSynchronize(done[self.half].0));
             }
         }
         let n = wanted.min(HALF - self.used);
@@ -129,12 +131,8 @@ impl Staging {
     pub(super) unsafe fn free(&mut self) {
         if self.start != 0 {
             // SAFETY: allocated by `ready`, freed once.
-            unsafe {
-                let _ = sys::cuMemFreeHost(self.start as *mut c_void);
-                for event in self.done {
-                    let _ = sys::cuEventDestroy_v2(event as CUevent);
-                }
-            }
+            let _ = unsafe { sys::cuMemFreeHost(self.start as *mut c_void) };
+            self.done = None;
         }
     }
 }
@@ -165,21 +163,6 @@ impl Gpu {
             self.latch("copying to the GPU", code);
             done += n;
         }
-    }
-
-    /// Waits, then copies a contiguous tensor to the host.
-    ///
-    /// # Errors
-    /// As [`Gpu::sync`].
-    pub(crate) fn read(&self, from: View, to: &mut [u8]) -> Result<()> {
-        assert!(from.on_device() && from.is_contiguous() && from.byte_len() == to.len(), "read: {:?}", from.shape());
-        self.error()?;
-        self.enter();
-        // SAFETY: both sides have that many bytes; `to` is borrowed until the wait below.
-        let code =
-            unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from.address(), to.len(), self.stream()) };
-        self.latch("copying from the GPU", code);
-        self.sync()
     }
 
     /// Sets every byte of a contiguous tensor to zero.

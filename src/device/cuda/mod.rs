@@ -1,12 +1,14 @@
 //! An NVIDIA GPU through its driver: memory, copies, launches, graphs.
 //!
 //! Everything is asynchronous on one stream. The first error is latched with the kernels that were under way, and comes
-//! out of the next [`Gpu::sync`] or [`Device::read`](super::Device::read), the only two calls that wait. `GRAMOPHONE_SYNC=1` waits after every
-//! launch, so that the error names the one kernel that failed.
+//! out of whatever waits next: [`Gpu::sync`], [`Device::read`](super::Device::read), or the wait for what
+//! [`Device::fetch`](super::Device::fetch) has begun to copy. `GRAMOPHONE_SYNC=1` waits after every launch, so that the error names the one
+//! kernel that failed.
 
 mod cublaslt;
 pub mod driver;
 mod event;
+mod fetch;
 mod graph;
 mod images;
 pub mod launch;
@@ -17,6 +19,7 @@ mod tensor_map;
 pub(crate) use cublaslt::Factor;
 pub use cublaslt::library_present;
 pub use driver::Properties;
+pub(crate) use fetch::Fetched;
 pub use graph::Graph;
 pub use images::{LEDGER, images, present as images_present};
 pub use memory::Memory;
@@ -25,8 +28,9 @@ pub use tensor_map::{Swizzle, TensorMap};
 
 use self::cublaslt::CublasLt;
 use self::driver::{check, explain};
+use self::fetch::Block;
 use self::launch::{Grid, KERNELS};
-use self::memory::Staging;
+use self::memory::{Staging, pinned};
 use crate::base::dtype::Dtype;
 use crate::device::View;
 use crate::device::view::Place;
@@ -60,6 +64,8 @@ struct Shared {
     functions: Vec<OnceLock<usize>>,
     state: Mutex<State>,
     staging: Mutex<Staging>,
+    /// For copies to the host; those that nobody uses.
+    blocks: Mutex<Vec<Block>>,
     cublaslt: OnceLock<CublasLt>,
     products: products::Chosen,
 }
@@ -109,6 +115,7 @@ impl Gpu {
             functions: KERNELS.iter().map(|_| OnceLock::new()).collect(),
             state: Mutex::default(),
             staging: Mutex::default(),
+            blocks: Mutex::default(),
             cublaslt: OnceLock::new(),
             products: products::Chosen::default(),
         };
@@ -225,16 +232,22 @@ impl Gpu {
     pub fn sync(&self) -> Result<()> {
         self.error()?;
         self.enter();
+        // Held meanwhile: what another thread stages would look settled, too.
+        let mut staging = self.staging();
         // SAFETY: the stream lives as long as `self`.
         let code = unsafe { sys::cuStreamSynchronize(self.0.stream) };
         self.latch("a kernel failed", code);
         self.state().launched.clear();
-        self.staging().settled();
+        staging.settled();
         self.error()
     }
 
     fn staging(&self) -> MutexGuard<'_, Staging> {
         self.0.staging.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn blocks(&self) -> MutexGuard<'_, Vec<Block>> {
+        self.0.blocks.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The device address of a kernel's operand, after checking what can be checked. Called by the generated launchers.
@@ -288,6 +301,7 @@ impl Gpu {
             // SAFETY: as `sync`.
             let code = unsafe { sys::cuStreamSynchronize(self.0.stream) };
             self.latch(kernel.name, code);
+            self.state().launched.clear();
         }
     }
 
@@ -322,6 +336,7 @@ impl Drop for Shared {
             let _ = sys::cuMemFree_v2(self.workspace);
             let _ = sys::cuStreamDestroy_v2(self.stream);
             self.staging.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).free();
+            self.blocks.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
             let _ = sys::cuDevicePrimaryCtxRelease_v2(self.properties.ordinal);
         }
         CURRENT.set(0);

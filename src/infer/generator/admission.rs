@@ -1,7 +1,7 @@
 //! Who starts next, with which pages.
 
 use super::queue::Waiting;
-use super::{Active, Finish, Generation, Generator, Request};
+use super::{Active, Finish, Generation, Generator, Request, Watch};
 #[cfg(doc)]
 use crate::model::cache::Cache;
 use crate::model::cache::{PAGE, place};
@@ -91,13 +91,7 @@ impl Generator<'_> {
     }
 
     /// A sequence over these pages and as many of its own as its longest answer takes; `None` where there are too few.
-    pub(super) fn start(
-        &mut self,
-        number: usize,
-        asked: Arc<Request>,
-        watch: Option<[i32; 2]>,
-        shared: &[u32],
-    ) -> Option<Active> {
+    pub(super) fn start(&mut self, number: usize, asked: Arc<Request>, watch: Watch, shared: &[u32]) -> Option<Active> {
         let Request { prompt, settings } = &*asked;
         let budget = settings.max_tokens.min(self.shape.context - prompt.len());
         let own = self.pages.take(prompt.len() + budget - shared.len() * PAGE)?;

@@ -53,6 +53,15 @@ pub struct Request {
     pub settings: Settings,
 }
 
+/// What is wanted of a sequence besides its tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// The logits of these two tokens, and the log-sum-exp, wherever a token is drawn.
+    pub labels: Option<[i32; 2]>,
+    /// The logits of the whole vocabulary, for whoever sees a token as it is written.
+    pub logits: bool,
+}
+
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {

@@ -1,7 +1,7 @@
 //! Sequences whose prompts are read elsewhere, in passes that others share: a place and pages first, then, when the prompt has been read,
 //! its keys and values and the first token. Those with equal prompts share whole pages.
 
-use super::{Generation, Generator, Request, Wrote};
+use super::{Generation, Generator, Request, Watch, Wrote};
 use crate::device::{Device, View};
 use crate::error::Result;
 use crate::infer::scorer::read_f32;
@@ -29,7 +29,7 @@ pub struct Written<'a> {
     /// Nothing follows. Where the sequence ended with an end-of-sequence token, `made` did not grow.
     pub ended: bool,
     pub(super) dev: &'a Device,
-    pub(super) logits: View<'a>,
+    pub(super) logits: Option<View<'a>>,
 }
 
 impl Written<'_> {
@@ -37,18 +37,20 @@ impl Written<'_> {
     ///
     /// # Errors
     /// As [`Device::read`].
+    ///
+    /// # Panics
+    /// A sequence that does not [watch](Watch) them: the next step may have overwritten them.
     pub fn logits(&self) -> Result<Vec<f32>> {
-        read_f32(self.dev, self.logits)
+        read_f32(self.dev, self.logits.expect("logits are kept for those who watch them"))
     }
 }
 
 impl Generator<'_> {
-    /// A place and pages for a request, until [`Generator::begin`]; the number that it is called by. `None` while there is no room. With
-    /// `watch`, as [`Generator::watch`] for this request alone.
+    /// A place and pages for a request, until [`Generator::begin`]; the number that it is called by. `None` while there is no room.
     ///
     /// # Errors
     /// As [`Generator::generate`].
-    pub fn seat(&mut self, request: &Request, watch: Option<[i32; 2]>) -> Result<Option<usize>> {
+    pub fn seat(&mut self, request: &Request, watch: Watch) -> Result<Option<usize>> {
         self.check(request)?;
         if self.active.len() + self.seated.len() == self.shape.sequences {
             return Ok(None);
@@ -91,20 +93,9 @@ impl Generator<'_> {
             embed_fwd(dev, acts.at(&acts.out).top(1), prompt.end, rows.cols_in(0..1));
             Head::gather(dev, model, acts, Extent { tokens: 1, sequences: 1 }, n).logits();
         });
-        let drawn = self.choose(&self.active[first..])?;
-        self.take(first, drawn, wrote)
-    }
-
-    /// Gives one token to each that writes, which `wrote` sees. Who has finished, and with what.
-    ///
-    /// # Errors
-    /// As [`Generator::begin`].
-    pub fn next(&mut self, wrote: &mut Wrote) -> Result<Vec<(usize, Generation)>> {
-        if self.active.is_empty() {
-            return Ok(Vec::new());
-        }
-        let drawn = self.decode()?;
-        self.take(0, drawn, wrote)
+        self.write_sampling(first, n);
+        let drawing = self.draw(first)?;
+        self.take(drawing, wrote)
     }
 
     /// Drops a seat or what is being written there; its pages are free at once.

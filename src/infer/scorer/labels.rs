@@ -1,6 +1,6 @@
 //! The logits of any labels at the ends of prompts, each prompt's own.
 
-use super::{Scorer, read_f32};
+use super::{Later, Scorer, fetch_f32};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::acts::Acts;
@@ -54,18 +54,23 @@ pub(in crate::infer) fn read_labels(
     acts: &Acts,
     n: usize,
     distinct: &[i32],
-) -> Result<Vec<LabelLogits>> {
+) -> Result<Later<LabelLogits>> {
     head.vocab_lse();
-    let lse = read_f32(dev, acts.at(&acts.head.lse).cols_in(0..n))?;
-    let mut reads: Vec<LabelLogits> =
-        lse.into_iter().map(|lse| LabelLogits { logits: Vec::with_capacity(distinct.len()), lse }).collect();
+    let lse = fetch_f32(dev, acts.at(&acts.head.lse).cols_in(0..n))?;
+    let mut columns = Vec::new();
     for two in distinct.chunks(2) {
         // The head reads two different rows at a time; an odd one is read beside any other.
         head.verdict([two[0], if let [_, second] = two { *second } else { (two[0] == 0) as i32 }]);
-        let z = read_f32(dev, acts.at(&acts.head.verdict).top(n))?;
-        for (read, z) in reads.iter_mut().zip(z.chunks(2)) {
-            read.logits.extend(&z[..two.len()]);
-        }
+        columns.push((two.len(), fetch_f32(dev, acts.at(&acts.head.verdict).top(n))?));
     }
-    Ok(reads)
+    Ok(Box::new(move || {
+        let mut reads: Vec<LabelLogits> =
+            lse.wait()?.into_iter().map(|lse| LabelLogits { logits: Vec::new(), lse }).collect();
+        for (two, z) in columns {
+            for (read, z) in reads.iter_mut().zip(z.wait()?.chunks(2)) {
+                read.logits.extend(&z[..two]);
+            }
+        }
+        Ok(reads)
+    }))
 }

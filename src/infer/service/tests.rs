@@ -7,6 +7,7 @@ use crate::infer::scorer::tests::{CONTEXT, LABELS, model, text};
 use crate::model::adapter::Start;
 use crate::model::adapter::peft::{Peft, Targets};
 use crate::model::config::{Family, HeadKind};
+use crate::ops::check::gpus;
 use std::collections::BTreeMap;
 
 const SHAPE: Shape = Shape { context: CONTEXT, pass: 64, kept: 1000, patience: 100_000 };
@@ -100,17 +101,23 @@ fn a_service_that_ends_tells_those_who_wait() {
 
 #[test]
 fn text_is_written_beside_scores() {
-    let model = Arc::new(model(Family::Qwen3, HeadKind::LanguageModel, Dtype::F32));
-    let dev = Device::cpu(1);
+    write_beside_scores(&Device::cpu(1));
+    for (_, dev) in gpus().into_iter().take(1) {
+        write_beside_scores(&dev);
+    }
+}
+
+fn write_beside_scores(dev: &Device) {
+    let model = Arc::new(model(Family::Qwen3, HeadKind::LanguageModel, Dtype::F32).on(dev).unwrap());
     let request = |seed: u64| {
         let settings = generator::Settings { temperature: 1.0, max_tokens: 12, seed, ..Default::default() };
         Request { prompt: text(seed % 2, 70), settings }
     };
     let requests: Vec<Request> = (0..6).map(request).collect();
     let shape = generator::Shape { sequences: 1, context: CONTEXT };
-    let mut alone = Generator::new(&dev, &model, shape, &[7]).unwrap();
-    alone.watch(Some(LABELS));
-    let want = alone.generate(&requests, |_, _| ()).unwrap();
+    let mut generator = Generator::new(dev, &model, shape, &[7]).unwrap();
+    generator.watch(Some(LABELS));
+    let want = generator.generate(&requests, |_, _| ()).unwrap();
     let writing = Writing { sequences: 3, pages: usize::MAX, stop: vec![7] };
     let setup = Setup { writing: Some(writing), ..Setup::new(dev.clone(), model.clone(), SHAPE) };
     let service = Service::start(setup).unwrap();
@@ -124,7 +131,7 @@ fn text_is_written_beside_scores() {
         assert_eq!(pending.wait().unwrap(), Answer::Written(made));
     }
     for (pending, seed) in read.into_iter().zip(0..) {
-        assert_eq!(pending.wait().unwrap(), alone_of(&model, seed));
+        assert_eq!(pending.wait().unwrap(), Answer::Read(alone(dev, &model, &verdict(seed))));
     }
     service.drain();
     assert_eq!((handle.status().waiting, handle.status().writing), (0, 0));

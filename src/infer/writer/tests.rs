@@ -7,6 +7,7 @@ use crate::infer::engine::{self, Asked, Task};
 use crate::infer::generator::{Settings, Shape};
 use crate::infer::scorer::tests::{model, text};
 use crate::model::config::{Family, HeadKind};
+use crate::ops::check::gpus;
 
 const SHAPE: Shape = Shape { sequences: 4, context: 200 };
 
@@ -68,11 +69,29 @@ impl<'m> Room<'m> {
 
 #[test]
 fn what_is_written_depends_on_the_draft_alone_whoever_comes_and_goes() {
-    let (dev, model) = (Device::cpu(2), model(Family::Qwen3, HeadKind::LanguageModel, Dtype::F32));
-    let (stop, requests) = ([7, 8, 9], requests(30));
+    drafts_come_and_go(Device::cpu(2), 30);
+    // Where steps are launched ahead: a sequence may end, leave or join while one is under way.
+    for (_, dev) in gpus().into_iter().take(1) {
+        drafts_come_and_go(dev, 16);
+    }
+}
+
+/// Some watch labels, some the likeliest tokens.
+fn drafts(n: u64) -> Vec<Draft> {
+    let watched = |i: usize| (i % 4 == 1).then_some([5, 11]);
+    let draft = |(i, request)| Draft { adapter: 0, request, watch: watched(i), top: usize::from(i % 5 == 2) };
+    requests(n).into_iter().enumerate().map(draft).collect()
+}
+
+fn drafts_come_and_go(dev: Device, n: u64) {
+    let model = model(Family::Qwen3, HeadKind::LanguageModel, Dtype::F32).on(&dev).unwrap();
+    let (stop, drafts) = ([7, 8, 9], drafts(n));
     let mut alone = Generator::new(&dev, &model, Shape { sequences: 1, ..SHAPE }, &stop).unwrap();
-    let want: Vec<Generation> =
-        requests.iter().flat_map(|r| alone.generate(std::slice::from_ref(r), |_, _| ()).unwrap()).collect();
+    let written = |draft: &Draft| {
+        alone.watch(draft.watch);
+        alone.generate(std::slice::from_ref(&draft.request), |_, _| ()).unwrap().remove(0)
+    };
+    let want: Vec<Generation> = drafts.iter().map(written).collect();
     for (pages, pass) in [(4, 13), (100, 200)] {
         let generator = Generator::with_pages(&dev, &[&model], SHAPE, &stop, pages).unwrap();
         let free = generator.free_pages();
@@ -83,9 +102,9 @@ fn what_is_written_depends_on_the_draft_alone_whoever_comes_and_goes() {
         for turn in 0.. {
             let draw = |k: u64, n: u64| rng.below(8 * turn + k, n) as usize;
             for _ in 0..draw(0, 3) {
-                if next < requests.len() {
+                if next < drafts.len() {
                     let terms = Terms { client: draw(1, 2) as u64, priority: draw(2, 2) as u32, deadline: None };
-                    asked.insert(room.submit(turn, terms, &requests[next]), next);
+                    asked.insert(room.writer.submit(turn, terms, drafts[next].clone()).0, next);
                     next += 1;
                 }
             }
@@ -102,20 +121,27 @@ fn what_is_written_depends_on_the_draft_alone_whoever_comes_and_goes() {
             }
             for item in room.step(turn) {
                 match item {
-                    News::Token(pen, token) => tokens.entry(pen).or_default().push(token.id),
+                    News::Token(pen, token) => {
+                        let Draft { top, request, .. } = &drafts[asked[&pen]];
+                        assert_eq!(token.top.len(), *top);
+                        if request.settings.temperature == 0.0 {
+                            assert!(token.top.iter().all(|(id, _)| *id == token.id), "logits of another step");
+                        }
+                        tokens.entry(pen).or_default().push(token.id);
+                    }
                     News::Done(pen, made) => {
-                        let request = asked.remove(&pen).expect("one outcome for each");
-                        assert!(made == want[request], "request {request}, {pages} pages");
+                        let draft = asked.remove(&pen).expect("one outcome for each");
+                        assert!(made == want[draft], "draft {draft}, {pages} pages, {}", dev.name());
                         assert_eq!(tokens.remove(&pen).unwrap_or_default(), made.tokens, "told as they came");
                         heard += 1;
                     }
                 }
             }
-            if next == requests.len() && room.writer.waiting() == 0 {
+            if next == drafts.len() && room.writer.waiting() == 0 {
                 break;
             }
         }
-        assert!(asked.is_empty() && gone > 0 && heard + gone == requests.len(), "{heard} heard, {gone} gone");
+        assert!(asked.is_empty() && gone > 0 && heard + gone == drafts.len(), "{heard} heard, {gone} gone");
         room.step(u64::MAX);
         assert_eq!(room.generator.free_pages(), free, "every page comes back");
         assert_eq!((room.both.queue.waiting(), room.generator.places_taken()), (0, 0));

@@ -49,7 +49,7 @@ impl Tile {
     }
 
     fn stages(self) -> usize {
-        if self == Tile::T64x32 { 6 } else { 4 }
+        if self == Tile::T64x32 { 8 } else { 4 }
     }
 
     fn count(self, [rows, cols]: [usize; 2]) -> usize {
@@ -67,11 +67,11 @@ impl Tile {
         if time(Tile::T128x128, 0.8) < time(Tile::T128x256, 1.0) { Tile::T128x128 } else { Tile::T128x256 }
     }
 
-    /// Blocks stay and take tile after tile. Shared memory: the ring, and two epilogue buffers of 8 KiB for each consumer.
+    /// Blocks stay and take tile after tile. Shared memory: the ring, and the epilogue's buffers of 8 KiB: two for each of two consumers.
     fn grid(self, gpu: &Gpu, output: [usize; 2]) -> Grid {
         let [r, c] = self.shape();
-        let resident = if self == Tile::T64x32 { 2 } else { 1 };
-        let shared = self.stages() * (r + c) * BOX * 2 + r / WARPGROUP_ROWS * 2 * 8192;
+        let (resident, buffers) = if self == Tile::T64x32 { (2, 1) } else { (1, 4) };
+        let shared = self.stages() * (r + c) * BOX * 2 + buffers * 8192;
         Grid::rows(self.count(output).min(gpu.multiprocessors() * resident)).shared(shared)
     }
 }

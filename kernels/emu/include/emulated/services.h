@@ -98,10 +98,7 @@ void wgmma_wait(int groups_left, Location at);
 // ---- the rest
 [[noreturn]] void assertion_failed(const char* expression, const char* file, int line);
 void copy_checked(void* to, const void* from, size_t n);
-inline float exp2_approx(float x) {
-    const float y = exp2f(x);
-    return y < FLT_MIN ? 0.f : y;  // .ftz
-}
+inline float flush(float x) { return fabsf(x) < FLT_MIN ? copysignf(0.f, x) : x; }  // .ftz
 
 // ---- registration of kernels
 enum class Flavour { fast, checked };
