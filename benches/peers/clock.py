@@ -23,7 +23,7 @@ class Clock:
     def __init__(self, device, samples, budget=4.0):
         self.cuda, self.device = device.startswith("cuda"), device
         self.samples, self.budget = samples, budget
-        cache = torch.cuda.get_device_properties(0).L2_cache_size if self.cuda else 32 << 20
+        cache = torch.cuda.get_device_properties(device).L2_cache_size if self.cuda else 32 << 20
         self.flush = torch.empty(2 * cache, dtype=torch.uint8, device=device)
         self.rotated = 4 * cache
 
@@ -79,7 +79,7 @@ def environment(device):
     if "transformers" in sys.modules:
         versions.insert(1, f"transformers {sys.modules['transformers'].__version__}")
     return {
-        "device": torch.cuda.get_device_name(0) if gpu else f"{processor} ({level})".lower(),
+        "device": torch.cuda.get_device_name(device) if gpu else f"{processor} ({level})".lower(),
         "threads": 0 if gpu else torch.get_num_threads(),
         "driver": f"CUDA {torch.version.cuda} (PyTorch's)" if gpu else "",
         "processor": processor,
