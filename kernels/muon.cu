@@ -7,7 +7,8 @@
 //   apply      p = p shrink + factor x, a bf16 p rounded at random, keyed by the element of the whole arena
 //
 // Contiguous matrices as N elements in a row; a thread takes four neighbours (16 bytes in f32). One read of each input, one write of
-// each output: memory is the limiter, at full occupancy (18 to 30 registers; average 20 bytes an element in f32, scale 8, combine 12, mirror 8 per two elements, apply 12 or 8).
+// each output: memory is the limiter, at full occupancy (18 to 30 registers; average 20 bytes an element in f32, scale 8, combine 12,
+// mirror 8 per two elements, apply 12 or 8).
 // Operations are rounded one by one, as on the CPU, so the bits are the CPU's given the same products. Oracle: src/ops/muon.rs.
 #include "rng.cuh"
 #include "types.cuh"

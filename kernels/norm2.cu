@@ -6,7 +6,8 @@
 // x is contiguous, n elements. The first kernel gives a piece to a block: each thread squares and adds its own vectors in ascending order,
 // AT_ONCE of them under way at once, then a tree. The second is one block: each thread adds every THREADS-th part, then the same
 // tree. So the order depends on n alone. NaN and infinities come through as in any sum, and no float overflows a double.
-// Bytes: x once; 32 registers, full occupancy. Limiter: memory (a conversion and a fused multiply-add in double per element). Oracle: src/ops/norm2.rs.
+// Bytes: x once; 32 registers, full occupancy. Limiter: memory (a conversion and a fused multiply-add in double per element).
+// Oracle: src/ops/norm2.rs.
 #include "packed.cuh"
 
 constexpr int THREADS = 256;

@@ -4,7 +4,8 @@
 //
 // A gradient of D columns whose parts lie in P rows. A block takes 32 columns; each of its warps sums one piece, sixteen rows under way at
 // once, and the first warp adds the pieces. The order depends on P alone. Bytes: 4 P D, flops P D. Limiter: latency, for P is some hundred
-// rows: two rounds of loads where P = 512, and D / 32 blocks. Oracle: the sums above; src/ops/partials.rs.
+// rows: two rounds of loads where P = 512, and D / 32 blocks of 512 threads (32 registers: four to a multiprocessor). Oracle: the sums
+// above; src/ops/partials.rs.
 #include "types.cuh"
 
 constexpr int PIECES = 16;

@@ -7,7 +7,9 @@
 // h, dh [R, D]; s, ds [R]; one pair p for each of P. The head's backward is few_rows.cuh. `bradley_terry_fwd` gives a pair to a
 // thread and computes in double, rounded once; an index that is no response gives NaN. `bradley_terry_bwd` gives a response to a
 // thread, which goes over all pairs in ascending order, so that a response of many pairs sums them as the oracle does, rounding
-// each time: R P comparisons, with all threads of a warp reading the same pair. Limiter: latency. Oracle: src/ops/scalar.rs.
+// each time: R P comparisons, with all threads of a warp reading the same pair. Bytes of the head: h once and dh once, 4 flops an element;
+// of the loss: 28 a pair, read R / 128 times. Limiter: latency; the head's, from some thousand rows on, memory. On sm_90a 30 to 54
+// registers: 9 to 16 blocks of 128 threads to a multiprocessor. Oracle: src/ops/scalar.rs.
 #include "few_rows.cuh"
 #include "logistic.cuh"
 
