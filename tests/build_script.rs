@@ -66,7 +66,7 @@ fn source(stem: &str, text: &str) -> Source {
 fn launchers_take_what_the_line_says() {
     let a = source("a", "KERNEL(sum_f32, (64), float* y, const float* x, int n) {}");
     let b = source("b", "KERNEL(sum_bf16, (64), bf16* y, NULLABLE const float* W, float eps, TMAP m) {}");
-    let text = launchers(&[a, b]).err().expect("a family with different arguments");
+    let text = launchers(&[a, b]).expect_err("a family with different arguments");
     assert_eq!(text, "sum_f32 and sum_bf16 have different arguments");
     let a = source("a", "KERNEL(sum_f32, (64), float* y, int n) {}\nKERNEL(other, (32), int* y) {}");
     let b = source("b", "KERNEL(sum_bf16, (64), bf16* y, int n) {}\nKERNEL(map, (96), TMAP M, NULLABLE int* list) {}");
