@@ -33,7 +33,8 @@ fn main() {
         for dtype in [Dtype::Bf16, Dtype::F32] {
             for head in [64, 128] {
                 let settings = Settings { capability, ..Settings::checked(0) };
-                let dev = Device::open(&format!("cuda:{}", gramophone_emu::open(settings)), 0).expect("an emulated GPU");
+                let dev =
+                    Device::open(&format!("cuda:{}", gramophone_emu::open(settings)), 0).expect("an emulated GPU");
                 let effort = Effort { samples: 1, flushed: 1 << 12, rotated: 0 };
                 let plan = Plan { sizes: sizes(head), dtype, only: only.clone(), effort };
                 println!("capability {}.{}, {dtype}, heads of {head}", capability.0, capability.1);

@@ -1,8 +1,8 @@
 // Counting wavefronts and sectors.
 //
-// Shared memory has 32 banks, four bytes wide. Accesses of up to four bytes are served for the whole warp at once, those of eight
-// for half a warp, those of sixteen for a quarter: as many wavefronts as the worst bank has different words; lanes that want the
-// same word cost nothing. Device memory moves sectors of 32 bytes.
+// Shared memory has 32 banks, four bytes wide. Accesses of up to four bytes are served for the whole warp at once, those of
+// eight for half a warp, those of sixteen for a quarter: as many wavefronts as the worst bank has different words; lanes
+// that want the same word cost nothing. Device memory moves sectors of 32 bytes.
 #include "costs.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// What the memory accesses of kernels would cost a real GPU: wavefronts of shared memory and sectors of device memory, for each
-// instruction of a warp. Off unless the settings ask for it.
+// What the memory accesses of kernels would cost a real GPU: wavefronts of shared memory and sectors of device memory, for
+// each instruction of a warp. Off unless the settings ask for it.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -51,8 +51,8 @@ struct Cost {
     CostCounts counts;
 };
 
-// What one device's launches cost. Lanes run one after the other, so instructions of warps are put together: the k-th execution of
-// an instruction by each lane since all lanes of the warp last met is one instruction of the warp.
+// What one device's launches cost. Lanes run one after the other, so instructions of warps are put together: the k-th
+// execution of an instruction by each lane since all lanes of the warp last met is one instruction of the warp.
 class Costs {
   public:
     void begin_launch(const Kernel* kernel);

@@ -16,7 +16,8 @@ static const char* name_of(CostKind kind) {
     return NAMES[int(kind)];
 }
 
-// The innermost place that is no line of `kernels/base`: there an access is a vector's or a sum's, and who asked for it matters.
+// The innermost place that is no line of `kernels/base`: there an access is a vector's or a sum's, and who asked for it
+// matters.
 static std::string place_of(const std::vector<std::string>& inlined) {
     for (const std::string& place : inlined)
         if (place.find("kernels/base/") == std::string::npos) return place;
@@ -32,7 +33,8 @@ static std::map<const void*, std::string> places(const std::vector<const void*>&
         if (!dladdr(const_cast<void*>(codes[first]), &info)) break;
         std::string command = formatted("addr2line -a -i -e '%s'", info.dli_fname);
         for (size_t i = first; i < end; i++)
-            command += formatted(" %#zx", size_t(static_cast<const char*>(codes[i]) - static_cast<char*>(info.dli_fbase)) - 1);
+            command +=
+                formatted(" %#zx", size_t(static_cast<const char*>(codes[i]) - static_cast<char*>(info.dli_fbase)) - 1);
         FILE* pipe = popen((command + " 2>/dev/null").c_str(), "r");
         if (!pipe) break;
         std::vector<std::string> inlined;
@@ -69,7 +71,8 @@ std::vector<Cost> Costs::lines() const {
     for (auto& [kernel, totals] : totals_)
         for (auto& [site, counts] : totals) {
             auto found = place.find(site.code);
-            const std::string at = found == place.end() ? formatted("code at %p (install binutils)", site.code) : found->second;
+            const std::string at =
+                found == place.end() ? formatted("code at %p (install binutils)", site.code) : found->second;
             by_line[{kernel->name, at, site.kind, site.width}].add(counts);
         }
     std::vector<Cost> costs;
@@ -84,8 +87,7 @@ std::string costs_tsv(const std::vector<Cost>& costs) {
     for (const Cost& c : costs) {
         text += c.kernel + '\t' + c.place + '\t' + name_of(c.kind) + '\t' + std::to_string(c.width);
         const CostCounts& n = c.counts;
-        for (uint64_t v :
-             {n.instructions, n.lanes, n.wavefronts, n.wavefronts_ideal, n.sectors, n.sectors_ideal})
+        for (uint64_t v : {n.instructions, n.lanes, n.wavefronts, n.wavefronts_ideal, n.sectors, n.sectors_ideal})
             text += '\t' + std::to_string(v);
         text += '\n';
     }
@@ -98,8 +100,8 @@ static std::string table(std::vector<Cost> costs, const char* title, const char*
     auto wasted = [&](const Cost& c) { return c.counts.*used - c.counts.*ideal; };
     std::erase_if(costs, [&](const Cost& c) { return c.counts.*used == 0; });
     std::stable_sort(costs.begin(), costs.end(), [&](const Cost& a, const Cost& b) { return wasted(a) > wasted(b); });
-    std::string text = formatted("%s\n%12s %12s %12s %7s %12s %5s %5s  %-12s  %s\n", title, "wasted", unit, "ideal", "factor",
-                                 "instructions", "bytes", "lanes", "access", "kernel, line");
+    std::string text = formatted("%s\n%12s %12s %12s %7s %12s %5s %5s  %-12s  %s\n", title, "wasted", unit, "ideal",
+                                 "factor", "instructions", "bytes", "lanes", "access", "kernel, line");
     for (const Cost& c : costs) {
         const CostCounts& n = c.counts;
         text += formatted("%12llu %12llu %12llu %7.2f %12llu %5u %5.1f  %-12s  %s, %s\n", (unsigned long long)wasted(c),

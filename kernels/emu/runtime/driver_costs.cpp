@@ -1,4 +1,8 @@
-// Where counted costs go: to the tests that ask for a device's, and, as GRAMOPHONE_EMU wants it, to a file when the process ends.
+// Where counted costs go: to the tests that ask for a device's, and, as GRAMOPHONE_EMU wants it, to a file when the process
+// ends.
+#include <cerrno>
+#include <cstdlib>
+
 #include "driver.h"
 #include "settings.h"
 
@@ -46,8 +50,8 @@ static Device* counting(int ordinal) {
 
 using namespace emu;
 
-// What a device's launches have cost so far: lines of fields, or tables. Null if it does not count. The text stays valid until the
-// next call for this device.
+// What a device's launches have cost so far: lines of fields, or tables. Null if it does not count. The text stays valid
+// until the next call for this device.
 EMU_EXPORT const char* emu_costs(int ordinal, int readable) {
     Device* d = counting(ordinal);
     if (!d) return nullptr;

@@ -38,7 +38,8 @@ static void each_row(Warp& w, const char* what, Access kind, F f) {
         f(i / 8, i % 8, row);
     }
     if (block->costs)
-        block->costs->matrix(kind == Access::read ? CostKind::ldmatrix : CostKind::stmatrix, offsets, uint32_t(rows), first.code);
+        block->costs->matrix(kind == Access::read ? CostKind::ldmatrix : CostKind::stmatrix, offsets, uint32_t(rows),
+                             first.code);
 }
 
 static void do_ldmatrix(Warp& w, uint32_t mask) {

@@ -20,7 +20,9 @@ Settings settings_of(const EmuConfiguration& c) {
         stderr,
         "emulated GPU: GRAMOPHONE_EMU has \"%s\"; it takes, separated by commas: checked, fast, seed=N, memory=BYTES, "
         "taken=BYTES, devices=N,\n"
-        "capability=MAJOR.MINOR, multiprocessors=N, driver=VERSION, steps=N, seconds=S, lenient, costs=FILE,\nfail=FUNCTION:NTH:ERROR\n",
+        "capability=MAJOR.MINOR, multiprocessors=N, driver=VERSION, steps=N, seconds=S, lenient, "
+        "fail=FUNCTION:NTH:ERROR,\n"
+        "costs=FILE\n",
         word.c_str());
     _Exit(2);
 }

@@ -132,6 +132,31 @@ fn the_table_names_the_worst_line_first() {
     assert!(table.contains("\nDevice memory\n"), "{table}");
 }
 
+/// What a process that runs one of the tests here writes to a file of this name.
+fn written(name: &str, test: &str) -> Option<String> {
+    let path = std::env::temp_dir().join(format!("gramophone-emu-{}-{name}", std::process::id()));
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env("GRAMOPHONE_EMU", format!("costs={}", path.display()))
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{child:?}");
+    let text = std::fs::read_to_string(&path).ok();
+    let _ = std::fs::remove_file(&path);
+    text
+}
+
+#[test]
+fn a_process_writes_what_its_devices_counted() {
+    let list = written("costs.tsv", "lanes_share_a_word").unwrap();
+    // Three devices ran the kernel.
+    let want = format!("costs_broadcast\t{}\tshared load\t4\t3\t96\t6\t3\t0\t0", line("two words"));
+    assert!(list.starts_with("kernel\tplace\t") && list.lines().any(|l| l == want), "{list}");
+    let table = written("costs.txt", "lanes_share_a_word").unwrap();
+    assert!(table.starts_with("Shared memory\n") && table.contains(&line("two words")), "{table}");
+    assert_eq!(written("nothing.tsv", "the_fast_flavour_counts_nothing"), None);
+}
+
 #[test]
 #[should_panic(expected = "only the checked flavour")]
 fn the_fast_flavour_counts_nothing() {

@@ -1,7 +1,7 @@
 // CUDA's short vectors, with CUDA's alignments.
 //
-// They are copied whole, as the GPU's instructions do. Left to itself the compiler takes a vector apart, and the checked flavour, which
-// counts what accesses cost, would see several narrow ones.
+// They are copied whole, as the GPU's instructions do. Left to itself the compiler takes a vector apart, and the checked
+// flavour, which counts what accesses cost, would see several narrow ones.
 #pragma once
 
 namespace emu {
