@@ -1,5 +1,6 @@
 // cp.async: copies from global to shared memory that each thread groups and waits for. The data arrive as late as they may:
 // at the wait, with NaN in their place until then; or, with some seeds, as early as they may.
+#include "costs.h"
 #include "fault.h"
 #include "global_shadow.h"
 
@@ -24,6 +25,7 @@ void cp_async(void* to, const void* from, uint32_t bytes, uint32_t bytes_read, L
         if (bytes_read) check_global(l, from, bytes_read, Access::read, &at, nullptr);
         check_shared_async(l, to, bytes, Access::write, b.clocks.copies_of(l.index), l.copies.committed + 1, Proxy::generic,
                            at);
+        if (b.costs) b.costs->copy(l, offset, uintptr_t(from), bytes, bytes_read, __builtin_return_address(0));
     }
     const CopyAsync copy{to, from, bytes, bytes_read};
     if (b.early) perform(copy);

@@ -1,4 +1,5 @@
 // Barriers of a block: __syncthreads, named barriers, and the meeting of a warpgroup in wgmma.wait_group.
+#include "costs.h"
 #include "fault.h"
 #include "scheduler.h"
 
@@ -23,6 +24,7 @@ static void release_if_complete(Block& b, int id, Location at) {
         if (l.wait != Wait::barrier || l.barrier != id) continue;
         if (b.checked && id < int(NAMED_BARRIERS))
             l.view = barrier.released;  // it holds all that the lane knew when it arrived
+        if (b.costs) b.costs->meet(*l.warp);
         set_ready(l);
     }
 }

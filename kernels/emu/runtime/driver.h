@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "costs.h"
 #include "launch.h"
 
 namespace emu {
@@ -110,6 +111,7 @@ struct Settings {
     int driver_version = 13000;
     uint64_t steps = 0;
     double seconds = 120;
+    bool costs = false;
     std::string fail_call;
     uint64_t fail_nth = 0;
     int fail_code = 0;
@@ -137,6 +139,8 @@ struct Device {
     std::map<void*, size_t> host_memory;
     Statistics statistics{};
     uint32_t launch_id = 0;
+    std::unique_ptr<Costs> costs;  // null: not counted
+    std::string costs_text;        // what `emu_costs` has returned
 
     explicit Device(int ordinal) : ordinal(ordinal) {}
 };
@@ -144,6 +148,8 @@ struct Device {
 // The device of this ordinal, made when first asked for.
 Device& device_at(int ordinal);
 int device_count();
+// Those that somebody has asked for.
+std::vector<Device*> devices_in_use();
 // Whose context is current on the calling thread; null if none.
 Device* current_device();
 void set_current_device(Device* device);
@@ -151,6 +157,9 @@ bool driver_initialised();
 
 // Bytes of shared memory that a block may have if its function asks for them.
 int shared_opt_in(const Settings& s);
+
+// Begins to count costs, where the device's settings or the environment ask for it (driver_costs.cpp).
+void count_costs(Device& d);
 
 // Marks the device as failed: every later call returns this error.
 void set_sticky(Device& d, Result error, std::string text);

@@ -24,9 +24,16 @@ Device& device_at(int ordinal) {
     std::lock_guard<std::mutex> guard(devices_mutex);
     if (!devices[ordinal]) {
         devices[ordinal] = new Device(ordinal);
-        if (ordinal == 0) devices[0]->settings = environment().settings;
+        if (ordinal == 0) devices[0]->settings = environment().settings, count_costs(*devices[0]);
     }
     return *devices[ordinal];
+}
+std::vector<Device*> devices_in_use() {
+    std::lock_guard<std::mutex> guard(devices_mutex);
+    std::vector<Device*> found;
+    for (Device* d : devices)
+        if (d) found.push_back(d);
+    return found;
 }
 
 // "cuMemAlloc" names cuMemAlloc_v2 as well.
@@ -239,6 +246,7 @@ EMU_EXPORT int emu_configure(const EmuConfiguration* c) {
     Device& d = device_at(ordinal);
     std::lock_guard<std::recursive_mutex> guard(d.mutex);
     d.settings = settings_of(*c);
+    count_costs(d);
     return ordinal;
 }
 EMU_EXPORT int emu_statistics(int ordinal, Statistics* out) {

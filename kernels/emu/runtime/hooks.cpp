@@ -1,6 +1,7 @@
 // What compilers' instrumentation calls. The checked flavour of the kernels is compiled with -fsanitize=thread, =alignment,
 // =bounds and -fsanitize-coverage=trace-pc, but not linked with those sanitizers' libraries: these functions take their
 // place.
+#include "costs.h"
 #include "fault.h"
 #include "global_shadow.h"
 #include "heap.h"
@@ -12,8 +13,16 @@ static inline void access(void* p, uint32_t size, Access kind, void* code) {
     Lane* l = current();
     if (!l) return;
     Block& b = *block;
-    if (b.in_shared(p)) check_shared(*l, p, size, kind, nullptr, code);
-    else if (heap_contains(p)) check_global(*l, p, size, kind, nullptr, code);
+    const bool writes = kind == Access::write;
+    if (b.in_shared(p)) {
+        check_shared(*l, p, size, kind, nullptr, code);
+        if (b.costs) [[unlikely]]
+            b.costs->access(*l, writes ? CostKind::shared_store : CostKind::shared_load, b.offset_of(p), size, code);
+    } else if (heap_contains(p)) {
+        check_global(*l, p, size, kind, nullptr, code);
+        if (b.costs) [[unlikely]]
+            b.costs->access(*l, writes ? CostKind::global_store : CostKind::global_load, uintptr_t(p), size, code);
+    }
     // Everything else is the lane's stack or a constant, which the compiler's own checks and the guard pages cover.
 }
 

@@ -9,6 +9,7 @@
 
 #include <sys/mman.h>
 
+#include "costs.h"
 #include "fault.h"
 #include "heap.h"
 #include "scheduler.h"
@@ -165,6 +166,7 @@ void Block::run(uint3 index) {
     current_face = &first;
     emu_switch_fiber(&scheduler, first.stack_pointer);
     current_face = nullptr;
+    if (costs && !aborted) costs->end_block();
 }
 
 // ---- a grid
@@ -196,6 +198,8 @@ std::string run_launch(const Kernel& kernel, dim3 grid, dim3 threads, uint32_t d
     b.launch = &state;
     b.checked = options.checked;
     b.strict_wgmma = options.strict_wgmma;
+    b.costs = options.costs;
+    if (b.costs) b.costs->begin_launch(&kernel);
     b.early = options.seed > 1 && options.seed % 2;
     b.switches = b.accesses = 0;
     position.block_size = {threads.x, threads.y, threads.z};

@@ -24,6 +24,7 @@ struct LaunchOptions {
     bool strict_wgmma = true;
     uint64_t steps = 0;  // basic blocks and scheduler's steps that a block may take; 0: any number
     double seconds = 0;  // of processor time; 0: no limit
+    Costs* costs = nullptr;
 };
 struct LaunchCounts {
     uint64_t switches = 0, accesses = 0;

@@ -160,6 +160,7 @@ struct SharedVariable {
 
 // What a launch asks of each of its blocks.
 struct LaunchState;
+class Costs;
 
 struct Block {
     std::vector<Lane> lanes = std::vector<Lane>(MAX_THREADS);  // never copied: they hold references to views
@@ -194,6 +195,8 @@ struct Block {
     Clocks clocks;
     SharedShadow shadow;
     uint32_t linear_index = 0;  // of the block in its grid
+
+    Costs* costs = nullptr;  // where accesses are counted (costs.h); null: they are not
 
     // Counted for statistics.
     uint64_t switches = 0, accesses = 0, steps = 0;

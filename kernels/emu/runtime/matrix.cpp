@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "bf16_values.h"
+#include "costs.h"
 #include "fault.h"
 #include "warp.h"
 
@@ -17,22 +18,28 @@ struct MatrixArguments {
     int matrices;
     bool transposed;
     char* row;
+    const void* code;
 };
 
 // Checks the row that each lane gives, and calls f(matrix, row, pointer).
 template <class F>
 static void each_row(Warp& w, const char* what, Access kind, F f) {
-    const int rows = 8 * static_cast<MatrixArguments*>(w.lanes[0]->arguments)->matrices;
+    const auto& first = *static_cast<MatrixArguments*>(w.lanes[0]->arguments);
+    const int rows = 8 * first.matrices;
+    uint32_t offsets[32];
     for (int i = 0; i < rows; i++) {
         Lane& l = *w.lanes[i];
         char* row = static_cast<MatrixArguments*>(l.arguments)->row;
-        const uint32_t offset = require_shared(row, 16, what, l.at);
+        const uint32_t offset = offsets[i] = require_shared(row, 16, what, l.at);
         if (offset % 16)
             fail(l.at, "MISALIGNED %s: the row of lane %d, %s, is not aligned to 16 bytes", what, i,
                  block->describe_shared(offset).c_str());
         if (block->checked) check_shared(l, row, 16, kind, &l.at, nullptr);
         f(i / 8, i % 8, row);
     }
+    if (block->costs)
+        block->costs->matrix(kind == Access::read ? CostKind::ldmatrix : CostKind::stmatrix, offsets, uint32_t(rows),
+                             first.code);
 }
 
 static void do_ldmatrix(Warp& w, uint32_t mask) {
@@ -50,7 +57,7 @@ static void do_ldmatrix(Warp& w, uint32_t mask) {
     }
 }
 void ldmatrix(uint32_t* r, int matrices, bool transposed, const void* row, Location at) {
-    MatrixArguments a{r, matrices, transposed, static_cast<char*>(const_cast<void*>(row))};
+    MatrixArguments a{r, matrices, transposed, static_cast<char*>(const_cast<void*>(row)), __builtin_return_address(0)};
     warp_collective(do_ldmatrix, "ldmatrix", &a, ~0u, at);
 }
 
@@ -70,7 +77,7 @@ static void do_stmatrix(Warp& w, uint32_t mask) {
     each_row(w, "stmatrix", Access::write, [&](int matrix, int row, char* p) { memcpy(p, m[matrix][row], 16); });
 }
 void stmatrix(const uint32_t* r, int matrices, bool transposed, void* row, Location at) {
-    MatrixArguments a{const_cast<uint32_t*>(r), matrices, transposed, static_cast<char*>(row)};
+    MatrixArguments a{const_cast<uint32_t*>(r), matrices, transposed, static_cast<char*>(row), __builtin_return_address(0)};
     warp_collective(do_stmatrix, "stmatrix", &a, ~0u, at);
 }
 

@@ -8,7 +8,7 @@ namespace emu {
 Settings settings_of(const EmuConfiguration& c) {
     Settings s;
     s.seed = c.seed, s.memory = c.memory, s.taken = c.taken, s.steps = c.steps, s.seconds = c.seconds;
-    s.checked = c.checked, s.strict_wgmma = c.strict_wgmma;
+    s.checked = c.checked, s.strict_wgmma = c.strict_wgmma, s.costs = c.costs;
     s.capability_major = c.capability_major, s.capability_minor = c.capability_minor;
     s.multiprocessors = c.multiprocessors, s.driver_version = c.driver_version;
     if (c.fail_call) s.fail_call = c.fail_call, s.fail_nth = c.fail_nth, s.fail_code = c.fail_code;
@@ -20,7 +20,9 @@ Settings settings_of(const EmuConfiguration& c) {
         stderr,
         "emulated GPU: GRAMOPHONE_EMU has \"%s\"; it takes, separated by commas: checked, fast, seed=N, memory=BYTES, "
         "taken=BYTES, devices=N,\n"
-        "capability=MAJOR.MINOR, multiprocessors=N, driver=VERSION, steps=N, seconds=S, lenient, fail=FUNCTION:NTH:ERROR\n",
+        "capability=MAJOR.MINOR, multiprocessors=N, driver=VERSION, steps=N, seconds=S, lenient, "
+        "fail=FUNCTION:NTH:ERROR,\n"
+        "costs=FILE\n",
         word.c_str());
     _Exit(2);
 }
@@ -46,6 +48,7 @@ static void take_word(Environment& e, const std::string& word) {
     else if (key == "driver") s.driver_version = int(number(word, value));
     else if (key == "steps") s.steps = number(word, value);
     else if (key == "seconds") s.seconds = double(number(word, value));
+    else if (key == "costs" && !value.empty()) e.costs = value;
     else if (key == "devices") e.devices = int(std::min<uint64_t>(number(word, value), MAX_DEVICES));
     else if (key == "capability") {
         const size_t dot = value.find('.');

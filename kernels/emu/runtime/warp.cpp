@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "costs.h"
 #include "fault.h"
 #include "scheduler.h"
 
@@ -42,6 +43,8 @@ void warp_collective(WarpOperation operation, const char* name, void* arguments,
         return;
     }
     w.waiting &= ~mask;
+    if (block->costs && mask == w.live) [[unlikely]]
+        block->costs->meet(w);
     operation(w, mask);
     for (uint32_t m = mask & ~bit; m; m &= m - 1) w.lanes[__builtin_ctz(m)]->wait = Wait::nothing;
     w.ready |= mask;

@@ -25,8 +25,13 @@
 //! | `devices=N` | how many devices there are: 1 if not given; 0: none |
 //! | `steps=N`, `seconds=S` | [`Settings::steps`], [`Settings::seconds`] |
 //! | `fail=cuLaunchKernel:7:719` | [`Settings::fail`] |
+//! | `costs=FILE` | [`Settings::costs`] of all checked devices of the process, written to this file when it ends |
 //!
 //! For example `GRAMOPHONE_EMU=checked,seed=3,memory=1073741824`.
+
+mod costs;
+
+pub use costs::{Cost, Kind};
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
@@ -59,6 +64,8 @@ pub struct Settings {
     pub steps: u64,
     /// How many seconds of processor time a launch may take; 0: any number.
     pub seconds: f64,
+    /// Counts what the kernels' memory accesses would cost a real GPU, for [`costs`]; in the checked flavour only.
+    pub costs: bool,
     /// Makes one call of the driver fail.
     pub fail: Option<Failure>,
 }
@@ -87,6 +94,7 @@ impl Default for Settings {
             driver_version: 13000,
             steps: 0,
             seconds: 120.0,
+            costs: false,
             fail: None,
         }
     }
@@ -140,12 +148,14 @@ struct Configuration {
     multiprocessors: i32,
     driver_version: i32,
     fail_code: i32,
+    costs: i32,
 }
 
 struct Library {
     configure: unsafe extern "C" fn(*const Configuration) -> c_int,
     statistics: unsafe extern "C" fn(c_int, *mut Statistics) -> c_int,
     last_error: unsafe extern "C" fn(c_int) -> *const c_char,
+    costs: unsafe extern "C" fn(c_int, c_int) -> *const c_char,
 }
 
 /// The absolute path of the shared object, for `LD_PRELOAD` of a child process.
@@ -183,6 +193,9 @@ fn loaded() -> &'static Library {
                 last_error: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int) -> *const c_char>(symbol(
                     c"emu_last_error",
                 )),
+                costs: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int, c_int) -> *const c_char>(symbol(
+                    c"emu_costs",
+                )),
             }
         }
     })
@@ -191,8 +204,9 @@ fn loaded() -> &'static Library {
 /// Claims a device that nobody else has, configures it, and returns its ordinal: what `--device cuda:N` and `cuDeviceGet` take.
 ///
 /// # Panics
-/// If the library cannot be loaded, or after 32767 devices.
+/// If the library cannot be loaded, after 32767 devices, or if costs are to be counted in the fast flavour.
 pub fn open(settings: Settings) -> i32 {
+    assert!(settings.checked || !settings.costs, "only the checked flavour sees what costs are counted from");
     let call = settings.fail.as_ref().map(|f| CString::new(f.call.as_str()).expect("a function's name"));
     let configuration = Configuration {
         seed: settings.seed,
@@ -209,6 +223,7 @@ pub fn open(settings: Settings) -> i32 {
         multiprocessors: settings.multiprocessors,
         driver_version: settings.driver_version,
         fail_code: settings.fail.as_ref().map_or(0, |f| f.code),
+        costs: settings.costs.into(),
     };
     // SAFETY: `configuration` and `call` outlive the call, which copies them.
     let ordinal = unsafe { (loaded().configure)(&configuration) };
@@ -229,4 +244,28 @@ pub fn statistics(ordinal: i32) -> Statistics {
 pub fn last_error(ordinal: i32) -> String {
     // SAFETY: the text is a C string that lives as long as the process, and no longer changes once it is not empty.
     unsafe { CStr::from_ptr((loaded().last_error)(ordinal)) }.to_string_lossy().into_owned()
+}
+
+/// What the device's kernels have cost so far, by kernel and source line.
+///
+/// # Panics
+/// If the device does not count ([`Settings::costs`]).
+pub fn costs(ordinal: i32) -> Vec<Cost> {
+    costs_text(ordinal, false).lines().skip(1).map(Cost::parse).collect()
+}
+
+/// The same as tables for people, most waste first.
+///
+/// # Panics
+/// If the device does not count ([`Settings::costs`]).
+pub fn costs_table(ordinal: i32) -> String {
+    costs_text(ordinal, true)
+}
+
+fn costs_text(ordinal: i32, readable: bool) -> String {
+    // SAFETY: the text is a C string that lives until the next call for this device, which is the caller's own.
+    let text = unsafe { (loaded().costs)(ordinal, readable.into()) };
+    assert!(!text.is_null(), "the emulated device {ordinal} does not count costs");
+    // SAFETY: as above.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
