@@ -69,6 +69,7 @@ DEVICE void apply(P* p, const float* x, uint64_t n, float shrink, float factor, 
         store_run(p, ps, at, n, vector);
     } else {
         Words words;
+        uint32_t halves[RUN];
 #pragma unroll
         for (int i = 0; i < RUN; i++) {
             // Four neighbours of the arena share a counter.
@@ -77,8 +78,14 @@ DEVICE void apply(P* p, const float* x, uint64_t n, float shrink, float factor, 
             uint32_t word = words.w[0];
 #pragma unroll
             for (int w = 1; w < 4; w++) word = element % 4 == uint64_t(w) ? words.w[w] : word;
-            const uint32_t bits = isfinite(ps[i]) ? (__float_as_uint(ps[i]) + (word >> 16)) >> 16 : pack_bf16(ps[i], 0.f) & 0xffffu;
-            if (at + i < n) p[at + i] = __ushort_as_bfloat16(uint16_t(bits));
+            halves[i] = isfinite(ps[i]) ? (__float_as_uint(ps[i]) + (word >> 16)) >> 16 : pack_bf16(ps[i], 0.f) & 0xffffu;
+        }
+        if (vector && at + RUN <= n) {
+            *reinterpret_cast<uint2*>(p + at) = make_uint2(halves[0] | halves[1] << 16, halves[2] | halves[3] << 16);
+        } else {
+#pragma unroll
+            for (int i = 0; i < RUN; i++)
+                if (at + i < n) p[at + i] = __ushort_as_bfloat16(uint16_t(halves[i]));
         }
     }
 }

@@ -43,7 +43,7 @@ struct Cut {
 };
 
 struct Shared {
-    uint64_t parts[WARPS][DIGITS];
+    uint64_t parts[DIGITS][WARPS];  // a warp reads those of one digit: neighbours, so that no two meet in a bank
     uint64_t totals[DIGITS];
     double scores[WARPS];
     int ids[WARPS];
@@ -73,20 +73,20 @@ template <int N> DEVICE void block_sums(Shared& s, const uint64_t (&v)[N]) {
 #pragma unroll
     for (int j = 0; j < N; j++) {
         const uint64_t sum = warp_sum(v[j]);
-        if (lane == 0) s.parts[warp][j] = sum;
+        if (lane == 0) s.parts[j][warp] = sum;
     }
     __syncthreads();
     if (warp < N) {
-        const uint64_t sum = warp_sum(s.parts[lane][warp]);
+        const uint64_t sum = warp_sum(s.parts[warp][lane]);
         if (lane == 0) s.totals[warp] = sum;
     }
     __syncthreads();
 }
 DEVICE uint64_t block_max(Shared& s, uint64_t v) {
     v = warp_max(v);
-    if (threadIdx.x % WARP == 0) s.parts[threadIdx.x / WARP][0] = v;
+    if (threadIdx.x % WARP == 0) s.parts[0][threadIdx.x / WARP] = v;
     __syncthreads();
-    const uint64_t largest = warp_max(s.parts[threadIdx.x % WARP][0]);
+    const uint64_t largest = warp_max(s.parts[0][threadIdx.x % WARP]);
     __syncthreads();
     return largest;
 }
