@@ -4,8 +4,8 @@
 //! The cases are those of `gramophone bench kernels`, on the smallest shapes that exercise every main loop as large ones would: rows
 //! of whole vectors, several tiles each way, several turns of each ring.
 
-use gramophone::app::bench::Effort;
 use gramophone::app::bench::kernels::{Plan, Sizes, run};
+use gramophone::app::bench::{Effort, Results};
 use gramophone::base::dtype::Dtype;
 use gramophone::device::Device;
 use gramophone::ops::Heads;
@@ -18,7 +18,7 @@ fn sizes(head: usize) -> Sizes {
         ffn: 512,
         heads: Heads { query: 4, kv: 2, size: head },
         vocab: 1024,
-        sequences: vec![256, 128],
+        sequences: vec![vec![256, 128]],
         decode: [2, 640],
         parameters: 1 << 14,
         matrix: [128, 192],
@@ -38,7 +38,11 @@ fn main() {
                 let effort = Effort { samples: 1, flushed: 1 << 12, rotated: 0 };
                 let plan = Plan { sizes: sizes(head), dtype, only: only.clone(), effort };
                 println!("capability {}.{}, {dtype}, heads of {head}", capability.0, capability.1);
-                run(&dev, &plan, |case| println!("  {}", case.name)).unwrap_or_else(|e| panic!("{e}"));
+                let told = |_: &Results, line: String| {
+                    println!("  {line}");
+                    Ok(())
+                };
+                run(&dev, &plan, told).unwrap_or_else(|e| panic!("{e}"));
             }
         }
     }

@@ -12,7 +12,7 @@
 // one that has another order than the CPU's.
 //
 // Bytes: (2 to 28) 4 V a row from L2, once from memory. Flops: some 100 integer operations a kept token to draw (Philox), 57 us for
-// 128K tokens on one multiprocessor; the limiter is the latency of one block per row. 62 registers for each of 1024 threads: one
+// 128K tokens on one multiprocessor; the limiter is the latency of one block per row. 64 registers for each of 1024 threads: one
 // block to a multiprocessor. Settings that mean nothing (NaN) keep some token; no id is outside 0..V. Oracle: src/ops/sample.rs.
 #include "exp.cuh"
 #include "reduce.cuh"
