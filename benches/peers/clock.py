@@ -1,5 +1,6 @@
-"""What the peers of `gramophone bench` share: how samples are taken, the ceilings, and the file in which results are written."""
+"""What the peers of `gramophone bench` share: what they are told, how samples are taken, the ceilings, and the file of results."""
 
+import argparse
 import json
 import platform
 import statistics
@@ -15,6 +16,34 @@ def quartiles(samples):
     samples = sorted(samples)
     at = lambda part: samples[round((len(samples) - 1) * part)]  # noqa: E731
     return {"median": statistics.median(samples), "low": at(0.25), "high": at(0.75), "samples": len(samples)}
+
+
+def arguments(doc, sizes, samples):
+    """A parser of what both peers take."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="of a CPU; 0 for one per core")
+    parser.add_argument("--dtype", choices=["f32", "bf16"], help="bf16 on a GPU, f32 on a CPU if not given")
+    parser.add_argument("--sizes", choices=sizes, help="large on a GPU, small on a CPU if not given")
+    parser.add_argument("--samples", type=int, default=samples)
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well")
+    parser.add_argument("--seconds", type=float, help="begin nothing new after so many")
+    parser.add_argument("--json", type=Path, required=True)
+    return parser
+
+
+def begin(args, sizes):
+    """Sets torch up as asked; the chosen sizes and type."""
+    torch.manual_seed(1)
+    # Every shape is compiled by itself; past the limit it would run uncompiled.
+    torch._dynamo.config.recompile_limit = 100
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    gpu = args.device.startswith("cuda")
+    if gpu:
+        torch.cuda.set_device(args.device)
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype or ("bf16" if gpu else "f32")]
+    return sizes[args.sizes or ("large" if gpu else "small")], dtype
 
 
 class Clock:

@@ -10,16 +10,14 @@ ways: `default` is what transformers does when nothing is asked for; the others 
 our name; a way that does not run or has no room is left out and named. Wall time, the host's work included.
 """
 
-import argparse
 import gc
 import sys
 import time
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import torch
 import transformers
-from clock import Clock, Deadline, Results, quartiles, why
+from clock import Clock, Deadline, Results, arguments, begin, quartiles, why
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.integrations import sdpa_attention
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config, StoppingCriteria, StoppingCriteriaList
@@ -343,28 +341,13 @@ class Bench:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=0, help="of a CPU; 0 for one per core")
-    parser.add_argument("--dtype", choices=["f32", "bf16"], help="bf16 on a GPU, f32 on a CPU if not given")
-    parser.add_argument("--sizes", choices=PASSES, help="large on a GPU, small on a CPU if not given")
+    parser = arguments(__doc__, PASSES, samples=5)
     parser.add_argument("--family", choices=SHAPES, help="a published shape; that of the sizes if not given")
     parser.add_argument("--work", default="prefill,decode,judge,rank,train", help="passes, separated by commas")
-    parser.add_argument("--samples", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="torch.compile as well; decoding on a GPU always is")
-    parser.add_argument("--seconds", type=float, help="begin nothing new after so many")
-    parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
-    torch.manual_seed(1)
     transformers.logging.set_verbosity_error()
-    torch._dynamo.config.recompile_limit = 100
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    gpu = args.device.startswith("cuda")
-    if gpu:
-        torch.cuda.set_device(args.device)
-    sizes = PASSES[args.sizes or ("large" if gpu else "small")]
-    bench = Bench(args, sizes, {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype or ("bf16" if gpu else "f32")])
+    sizes, dtype = begin(args, PASSES)
+    bench = Bench(args, sizes, dtype)
     for work in args.work.split(","):
         if work == "decode":
             for sequences in sizes["sequences"]:

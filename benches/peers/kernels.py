@@ -11,15 +11,13 @@ several (--compile adds torch.compile's). FlashInfer, Liger and bitsandbytes are
 run is left out and named.
 """
 
-import argparse
 import functools
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from clock import Clock, Deadline, Results, why
+from clock import Clock, Deadline, Results, arguments, begin, why
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 SIZES = {
@@ -326,27 +324,10 @@ def bitsandbytes_adamw(parameters):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=0, help="of a CPU; 0 for one per core")
-    parser.add_argument("--dtype", choices=["f32", "bf16"], help="bf16 on a GPU, f32 on a CPU if not given")
-    parser.add_argument("--sizes", choices=SIZES, help="large on a GPU, small on a CPU if not given")
+    parser = arguments(__doc__, SIZES, samples=30)
     parser.add_argument("--only", default="", help="parts of names, separated by commas")
-    parser.add_argument("--samples", type=int, default=30)
-    parser.add_argument("--compile", action="store_true", help="torch.compile as well, where an op has more than one kernel")
-    parser.add_argument("--seconds", type=float, help="begin nothing new after so many")
-    parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
-    torch.manual_seed(1)
-    # Every shape is compiled by itself; past the limit it would run uncompiled.
-    torch._dynamo.config.recompile_limit = 100
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    gpu = args.device.startswith("cuda")
-    if gpu:
-        torch.cuda.set_device(args.device)
-    sizes = SIZES[args.sizes or ("large" if gpu else "small")]
-    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype or ("bf16" if gpu else "f32")]
+    sizes, dtype = begin(args, SIZES)
     deadline, clock = Deadline(args.seconds), Clock(args.device, args.samples)
     results = Results("kernels", args.device, clock.ceilings(sizes["copied"], sizes["square"], dtype), args.json)
     for case in Cases(sizes, dtype, args.device, args.compile).all():
@@ -360,7 +341,7 @@ def main():
             except Exception as e:  # Whatever a library throws: it is said, and the others go on.
                 failed.append((way, why(e)))
             STEPS.clear()
-            if gpu:
+            if clock.cuda:
                 torch.cuda.empty_cache()
         results.add(case.name, case.bytes, case.flops, case.bound, found, failed)
     results.write()

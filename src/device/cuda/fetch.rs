@@ -1,7 +1,8 @@
 //! Copies to the host that the host need not wait for at once: through pinned blocks, each with an event behind its copy.
 
+use super::Gpu;
 use super::event::Event;
-use super::{Gpu, pinned};
+use super::memory::pinned;
 use crate::device::View;
 use crate::error::Result;
 use cudarc::driver::sys;
@@ -29,9 +30,8 @@ impl Block {
         let arrived = Event::new(false)?;
         Ok(Block { address: pinned(bytes)?, bytes, arrived, coming: false })
     }
-}
 
-impl Block {
+    /// Waits for a copy that nobody has waited for.
     fn settle(&mut self, gpu: &Gpu) {
         if std::mem::take(&mut self.coming) {
             // SAFETY: the event lives as long as the block.

@@ -30,7 +30,7 @@ use self::cublaslt::CublasLt;
 use self::driver::{check, explain};
 use self::fetch::Block;
 use self::launch::{Grid, KERNELS};
-use self::memory::{Staging, pinned};
+use self::memory::Staging;
 use crate::base::dtype::Dtype;
 use crate::device::View;
 use crate::device::view::Place;
