@@ -120,10 +120,13 @@ fn a_gpu_runs_the_products_that_are_asked_for_and_a_profiler_sees_each_once() {
     for op in ["gemm_tn", "gemm_tn_portable", "gemm_tn_cublaslt"] {
         assert!(every.iter().any(|n| n.starts_with(&format!("{op} "))), "{op} in {every:?}");
     }
-    let once =
-        emulated(&b, "fast", &["bench", "kernels", "--device", "cuda", "--sizes", "tiny", "--once", "--only", "rope"]);
+    let args = ["bench", "kernels", "--device", "cuda", "--sizes", "tiny", "--once", "--only", "rope,gemm_tn"];
+    let once = emulated(&b, "fast", &args);
+    assert!(once.status.success(), "{}", String::from_utf8_lossy(&once.stderr));
     let shown = String::from_utf8(once.stdout).unwrap();
     assert_eq!(shown.lines().filter(|l| l.starts_with("rope_")).count(), 2, "{shown}");
+    // Who has no cuBLASLt hears of it, and the others run.
+    assert!(shown.lines().any(|l| l.starts_with("gemm_tn ")) && shown.contains("gemm_tn_cublaslt "), "{shown}");
     b.fails(&["bench", "kernels", "--gemm", "portable"], 2, &["--gemm", "--device cuda"]);
     b.fails(&["bench", "kernels", "--once", "--json", "k.json"], 2, &["--once", "--json"]);
 }

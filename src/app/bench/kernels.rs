@@ -137,11 +137,15 @@ fn absent(case: &Case, e: &Error) -> bool {
     library || e.to_string().contains("not enough memory")
 }
 
-/// Runs every case once and launches no other kernel, so that a profiler sees each of theirs once. The cases' names.
+/// Runs every case once and launches no other kernel, so that a profiler sees each of theirs once. The cases' names, and what was left out.
 ///
 /// # Errors
 /// As [`run`].
 pub fn once(dev: &Device, plan: &Plan) -> Result<Vec<String>> {
-    let run = |case: Case| case.once(dev).map(|()| case.name()).map_err(|e| e.at(case.name()));
+    let run = |case: Case| match case.once(dev) {
+        Ok(()) => Ok(case.name()),
+        Err(e) if e.kind() == Kind::Device && absent(&case, &e) => Ok(format!("left out: {}: {e}", case.name())),
+        Err(e) => Err(e.at(case.name())),
+    };
     chosen(dev, plan)?.into_iter().map(run).collect()
 }
