@@ -1,12 +1,15 @@
 //! Reading request bodies: bytes within their limit, text, JSON that is not too deep, and then the fields a wire knows. What is wrong is said with
 //! the path of the field.
 
+mod object;
+
 use super::refusal::Refusal;
 use super::{App, Call};
 use crate::text::message::Message;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use object::Named;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -91,7 +94,7 @@ fn depth(text: &str) -> usize {
 
 /// The fields of a value, or which one is wrong.
 pub fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Refusal> {
-    serde_path_to_error::deserialize(value).map_err(|e| {
+    serde_path_to_error::deserialize(Named(value)).map_err(|e| {
         let message = e.inner().to_string();
         let mut field = e.path().to_string().replace('?', "");
         if field == "." {
@@ -162,6 +165,21 @@ mod tests {
         assert_eq!(field(r#"{"pairs": [{}]}"#), "pairs[0].a");
         assert_eq!(field("{}"), "pairs");
         assert_eq!(field(r#"{"pairs": 3}"#), "pairs");
+    }
+
+    #[test]
+    fn a_list_is_not_an_object() {
+        let refused = |text: &str| decode::<Outer>(serde_json::from_str(text).unwrap()).unwrap_err();
+        assert_eq!(refused(r#"[[{"a": "x"}]]"#).field, "");
+        assert_eq!(refused(r#"{"pairs": [["x"]]}"#).field, "pairs[0]");
+        assert!(refused("[[]]").message.contains("expected an object"), "{}", refused("[[]]").message);
+        // Whole values and lists of one kind are what they are, and nothing is left over.
+        assert_eq!(
+            decode::<Value>(serde_json::json!([[1], {"a": [null]}])).unwrap().to_string(),
+            r#"[[1],{"a":[null]}]"#
+        );
+        assert_eq!(decode::<(u32, Option<String>)>(serde_json::json!([1, null])).unwrap(), (1, None));
+        assert!(decode::<(u32,)>(serde_json::json!([1, 2])).is_err());
     }
 
     #[test]

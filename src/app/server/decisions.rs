@@ -18,7 +18,7 @@ use crate::text::chat::Ending;
 use crate::text::message::Message;
 use axum::extract::State;
 use axum::{Extension, Json};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
@@ -215,12 +215,27 @@ pub struct DecisionsBody {
     pub x_rationale: Value,
 }
 
+#[derive(Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Predicate,
+    Choice,
+    Score,
+}
+
+// One struct for the three kinds: an enum by its tag would be read from a copy, which takes lists for objects and loses the path to what is wrong.
 #[derive(Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum QuestionBody {
-    Predicate { name: Option<String>, instructions: String },
-    Choice { name: Option<String>, instructions: String, choices: Vec<ChoiceBody> },
-    Score { name: Option<String>, instructions: String, levels: Vec<LevelBody> },
+pub struct QuestionBody {
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    pub name: Option<String>,
+    pub instructions: String,
+    /// Of a choice.
+    #[serde(default)]
+    pub choices: Vec<ChoiceBody>,
+    /// Of a score, from the lowest.
+    #[serde(default)]
+    pub levels: Vec<LevelBody>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -240,57 +255,47 @@ pub struct LevelBody {
 impl QuestionBody {
     fn question(&self, i: usize) -> Result<Question, Refusal> {
         let field = format!("questions[{i}]");
-        let (instructions, options) = match self {
-            QuestionBody::Predicate { instructions, .. } => (instructions, vec!["Yes".to_string(), "No".to_string()]),
-            QuestionBody::Choice { instructions, choices, .. } => {
-                for (k, choice) in choices.iter().enumerate() {
+        let option = |name: &str, d: &Option<String>| described(name, d.clone().map(Value::from).as_ref());
+        let (list, options, most): (_, Vec<String>, _) = match self.kind {
+            Kind::Predicate => ("choices", vec!["Yes".into(), "No".into()], OPTIONS),
+            Kind::Choice => {
+                for (k, choice) in self.choices.iter().enumerate() {
                     if !choice.value.is_string() && !choice.value.is_boolean() {
                         let message = "it must be a text, or true or false";
                         return Err(Refusal::field(format!("{field}.choices[{k}].value"), message));
                     }
                 }
-                let option =
-                    |c: &ChoiceBody| described(&plain(&c.value), c.description.clone().map(Value::from).as_ref());
-                (instructions, choices.iter().map(option).collect())
+                let shown = self.choices.iter().map(|c| option(&plain(&c.value), &c.description));
+                ("choices", shown.collect(), OPTIONS)
             }
-            QuestionBody::Score { instructions, levels, .. } => {
-                let option = |l: &LevelBody| described(&l.label, l.description.clone().map(Value::from).as_ref());
-                (instructions, levels.iter().map(option).collect())
-            }
-        };
-        let (list, most) = match self {
-            QuestionBody::Score { .. } => ("levels", LEVELS),
-            _ => ("choices", OPTIONS),
+            Kind::Score => ("levels", self.levels.iter().map(|l| option(&l.label, &l.description)).collect(), LEVELS),
         };
         if !(2..=most).contains(&options.len()) {
             let message = format!("{} of them; there must be from 2 to {most}", options.len());
             return Err(Refusal::field(format!("{field}.{list}"), message));
         }
-        Ok(Question { instructions: instructions.clone(), options, field })
+        Ok(Question { instructions: self.instructions.clone(), options, field })
     }
 
     fn answer(&self, decision: &Decision) -> Value {
         let p = &decision.probabilities;
-        let mut answer = match self {
-            QuestionBody::Predicate { name, .. } => json!({"type": "predicate", "name": name, "probability": p[0]}),
-            QuestionBody::Choice { name, choices, .. } => {
+        let mut answer = json!({"type": self.kind, "name": self.name});
+        match self.kind {
+            Kind::Predicate => answer["probability"] = p[0].into(),
+            Kind::Choice => {
                 let of = |(c, p): (&ChoiceBody, &f64)| json!({"value": c.value, "probability": p});
-                let probabilities: Vec<Value> = choices.iter().zip(p).map(of).collect();
-                json!({
-                    "type": "choice", "name": name, "choice": choices[decision.top()].value,
-                    "probabilities": probabilities, "confidence": decision.confidence(),
-                })
+                answer["choice"] = self.choices[decision.top()].value.clone();
+                answer["probabilities"] = self.choices.iter().zip(p).map(of).collect();
+                answer["confidence"] = decision.confidence().into();
             }
-            QuestionBody::Score { name, levels, .. } => {
+            Kind::Score => {
                 let of =
                     |(i, (l, p)): (usize, (&LevelBody, &f64))| json!({"value": i, "label": l.label, "probability": p});
-                let probabilities: Vec<Value> = levels.iter().zip(p).enumerate().map(of).collect();
-                json!({
-                    "type": "score", "name": name, "score": decision.level(),
-                    "probabilities": probabilities, "confidence": decision.confidence(),
-                })
+                answer["score"] = decision.level().into();
+                answer["probabilities"] = self.levels.iter().zip(p).enumerate().map(of).collect();
+                answer["confidence"] = decision.confidence().into();
             }
-        };
+        }
         extend(&mut answer, decision);
         answer
     }

@@ -35,6 +35,11 @@ fn decisions_do_not_depend_on_each_other_or_on_names() {
             wrong(json!([{"type": "choice", "instructions": "q", "choices": [{"value": "x"}, {"value": 3}]}])),
             "questions[0].choices[1].value",
         ),
+        (
+            wrong(json!([{"type": "score", "instructions": "q", "levels": [{"label": "l"}, {}]}])),
+            "questions[0].levels[1].label",
+        ),
+        (wrong(json!([["predicate", "w", "Is it so?"]])), "questions[0]"),
         (json!({"model": "tiny", "questions": []}), "input"),
         (json!({"model": "tiny", "input": "t", "questions": [choice("a")], "x_rationale": 3}), "x_rationale"),
     ] {

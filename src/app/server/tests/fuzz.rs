@@ -147,6 +147,20 @@ fn valid_bodies_are_valid() {
     }
 }
 
+/// serde reads a list as the fields of a struct in their order; no wire means that.
+#[test]
+fn lists_of_values_are_not_objects() {
+    let bench = Bench::new();
+    for (route, body) in valid() {
+        let Value::Object(map) = body else { continue };
+        let list = Value::from_iter(map.into_values());
+        for app in [&bench.judge, &bench.scalar] {
+            let (status, _, text) = send(app, route, list.to_string().into_bytes());
+            assert!((400..500).contains(&status), "{route} {list}: {status} {text}");
+        }
+    }
+}
+
 #[test]
 fn any_json_is_answered_or_refused() {
     let routes = prop::sample::select(valid().into_iter().map(|(route, _)| route).collect::<Vec<_>>());

@@ -167,6 +167,8 @@ pub enum Change {
     /// In a list once more, elsewhere as a list of two.
     Double,
     Nest,
+    /// An object as the list of its values.
+    Unname,
     /// What stands in another place.
     Copy(Index),
 }
@@ -177,6 +179,7 @@ fn change() -> impl Strategy<Value = Change> {
         2 => Just(Change::Remove),
         1 => Just(Change::Double),
         1 => Just(Change::Nest),
+        1 => Just(Change::Unname),
         2 => any::<Index>().prop_map(Change::Copy),
     ]
 }
@@ -200,6 +203,10 @@ fn apply(body: &mut Value, places: &[String], at: usize, change: Change) {
         Change::Replace(new) => new,
         Change::Copy(from) => body.pointer(&places[from.index(places.len())]).expect("it was listed").clone(),
         Change::Nest => json!({ "text": present }),
+        Change::Unname => match present {
+            Value::Object(map) => map.into_values().collect(),
+            other => json!([other]),
+        },
         Change::Double => json!([present, present]),
         Change::Remove => {
             let Some((parent, name)) = place.rsplit_once('/') else { return };
