@@ -20,6 +20,7 @@ fn sizes(head: usize) -> Sizes {
         vocab: 1024,
         sequences: vec![vec![256, 128]],
         decode: [2, 640],
+        samples: [16, 512, 40],
         parameters: 1 << 14,
         matrix: [128, 192],
         copied: 1 << 16,

@@ -4,6 +4,7 @@ use super::config::Config;
 use crate::base::dtype::Dtype;
 use crate::device::{Arena, Device, Layout, Slot, View};
 use crate::error::Result;
+use crate::ops::decode::{self, Paged};
 use crate::ops::embed::embed_fwd;
 use crate::ops::pages::pages_write;
 
@@ -29,6 +30,7 @@ pub struct Cache {
     places: Slot,
     table: Slot,
     lens: Slot,
+    shares: Slot,
     partials: Slot,
     held: Slot,
     arena: Arena,
@@ -40,19 +42,20 @@ impl Cache {
         Cache::layout(c, dtype, shape).0.bytes()
     }
 
-    /// Where everything lies: the pools of each layer; places, table, lens, partials and held.
-    fn layout(c: &Config, dtype: Dtype, shape: CacheShape) -> (Layout, Vec<[Slot; 2]>, [Slot; 5]) {
+    /// Where everything lies: the pools of each layer; places, table, lens, shares, partials and held.
+    fn layout(c: &Config, dtype: Dtype, shape: CacheShape) -> (Layout, Vec<[Slot; 2]>, [Slot; 6]) {
         let mut l = Layout::new();
         let (rows, cols) = (shape.pages * PAGE, c.heads.kv * c.heads.size);
         let pools = (0..c.layers)
             .map(|i| ["k", "v"].map(|name| l.buffer(format!("layers.{i}.{name}"), dtype, rows, cols)))
             .collect();
         let b = shape.sequences;
-        let scratch = crate::ops::decode::partials_width(c.heads, shape.tokens);
+        let scratch = decode::partials_width(c.heads, shape.tokens);
         let others = [
             l.buffer("places", Dtype::I32, 1, shape.prefill.max(b)),
             l.buffer("table", Dtype::I32, b, shape.tokens.div_ceil(PAGE)),
             l.buffer("lens", Dtype::I32, 1, b),
+            l.buffer("shares", Dtype::I32, 1, b),
             l.buffer("partials", dtype.stat(), b, scratch),
             l.buffer("held", dtype, 1, c.width),
         ];
@@ -64,9 +67,9 @@ impl Cache {
     /// # Errors
     /// When the memory is not there.
     pub fn new(dev: &Device, c: &Config, dtype: Dtype, shape: CacheShape) -> Result<Cache> {
-        let (layout, pools, [places, table, lens, partials, held]) = Cache::layout(c, dtype, shape);
+        let (layout, pools, [places, table, lens, shares, partials, held]) = Cache::layout(c, dtype, shape);
         let arena = Arena::new(dev, "the key-value cache", &layout)?;
-        Ok(Cache { pools, places, table, lens, partials, held, arena })
+        Ok(Cache { pools, places, table, lens, shares, partials, held, arena })
     }
 
     /// Key and value pools of a layer.
@@ -88,6 +91,16 @@ impl Cache {
     /// Length of each decoding sequence, the new token included.
     pub fn lens(&self, sequences: usize) -> View<'_> {
         self.arena.at(&self.lens).cols_in(0..sequences)
+    }
+    /// What the decode steps of a layer read.
+    pub fn paged(&self, layer: usize, sequences: usize) -> Paged<'_> {
+        let ([k, v], shares) = (self.pools(layer), self.arena.at(&self.shares).cols_in(0..sequences));
+        Paged { k, v, table: self.table(sequences), lens: self.lens(sequences), shares, page: PAGE }
+    }
+    /// Finds out which pages the decoding sequences share. Before the layers of every step.
+    pub fn find_shares(&self, dev: &Device, sequences: usize) {
+        let Paged { k, table, lens, shares, page, .. } = self.paged(0, sequences);
+        decode::shares(dev, shares, table, lens, page, k.rows() / page);
     }
     pub fn partials(&self) -> View<'_> {
         self.arena.at(&self.partials)

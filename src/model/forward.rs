@@ -53,6 +53,9 @@ pub fn forward(dev: &Device, model: &Model, acts: &Acts, extent: Extent, attend:
     let pass = Pass { dev, model, acts, extent };
     let ids = acts.at(&acts.inputs.ids).cols_in(0..extent.tokens);
     embed_fwd(dev, pass.at(&acts.layers[0].x), model.at(&model.params.embed), ids);
+    if let Attend::Decode(cache) = attend {
+        cache.find_shares(dev, extent.tokens);
+    }
     for i in 0..acts.layers.len() {
         pass.attention(i, attend);
         pass.mlp(i);
@@ -191,9 +194,7 @@ impl<'a> Pass<'a> {
                 attention_fwd(self.dev, o, self.at(&a.lse), q, k, v, self.starts(), heads, scale)
             }
             Attend::Decode(cache) => {
-                let [k_pool, v_pool] = cache.pools(i);
-                let (table, lens) = (cache.table(self.extent.tokens), cache.lens(self.extent.tokens));
-                decode_fwd(self.dev, o, q, k_pool, v_pool, table, lens, cache.page(), heads, scale, cache.partials());
+                decode_fwd(self.dev, o, q, cache.paged(i, self.extent.tokens), heads, scale, cache.partials());
             }
         }
     }

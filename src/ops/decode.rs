@@ -17,6 +17,11 @@
 //! On a GPU the launch knows no lengths, so it can be captured and replayed while they change: `partials` has room for all that the
 //! table can hold. Its first H columns count the chunks that are done; they must be zero before the first call, and each call leaves them
 //! zero. A length or page that is out of range gives NaN. Heads have at most 256 columns. bf16 rounds probabilities to bf16.
+//! Keys and values that several sequences share are read once for all of them, as [`shares()`] tells; no bit depends on it.
+
+mod shares;
+
+pub use shares::shares;
 
 use super::Heads;
 use super::softmax::max_by;
@@ -41,24 +46,25 @@ pub fn partials_width(heads: Heads, positions: usize) -> usize {
     heads.query + positions.div_ceil(CHUNK) * heads.query * (heads.size + 2)
 }
 
-/// One query per sequence; `page` is the number of positions in a page.
-pub fn decode_fwd(
-    dev: &Device,
-    o: View,
-    q: View,
-    k_pool: View,
-    v_pool: View,
-    table: View,
-    lens: View,
-    page: usize,
-    heads: Heads,
-    scale: f64,
-    partials: View,
-) {
-    let cache = Cache { k: k_pool, v: v_pool, table, lens, page };
+/// The paged keys and values of a batch.
+#[derive(Clone, Copy)]
+pub struct Paged<'a> {
+    pub k: View<'a>,
+    pub v: View<'a>,
+    /// Page numbers of each sequence.
+    pub table: View<'a>,
+    pub lens: View<'a>,
+    /// What each sequence has in common with the one before it, as [`shares()`] wrote it from this table and these lengths, `[B]`.
+    pub shares: View<'a>,
+    /// Positions in a page.
+    pub page: usize,
+}
+
+/// One query per sequence.
+pub fn decode_fwd(dev: &Device, o: View, q: View, cache: Paged, heads: Heads, scale: f64, partials: View) {
     cache.check_shapes([o, q], heads);
-    disjoint("decode_fwd", o, &[q, k_pool, v_pool, partials]);
-    disjoint("decode_fwd", partials, &[q, k_pool, v_pool]);
+    disjoint("decode_fwd", o, &[q, cache.k, cache.v, partials]);
+    disjoint("decode_fwd", partials, &[q, cache.k, cache.v]);
     let b = q.rows();
     match dev {
         Device::Cuda(gpu) => launch_fwd(gpu, o, partials, q, &cache, heads, scale),
@@ -81,16 +87,7 @@ pub fn decode_fwd(
     }
 }
 
-/// The paged keys and values of a batch.
-struct Cache<'a> {
-    k: View<'a>,
-    v: View<'a>,
-    table: View<'a>,
-    lens: View<'a>,
-    page: usize,
-}
-
-impl Cache<'_> {
+impl Paged<'_> {
     fn len(&self, i: usize) -> usize {
         self.lens.slice::<i32>()[i] as usize
     }
@@ -114,14 +111,16 @@ impl Cache<'_> {
                 && self.k.cols() == kv * size
                 && self.v.shape() == self.k.shape()
                 && self.table.rows() == b
-                && self.lens.len() == b,
-            "decode_fwd: o {:?}, q {:?}, pools {:?} and {:?}, table {:?}, lens {:?}, {heads:?}",
+                && self.lens.len() == b
+                && self.shares.len() == b,
+            "decode_fwd: o {:?}, q {:?}, pools {:?} and {:?}, table {:?}, lens {:?}, shares {:?}, {heads:?}",
             o.shape(),
             q.shape(),
             self.k.shape(),
             self.v.shape(),
             self.table.shape(),
-            self.lens.shape()
+            self.lens.shape(),
+            self.shares.shape()
         );
         assert!(
             size <= SIZE && query % kv == 0 && self.page > 0 && self.k.rows().is_multiple_of(self.page),
@@ -156,12 +155,15 @@ fn check_room(partials: View, sequences: usize, positions: usize, heads: Heads) 
 
 /// Rows that the matrix units take at once: query heads of one key-value head.
 const ROWS: usize = 16;
-/// Bytes of a warp's ring of keys and values in shared memory, for each column of a head: 3 stages of 16 of both, bf16.
-const RING: usize = 3 * 2 * ROWS * 2;
+/// Rows of (sequence, head) that may read shared keys together.
+const TOGETHER: usize = 64;
+/// Bytes of shared memory for each column of a head: four warps' rings of 3 stages of 16 keys and values, bf16; or one ring of 4 stages of
+/// 32, and the sums of 64 rows in f32.
+const COLUMN: usize = 4 * 3 * 2 * ROWS * 2;
 
 /// bf16 goes through the matrix units where rows are whole vectors of 16 bytes and heads are at most 128 wide; the rest through
 /// plain multiply-adds. There are no more blocks than fit the GPU at once, or than there may be items.
-fn launch_fwd(gpu: &Gpu, o: View, partials: View, q: View, cache: &Cache, heads: Heads, scale: f64) {
+fn launch_fwd(gpu: &Gpu, o: View, partials: View, q: View, cache: &Paged, heads: Heads, scale: f64) {
     let (b, dtype, capacity) = (q.rows(), q.dtype(), cache.capacity());
     check_room(partials, b, capacity, heads);
     let whole = |v: View| {
@@ -178,25 +180,86 @@ fn launch_fwd(gpu: &Gpu, o: View, partials: View, q: View, cache: &Cache, heads:
         [o, partials, q, cache.k, cache.v, cache.table].map(|v| v.stride() as i32);
     let [sequences, query, group, size] = [b, heads.query, heads.group(), heads.size].map(|n| n as i32);
     let [page, pages, capacity] = [cache.page, cache.k.rows() / cache.page, capacity].map(|n| n as i32);
-    let (k, v, table, lens, scale) = (cache.k, cache.v, cache.table, cache.lens, scale as f32);
-    macro_rules! launch {
-        ($kernel:ident, $grid:expr $(, $dtype:ident)?) => {
+    let (Paged { k, v, table, lens, shares, .. }, scale) = (*cache, scale as f32);
+    let together = together(heads.group()) as i32;
+    macro_rules! matrix {
+        ($kernel:ident, $d:expr) => {
             launch::$kernel(
-                gpu, $($dtype,)? $grid, o, partials, q, k, v, table, lens, sequences, query, group, size, page, pages,
-                capacity, ld_o, ld_partials, ld_q, ld_k, ld_v, ld_table, scale,
+                gpu,
+                grid(2).shared(COLUMN * $d),
+                o,
+                partials,
+                q,
+                k,
+                v,
+                table,
+                lens,
+                shares,
+                sequences,
+                together,
+                query,
+                group,
+                size,
+                page,
+                pages,
+                capacity,
+                ld_o,
+                ld_partials,
+                ld_q,
+                ld_k,
+                ld_v,
+                ld_table,
+                scale,
             )
         };
     }
-    let ring = |d: usize| grid(2).shared(4 * RING * d);
-    // Queries, keys and values as floats: 16, 32 and 32 rows.
-    let plain = || grid(4).shared(4 * 80 * (heads.size.next_multiple_of(4) + 4));
+    macro_rules! plain {
+        ($kernel:ident) => {
+            // Queries, keys and values as floats: 16, 32 and 32 rows.
+            launch::$kernel(
+                gpu,
+                dtype,
+                grid(4).shared(4 * 80 * (heads.size.next_multiple_of(4) + 4)),
+                o,
+                partials,
+                q,
+                k,
+                v,
+                table,
+                lens,
+                sequences,
+                query,
+                group,
+                size,
+                page,
+                pages,
+                capacity,
+                ld_o,
+                ld_partials,
+                ld_q,
+                ld_k,
+                ld_v,
+                ld_table,
+                scale,
+            )
+        };
+    }
     match heads.size {
-        0..=64 if matrix => launch!(decode_fwd_64_bf16, ring(64)),
-        65..=96 if matrix => launch!(decode_fwd_96_bf16, ring(96)),
-        _ if matrix => launch!(decode_fwd_128_bf16, ring(128)),
-        0..=128 => launch!(decode_fwd_plain_128, plain(), dtype),
-        129..=256 => launch!(decode_fwd_plain_256, plain(), dtype),
+        0..=64 if matrix => matrix!(decode_fwd_64_bf16, 64),
+        65..=96 if matrix => matrix!(decode_fwd_96_bf16, 96),
+        _ if matrix => matrix!(decode_fwd_128_bf16, 128),
+        0..=128 => plain!(decode_fwd_plain_128),
+        129..=256 => plain!(decode_fwd_plain_256),
         size => panic!("decode_fwd: heads of {size} columns; on a GPU they have at most 256"),
+    }
+}
+
+/// How many sequences may be in one item: a power of two, as the kernel counts by warps.
+fn together(group: usize) -> usize {
+    match TOGETHER / group {
+        _ if group > ROWS => 1,
+        0..=1 => 1,
+        n => (1 << n.ilog2()).min(32),
     }
 }
 
@@ -213,7 +276,7 @@ fn partial<'a>(partials: View<'a>, chunk: usize, team: Range<usize>, heads: Head
 fn chunk_fwd<E: Elem>(
     partials: View,
     q: View,
-    cache: &Cache,
+    cache: &Paged,
     i: usize,
     chunk: usize,
     group: usize,
@@ -313,10 +376,10 @@ fn merge<E: Elem>(o: &mut [E], partials: View, i: usize, chunks: usize, head: us
     }
 }
 
-/// What [`decode_fwd`] over sequences of these lengths costs: every key and value once.
-pub fn decode_fwd_cost(dtype: Dtype, lengths: &[usize], heads: Heads) -> Cost {
+/// What [`decode_fwd`] over sequences of these lengths costs, whose first `shared` positions are the same pages: every key and value once.
+pub fn decode_fwd_cost(dtype: Dtype, lengths: &[usize], shared: usize, heads: Heads) -> Cost {
     let (b, keys) = (lengths.len(), lengths.iter().sum::<usize>());
-    let elements = 2 * (keys * heads.kv + b * heads.query) * heads.size;
+    let elements = 2 * ((keys - b.saturating_sub(1) * shared) * heads.kv + b * heads.query) * heads.size;
     Cost::of(elements, dtype, 4 * keys * heads.query * heads.size)
 }
 

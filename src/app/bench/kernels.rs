@@ -23,6 +23,8 @@ pub struct Sizes {
     pub sequences: Vec<Vec<usize>>,
     /// Sequences that decode together, and their length.
     pub decode: [usize; 2],
+    /// Samples that decode together, the length of the prompt that they share, and of what each has written.
+    pub samples: [usize; 3],
     /// Parameters of an optimizer's step.
     pub parameters: usize,
     /// Edges of Muon's matrix.
@@ -44,6 +46,7 @@ impl Sizes {
             vocab: 128_256,
             sequences: vec![vec![8192; 2], vec![2048; 8], vec![8192, 2048, 2048, 2048, 2048]],
             decode: [32, 4096],
+            samples: [64, 4096, 512],
             parameters: 1 << 27,
             matrix: [4096, 4096],
             copied: 1 << 30,
@@ -60,6 +63,7 @@ impl Sizes {
             vocab: 8192,
             sequences: vec![vec![512, 512]],
             decode: [8, 1024],
+            samples: [8, 1024, 128],
             parameters: 1 << 21,
             matrix: [512, 512],
             copied: 64 << 20,
@@ -76,6 +80,7 @@ impl Sizes {
             vocab: 256,
             sequences: vec![vec![9, 7]],
             decode: [2, 70],
+            samples: [3, 512, 8],
             parameters: 1000,
             matrix: [24, 40],
             copied: 1 << 16,

@@ -40,8 +40,9 @@ fn decode<E: Elem>(threads: usize, case: &mut Case<E>, which: &[usize]) -> Vec<E
     let (mut o, mut partials) = (q.clone(), vec![E::Acc::of(f64::NAN); b * width]);
     let (k, v) = (matrix(&mut case.k, PAGES * PAGE), matrix(&mut case.v, PAGES * PAGE));
     let (table, lens, partials) = (matrix(&mut table, b), View::of(&mut lens), matrix(&mut partials, b));
-    let dev = Device::cpu(threads);
-    decode_fwd(&dev, matrix(&mut o, b), matrix(&mut q, b), k, v, table, lens, PAGE, HEADS, SCALE, partials);
+    let mut shares = vec![0i32; b];
+    let cache = Paged { k, v, table, lens, shares: View::of(&mut shares), page: PAGE };
+    decode_fwd(&Device::cpu(threads), matrix(&mut o, b), matrix(&mut q, b), cache, HEADS, SCALE, partials);
     o
 }
 
@@ -96,9 +97,9 @@ fn a_page_outside_the_pool_is_named() {
     let q = matrix(&mut case.q, 6).top(1);
     let (mut o, mut partials) = (vec![0f32; q.len()], vec![0f32; partials_width(HEADS, 3)]);
     let (o, partials) = (View::of(&mut o), View::of(&mut partials));
-    let (mut table, mut lens) = ([80], [3]);
-    let (table, lens) = (View::of(&mut table), View::of(&mut lens));
-    decode_fwd(&Device::cpu(1), o, q, k, v, table, lens, PAGE, HEADS, SCALE, partials);
+    let (mut table, mut lens, mut shares) = ([80], [3], [0]);
+    let (table, lens, shares) = (View::of(&mut table), View::of(&mut lens), View::of(&mut shares));
+    decode_fwd(&Device::cpu(1), o, q, Paged { k, v, table, lens, shares, page: PAGE }, HEADS, SCALE, partials);
 }
 
 /// bf16 results on matrix units, where probabilities are rounded to bf16 between the two products.
@@ -131,8 +132,22 @@ impl<'a> Batch<'a> {
         Batch { bed, dtype, heads, page, queries, pools, tables }
     }
 
-    /// Decodes some of the sequences, `times` over with the same scratch.
+    /// Has each sequence begin with that many pages of another.
+    fn sharing(mut self, beginnings: &[(usize, usize, usize)]) -> Batch<'a> {
+        for (sequence, other, pages) in beginnings {
+            let of_other = self.tables[*other][..*pages].to_vec();
+            self.tables[*sequence][..*pages].copy_from_slice(&of_other);
+        }
+        self
+    }
+
+    /// Decodes some of the sequences, `times` over with the same scratch, where all reads for itself.
     fn decode(&self, lens: &[usize], which: &[usize], times: usize) -> Vec<f64> {
+        self.run(lens, which, times, false).0
+    }
+
+    /// As above, together if so chosen; and who shares how many chunks.
+    fn run(&self, lens: &[usize], which: &[usize], times: usize, together: bool) -> (Vec<f64>, Vec<i32>) {
         let (bed, b, row, pages) = (self.bed, which.len(), self.heads.query * self.heads.size, self.tables[0].len());
         let queries: Vec<f64> = which.iter().flat_map(|i| &self.queries[i * row..(i + 1) * row]).copied().collect();
         let tables: Vec<i32> = which.iter().flat_map(|i| &self.tables[*i]).copied().collect();
@@ -140,11 +155,16 @@ impl<'a> Batch<'a> {
         let (q, o) = (bed.put(self.dtype, b, row, &queries), bed.zeros(self.dtype, b, row));
         let (table, lens) = (bed.ints(b, pages, &tables), bed.ints(1, b, &lens));
         let partials = bed.zeros(Dtype::F32, b, partials_width(self.heads, pages * self.page));
-        let ([k, v], scale) = (self.pools, self.heads.scale());
-        for _ in 0..times {
-            decode_fwd(&bed.dev, o, q, k, v, table, lens, self.page, self.heads, scale, partials);
+        let ([k, v], scale, page) = (self.pools, self.heads.scale(), self.page);
+        let found = bed.ints(1, b, &vec![0; b]);
+        if together {
+            shares(&bed.dev, found, table, lens, page, k.rows() / page);
         }
-        bed.get(o)
+        for _ in 0..times {
+            let cache = Paged { k, v, table, lens, shares: found, page };
+            decode_fwd(&bed.dev, o, q, cache, self.heads, scale, partials);
+        }
+        (bed.get(o), bed.get(found).iter().map(|n| *n as i32).collect())
     }
 }
 
@@ -211,4 +231,81 @@ fn gpus_give_nan_for_what_does_not_exist() {
             assert_eq!(o[32..], batch.decode(&lens, &[2], 1));
         }
     }
+}
+
+/// Sequences that share beginnings are read together, in every mixture, and nobody's bits show it.
+fn share(heads: Heads, page: usize, lens: &[usize], beginnings: &[(usize, usize, usize)], want: &[i32]) {
+    let all: Vec<usize> = (0..lens.len()).collect();
+    agree(&format!("decode {heads:?} pages of {page} {lens:?} sharing {beginnings:?}"), |bed| {
+        let batch = Batch::new(bed, Dtype::Bf16, heads, page, lens, 1.0).sharing(beginnings);
+        let (together, found) = batch.run(lens, &all, 2, true);
+        assert_eq!(found, want);
+        assert!(together == batch.decode(lens, &all, 1), "each for itself");
+        vec![("o", ROUNDED, together)]
+    });
+}
+
+#[test]
+fn what_is_shared_is_read_once_with_the_same_bits() {
+    let heads = |query, kv, size| Heads { query, kv, size };
+    // Two and three sequences of two heads: the rows of one matrix. The third shares one chunk of two, the last nothing.
+    let lens = [1030, 1100, 1024, 515, 3];
+    share(heads(4, 2, 64), 64, &lens, &[(1, 0, 16), (2, 1, 9), (3, 2, 8)], &[0, 2, 1, 1, 0]);
+    // Five of seven heads: 35 rows, then (after eight) a new item; sequences that are done after the shared chunk.
+    let lens = [512, 700, 512, 513, 600, 512, 512, 512, 512, 520];
+    let beginnings: Vec<_> = (1..10).map(|i| (i, 0, 8)).collect();
+    share(heads(7, 1, 96), 64, &lens, &beginnings, &[0, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+    // Heads of 128, a full item of 64 rows, pages that do not divide a chunk.
+    let beginnings: Vec<_> = (1..17).map(|i| (i, i - 1, 22)).collect();
+    let shared: Vec<i32> = (0..17).map(|i| (i > 0) as i32).collect();
+    share(heads(4, 1, 128), 24, &[530; 17], &beginnings, &shared);
+    // One head each, narrower than a tile: 32 sequences are one item.
+    let beginnings: Vec<_> = (1..35).map(|i| (i, 0, 8)).collect();
+    let shared: Vec<i32> = (0..35).map(|i| (i > 0) as i32).collect();
+    share(heads(1, 1, 24), 64, &[515; 35], &beginnings, &shared);
+    // More heads than rows: each for itself.
+    share(heads(17, 1, 16), 64, &[520, 530], &[(1, 0, 8)], &[0, 1]);
+}
+
+#[test]
+fn pages_are_shared_where_they_are_the_same_and_exist() {
+    let (width, page, pages) = (20, 64, 50);
+    let row = |first: i32| (0..width as i32).map(|i| (first + i) % pages).collect::<Vec<_>>();
+    let with = |at: usize, name: i32| {
+        let mut row = row(0);
+        row[at] = name;
+        row
+    };
+    let cases = [
+        (row(0), 1280, 0),
+        (row(0), 1280, 2),
+        (row(0), 1023, 1),
+        (row(0), 511, 0),
+        (row(0), 1280, 0),
+        (with(16, 9), 1280, 2),
+        (with(15, 9), 1280, 1),
+        (with(7, 9), 1280, 0),
+        (row(1), 1280, 0),
+        (row(0), 0, 0),
+        (row(0), 1281, 0),
+        (row(0), 1280, 0),
+        (row(0), -1, 0),
+        (with(15, 50), 1280, 0),
+        (with(15, 50), 1280, 1),
+        (with(15, -1), 1280, 1),
+        (with(15, -1), 1280, 1),
+    ];
+    let tables: Vec<i32> = cases.iter().flat_map(|c| c.0.clone()).collect();
+    let lens: Vec<i32> = cases.iter().map(|c| c.1).collect();
+    let want: Vec<f64> = cases.iter().map(|c| c.2 as f64).collect();
+    let devices = [("cpu".to_string(), Device::cpu(1))].into_iter().chain(gpus());
+    for (name, dev) in devices {
+        let bed = Bed::new(dev);
+        let found = bed.ints(1, cases.len(), &vec![7; cases.len()]);
+        let (table, lens) = (bed.ints(cases.len(), width, &tables), bed.ints(1, cases.len(), &lens));
+        shares(&bed.dev, found, table, lens, page, pages as usize);
+        assert_eq!(bed.get(found), want, "{name}");
+    }
+    let group = [1, 2, 3, 4, 7, 8, 16, 17, 64, 65].map(together);
+    assert_eq!(group, [32, 32, 16, 16, 8, 8, 4, 1, 1, 1]);
 }

@@ -25,6 +25,7 @@ const LIGER: Whose = Whose::Ways("Liger", &["liger"]);
 const DEFAULT: Whose = Whose::Ways("default transformers", &["default"]);
 const STATIC: Whose = Whose::Ways("compiled static cache", &["compiled"]);
 const FLAT: Whose = Whose::Own("own, unshared");
+const ALONE: Whose = Whose::Own("own, each for itself");
 
 /// Ratios to others on the same cases.
 fn same(id: &'static str, work: String, ours: Vec<String>, beats: &[(Whose, f64)], of_ceiling: Option<f64>) -> Goal {
@@ -121,11 +122,14 @@ fn attention(s: &Sizes) -> Vec<Goal> {
         &[(SDPA, 4.0), (FLEX, 1.3), (FLASHINFER, 1.0)],
         Some(0.90),
     ));
-    all.push(nothing(
-        "G5",
-        "decoding with a shared prefix, 64 samples of a 4K prompt",
-        "samples share the prompt's pages, but there is no kernel that reads a shared page once for all of them",
-    ));
+    let [samples, prompt, _] = s.samples;
+    let shape = names::samples(E, s.samples, s.heads);
+    let answer = Answer::Cases {
+        ours: vec![op("decode_shared", shape.clone())],
+        beats: vec![Beat { whose: ALONE, cases: vec![op("decode_alone", shape)], ratio: 5.0 }],
+        of_ceiling: Some(0.80),
+    };
+    all.push(Goal { id: "G5", work: format!("paged decoding, {samples} samples of a prompt of {prompt}"), answer });
     all
 }
 

@@ -27,6 +27,10 @@ pub fn ends(e: Dtype, asked: usize, lengths: &[usize], heads: Heads) -> String {
 pub fn decoding(e: Dtype, [b, len]: [usize; 2], heads: Heads) -> String {
     format!("{e} {b} x {len} tokens, {}", on(heads))
 }
+/// One token for each of `b` samples of one prompt.
+pub fn samples(e: Dtype, [b, prompt, own]: [usize; 3], heads: Heads) -> String {
+    format!("{e} {b} samples of {prompt}+{own} tokens, {}", on(heads))
+}
 /// So many parameters in this form.
 pub fn parameters(form: &str, n: usize) -> String {
     format!("{form} {n}")
@@ -54,5 +58,6 @@ mod tests {
         let heads = Heads { query: 4, kv: 2, size: 64 };
         assert_eq!(sequences(Dtype::Bf16, &[9, 7, 7], heads), "bfloat16 9+7*2 tokens, 4 on 2 heads of 64");
         assert_eq!(decoding(Dtype::F32, [2, 70], heads), "float32 2 x 70 tokens, 4 on 2 heads of 64");
+        assert_eq!(samples(Dtype::F32, [2, 70, 8], heads), "float32 2 samples of 70+8 tokens, 4 on 2 heads of 64");
     }
 }

@@ -5,15 +5,17 @@ use super::super::names;
 use super::case;
 use crate::app::bench::{Bound, Case, Fill, Operand};
 use crate::base::dtype::Dtype;
+use crate::device::{Device, View};
 use crate::ops::attention::{Paths, attention_bwd, attention_bwd_cost, attention_fwd, attention_fwd_cost};
 use crate::ops::attention::{attention_gather_fwd, attention_gather_fwd_cost};
-use crate::ops::decode::{decode_fwd, decode_fwd_cost, partials_width};
+use crate::ops::decode::{Paged, decode_fwd, decode_fwd_cost, partials_width, shares};
 use crate::ops::pages::{pages_write, pages_write_cost};
 
 pub(super) fn sequences(s: &Sizes, e: Dtype) -> Vec<Case> {
     let mut all: Vec<Case> = s.sequences.iter().flat_map(|lengths| attention(s, e, lengths)).collect();
     all.extend(s.sequences.last().map(|lengths| gathered(s, e, lengths)));
     all.extend(paged(s, e));
+    all.extend(sampled(s, e));
     all
 }
 
@@ -90,9 +92,11 @@ fn gathered(s: &Sizes, e: Dtype, lengths: &[usize]) -> Case {
     )
 }
 
+/// Tokens in a page.
+const PAGE: usize = 64;
+
 fn paged(s: &Sizes, e: Dtype) -> [Case; 2] {
     use Operand as O;
-    const PAGE: usize = 64;
     let (h, stat, scale, [b, len]) = (s.heads, e.stat(), s.heads.scale(), s.decode);
     let per = len.div_ceil(PAGE);
     // Pages of one sequence lie apart, as in a pool that has been in use.
@@ -101,14 +105,15 @@ fn paged(s: &Sizes, e: Dtype) -> [Case; 2] {
     let q_rows = O::normal(e, b, h.query * h.size);
     let partials = O::zeros(stat, b, partials_width(h, per * PAGE));
     let places = O::ids(1, (0..(b * per * PAGE) as i32).collect());
+    let (lens, none) = (O::ids(1, vec![len as i32; b]), O::ids(1, vec![0; b]));
     [
         case(
             "decode_fwd",
             names::decoding(e, s.decode, h),
-            decode_fwd_cost(e, &vec![len; b], h),
+            decode_fwd_cost(e, &vec![len; b], 0, h),
             Bound::Read,
-            vec![q_rows.clone(), q_rows, pool.clone(), pool.clone(), table, O::ids(1, vec![len as i32; b]), partials],
-            move |dev, v| decode_fwd(dev, v[0], v[1], v[2], v[3], v[4], v[5], PAGE, h, scale, v[6]),
+            vec![q_rows.clone(), q_rows, pool.clone(), pool.clone(), table, lens, none, partials],
+            move |dev, v| decode_fwd(dev, v[0], v[1], cached(&v[2..]), h, scale, v[7]),
         ),
         case(
             "pages_write",
@@ -118,5 +123,50 @@ fn paged(s: &Sizes, e: Dtype) -> [Case; 2] {
             vec![pool.clone(), pool.clone(), pool.clone(), pool, places],
             |dev, v| pages_write(dev, v[0], v[1], v[2], v[3], v[4]),
         ),
+    ]
+}
+
+fn cached<'a>(v: &[View<'a>]) -> Paged<'a> {
+    Paged { k: v[0], v: v[1], table: v[2], lens: v[3], shares: v[4], page: PAGE }
+}
+
+/// Samples of one prompt, whose pages are the same: found and read once, and by each for itself.
+fn sampled(s: &Sizes, e: Dtype) -> [Case; 2] {
+    use Operand as O;
+    let (h, scale, [b, prompt, own]) = (s.heads, s.heads.scale(), s.samples);
+    let (common, each) = (prompt / PAGE, own.div_ceil(PAGE) + prompt.div_ceil(PAGE) - prompt / PAGE);
+    let per = common + each;
+    let page = |i: usize, p: usize| if p < common { p * b } else { common * b + p * b + i };
+    let pool = O::normal(e, (common * b + per * b) * PAGE, h.kv * h.size);
+    let table = O::ids(b, (0..b * per).map(|at| page(at / per, at % per) as i32).collect());
+    let q_rows = O::normal(e, b, h.query * h.size);
+    let partials = O::zeros(e.stat(), b, partials_width(h, per * PAGE));
+    let (lens, none) = (O::ids(1, vec![(prompt + own) as i32; b]), O::ids(1, vec![0; b]));
+    let of = |op, found: fn(&Device, &[View])| {
+        case(
+            op,
+            names::samples(e, s.samples, h),
+            // What must be read, by whichever way.
+            decode_fwd_cost(e, &vec![prompt + own; b], common * PAGE, h),
+            Bound::Read,
+            vec![
+                q_rows.clone(),
+                q_rows.clone(),
+                pool.clone(),
+                pool.clone(),
+                table.clone(),
+                lens.clone(),
+                none.clone(),
+                partials.clone(),
+            ],
+            move |dev, v| {
+                found(dev, v);
+                decode_fwd(dev, v[0], v[1], cached(&v[2..]), h, scale, v[7]);
+            },
+        )
+    };
+    [
+        of("decode_shared", |dev, v| shares(dev, v[6], v[4], v[5], PAGE, v[2].rows() / PAGE)),
+        of("decode_alone", |_, _| ()),
     ]
 }
