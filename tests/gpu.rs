@@ -281,6 +281,33 @@ fn a_gpu_that_fails_names_what_was_under_way() {
     assert!(!b.path("run/checkpoint-000002").exists());
 }
 
+/// Waiting after every launch records nothing, and writes the same text.
+#[test]
+fn decoding_goes_on_where_every_launch_is_waited_for() {
+    if !covers_emulated() {
+        return;
+    }
+    let b = Bench::new();
+    let rows = b.write("rows.jsonl", "{\"prompt\": \"Say one\"}\n{\"prompt\": \"Say two\"}\n");
+    let (model, rows) = (golden("qwen3"), utf8(&rows).to_string());
+    let args = ["generate", "--model", utf8(&model), "--input", &rows, "--max-tokens", "8", "--device", "cuda"];
+    let run = |settings: &str, synchronous: &str| {
+        let mut command = b.command(&args);
+        command.env("LD_PRELOAD", gramophone_emu::library()).env("GRAMOPHONE_EMU", format!("fast{settings}"));
+        command.env("GRAMOPHONE_SYNC", synchronous).output().unwrap()
+    };
+    let recorded = run("", "0");
+    ends(&recorded, 0, &[]);
+    assert_eq!(run(",fail=cuStreamBeginCapture:1:719", "1").stdout, recorded.stdout);
+    ends(&run(",fail=cuGraphLaunch:2:719", "0"), 1, &["cuda:0", ": a recorded step: "]);
+    // What fails is named, though it would have been part of a recording.
+    let out = run(",fail=cuStreamSynchronize:150:719", "1");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    let (before, kernel) = said.trim_end().rsplit_once("launched before it: ").unwrap_or_else(|| panic!("{said}"));
+    let kernel = kernel.split(';').next().unwrap_or_default();
+    assert!(out.status.code() == Some(1) && before.contains(&format!(": {kernel}: ")), "{said}");
+}
+
 #[test]
 fn a_run_that_does_not_fit_prints_its_plan() {
     if !covers_emulated() {

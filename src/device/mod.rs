@@ -115,6 +115,14 @@ impl Device {
         }
     }
 
+    /// Whether something has failed, after which everything fails until the process begins anew. The CPU does not.
+    pub fn failed(&self) -> bool {
+        match self {
+            Device::Cpu(_) => false,
+            Device::Cuda(gpu) => gpu.failed(),
+        }
+    }
+
     /// Copies host data into a tensor (a whole view, contiguous).
     pub fn write<T: Pod>(&self, to: View, from: &[T]) {
         match self {
