@@ -24,7 +24,7 @@ use crate::ops::embed::embed_fwd;
 use crate::ops::gemm::gemm_nt;
 use crate::ops::pages::pages_write;
 use crate::ops::rmsnorm::rmsnorm_fwd;
-use crate::ops::rope::{QkNorm, rope_fwd};
+use crate::ops::rope::{QkNorm, rope_fwd, rope_pages_fwd};
 use crate::ops::swiglu::swiglu_fwd;
 
 /// Where attention finds keys and values.
@@ -154,7 +154,17 @@ impl<'a> Pass<'a> {
         self.linear(i, Projection::Query, q, x, None);
         self.linear(i, Projection::Key, k, x, None);
         self.linear(i, Projection::Value, v, x, None);
-        self.rotate(i);
+        match attend {
+            Attend::Packed => self.rotate(i),
+            // The packed keys are read once more, by the attention.
+            Attend::Prefill(cache) => {
+                self.rotate(i);
+                let ([_, k], [k_pool, v_pool]) = (self.rotated(self.layer(i).1), cache.pools(i));
+                pages_write(self.dev, k_pool, v_pool, k, v, cache.places(self.extent.tokens));
+            }
+            Attend::Decode(cache) => self.rotate_into(i, cache, cache.places(self.extent.tokens)),
+            Attend::Continue(cache, attended) => self.rotate_into(i, cache, attended.writes),
+        }
         self.attend(i, attend);
         self.linear(i, Projection::Out, self.at(&a.mid), self.at(&a.attn_out), Some(self.at(&a.x)));
     }
@@ -175,18 +185,22 @@ impl<'a> Pass<'a> {
         rope_fwd(self.dev, rq, rk, self.head_rstd(a), q, k, norm, table, positions, heads);
     }
 
+    /// As [`Pass::rotate`], with keys and values into the cache at once.
+    fn rotate_into(&self, i: usize, cache: &Cache, places: View) {
+        let (p, a) = self.layer(i);
+        let (raw, [rq, _], rstd) = (self.split(self.at(&a.qkv)), self.rotated(a), self.head_rstd(a));
+        let (norm, table, positions) = (self.head_norms(p), self.acts.rope(), self.positions());
+        let heads = self.model.config.heads;
+        rope_pages_fwd(self.dev, rq, cache.pools(i), rstd, raw, places, norm, table, positions, heads);
+    }
+
     fn attend(&self, i: usize, attend: Attend) {
         let (_, a) = self.layer(i);
         let ([q, k], [_, _, v]) = (self.rotated(a), self.split(self.at(&a.qkv)));
         let (heads, scale, o) = (self.model.config.heads, self.model.config.heads.scale(), self.at(&a.attn_out));
-        if let Attend::Prefill(cache) | Attend::Decode(cache) = attend {
-            let [k_pool, v_pool] = cache.pools(i);
-            pages_write(self.dev, k_pool, v_pool, k, v, cache.places(self.extent.tokens));
-        }
         match attend {
             Attend::Continue(cache, attended) => {
                 let [k_pool, v_pool] = cache.pools(i);
-                pages_write(self.dev, k_pool, v_pool, k, v, attended.writes);
                 let paths = attended.paths(self.starts());
                 attention_gather_fwd(self.dev, o, self.at(&a.lse), q, k_pool, v_pool, paths, heads, scale);
             }
