@@ -9,11 +9,11 @@ use gramophone::text::message::transcript;
 use serde_json::{Value, json};
 use std::fs;
 
-/// Both numbers or none, and near each other.
+/// Both numbers or none, and near each other for a tiny model that stores everything in bf16.
 fn near(cpu: &Value, gpu: &Value, names: &[&str]) {
     for name in names {
         match (cpu[*name].as_f64(), gpu[*name].as_f64()) {
-            (Some(a), Some(b)) => assert!((a - b).abs() <= 1e-3 * a.abs().max(1.0), "{name}: {cpu} {gpu}"),
+            (Some(a), Some(b)) => assert!((a - b).abs() <= 2e-2 * a.abs().max(1.0), "{name}: {cpu} {gpu}"),
             (a, b) => assert_eq!(a, b, "{name}: {cpu} {gpu}"),
         }
     }
