@@ -188,9 +188,13 @@ impl<'a> Session<'a> {
             sink.note(&format!("adapter: {} parameters are trained, the model is frozen", adapter.parameters()));
         }
         let steps = shape(run, &data, &tokenizer);
-        let opened = model.on(dev).and_then(|model| Trainer::new(dev, model, optimizer_settings(run), steps));
+        // Measured before there is anything else, in memory that the rest is for afterwards.
+        let opened = peak_flops(dev).and_then(|peak| {
+            let trainer = Trainer::new(dev, model.on(dev)?, optimizer_settings(run), steps)?;
+            Ok((peak, trainer))
+        });
         // Another process may have taken what was free a moment ago.
-        let mut trainer = opened.inspect_err(|error| {
+        let (peak, mut trainer) = opened.inspect_err(|error| {
             if error.kind() == Kind::Device {
                 plan.table().lines().for_each(|line| sink.note(line));
             }
@@ -222,7 +226,7 @@ impl<'a> Session<'a> {
             saved: resumed,
             started: Instant::now(),
             window: Window::new(),
-            peak: peak_flops(dev)?,
+            peak,
         })
     }
 
