@@ -332,6 +332,18 @@ pub fn run_with(
     steps: usize,
     items: impl Fn(usize) -> Vec<Item>,
 ) -> Trained {
+    trainer_after(settings, model, dev, shape, steps, items).1
+}
+
+/// The trainer, too: its optimizer has the state of after the last step.
+pub fn trainer_after<'d>(
+    settings: optim::Settings,
+    model: Model,
+    dev: &'d Device,
+    shape: Shape,
+    steps: usize,
+    items: impl Fn(usize) -> Vec<Item>,
+) -> (Trainer<'d>, Trained) {
     let mut trainer = Trainer::new(dev, model.on(dev).unwrap(), settings, shape).unwrap();
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
     for step in 0..steps {
@@ -341,5 +353,5 @@ pub fn run_with(
     }
     let model = &trainer.model;
     let weights = model.layout.slots().iter().map(|s| model.fetch(s).unwrap().into_owned()).collect();
-    Trained { losses, norms, weights }
+    (trainer, Trained { losses, norms, weights })
 }
