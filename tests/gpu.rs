@@ -136,8 +136,7 @@ fn portable_kernels_judge_and_learn_as_hopper_s_do() {
     judgments_depend_on_nothing_else("capability 8.0", &ampere, &judge);
     let step = |dev| {
         let items = |step| Stage::Tokens.items(step);
-        let (trainer, trained) =
-            trainer_after(LEAN, wide(Family::Qwen3), dev, shape(500, Keep::Costly), 1, items);
+        let (trainer, trained) = trainer_after(LEAN, wide(Family::Qwen3), dev, shape(500, Keep::Costly), 1, items);
         (states(&trainer), trained)
     };
     let ((old, there), (new, here)) = (step(&ampere), step(&hopper));

@@ -20,19 +20,20 @@ macro_rules! classes {
 }
 
 classes! {
-    VALUE "value" 1e-4
-    GRADIENT "gradient" 1e-3
-    TRAINED "trained" 1e-3
-    ADAPTED "adapted" 1e-4
+    VALUE "value" 5e-5
+    GRADIENT "gradient" 3e-4
+    TRAINED "trained" 3e-4
+    ADAPTED "adapted" 1e-5
     RATE "rate" 1e-15
-    REGROUPED "regrouped" 1e-5
+    REGROUPED "regrouped" 2e-6
     GPU "gpu" 1e-4
     GPU_STATE "gpu state" 1e-4
-    GPU_TRAINED "gpu trained" 1e-2
+    GPU_TRAINED "gpu trained" 5e-3
     GPU_ROUNDED "gpu rounded" 1e-2
     GPU_BF16 "gpu bf16" 2e-2
     GPU_BF16_MAGNIFIED "gpu bf16 magnified" 5e-2
     BF16 "bf16" 1e-1
+    BF16_LOSS "bf16 loss" 1e-2
 }
 
 /// `docs/numerics.md` lists the classes, and no others, in this order and with these widths.

@@ -83,8 +83,13 @@ impl<'m> Engine<'m> {
     pub fn new(dev: &'m Device, models: &[&'m Model], limits: Limits) -> Result<Engine<'m>> {
         let Limits { longest, tokens, pieces, keys, rows, .. } = limits;
         let (model, ranks) = (models[0], lora::shared(models));
-        let capacity = |longest: usize| {
-            Capacity { tokens, sequences: pieces, rows: tokens, positions: longest, keep: Keep::Nothing, ranks }
+        let capacity = |longest: usize| Capacity {
+            tokens,
+            sequences: pieces,
+            rows: tokens,
+            positions: longest,
+            keep: Keep::Nothing,
+            ranks,
         };
         let cache = |rows: usize| CacheShape { pages: rows.div_ceil(PAGE), sequences: 1, tokens: PAGE, prefill: 1 };
         let paths = |keys: usize| PathShape { tokens, sequences: pieces, keys };
@@ -98,8 +103,8 @@ impl<'m> Engine<'m> {
         let least = |longest: usize| bytes(longest, longest.max(KEYS_A_TOKEN * tokens), 0);
         Needs { parts, bytes: &least, size: longest, unit: "tokens a text (--context)" }.allocate(dev, || Ok(()))?;
         let with = |rows| bytes(longest, keys, rows);
-        let (acts, cache, paths) =
-            Needs { parts, bytes: &with, size: rows, unit: "tokens in memory (--cache-tokens)" }.allocate(dev, || {
+        let (acts, cache, paths) = Needs { parts, bytes: &with, size: rows, unit: "tokens in memory (--cache-tokens)" }
+            .allocate(dev, || {
                 let cache = Cache::new(dev, c, dtype, cache(rows))?;
                 Ok((Acts::new(dev, c, dtype, capacity(longest))?, cache, Paths::new(dev, paths(keys))?))
             })?;

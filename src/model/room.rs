@@ -129,7 +129,9 @@ mod tests {
         let tried = |size, e: fn() -> Error| needs(size).allocate(&Device::cpu(1), || Err::<(), _>(e())).unwrap_err();
         let broken = || Error::device("cuda:0: broken");
         assert_eq!(tried(1, broken).to_string(), broken().to_string());
-        assert!(tried(1 << 60, broken).to_string().contains("cuda:0: broken; wanted besides the weights: activations "));
+        assert!(
+            tried(1 << 60, broken).to_string().contains("cuda:0: broken; wanted besides the weights: activations ")
+        );
         assert!(!tried(1 << 60, || Error::data("odd")).to_string().contains("wanted"));
     }
 
