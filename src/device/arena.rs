@@ -169,14 +169,32 @@ impl Arena {
     /// As [`Arena::on`].
     pub fn copied(&self, dev: &Device, what: &str, layout: &Layout) -> Result<Arena> {
         let there = Arena::new(dev, what, layout)?;
+        self.copy_to(&there, dev, layout)?;
+        Ok(there)
+    }
+
+    /// Takes over what a host arena of the same layout holds, in place of what is here; on a GPU into the memory that is here.
+    ///
+    /// # Errors
+    /// As [`Device::sync`].
+    pub fn take(&mut self, dev: &Device, host: Arena, layout: &Layout) -> Result<()> {
+        match dev {
+            Device::Cpu(_) => {
+                *self = host;
+                Ok(())
+            }
+            Device::Cuda(_) => host.copy_to(self, dev, layout),
+        }
+    }
+
+    fn copy_to(&self, there: &Arena, dev: &Device, layout: &Layout) -> Result<()> {
         for slot in layout.slots() {
             match dev {
                 Device::Cpu(_) => there.at(slot).bytes_mut().copy_from_slice(self.at(slot).bytes()),
                 Device::Cuda(gpu) => gpu.write(there.at(slot), self.at(slot).bytes()),
             }
         }
-        dev.sync()?;
-        Ok(there)
+        dev.sync()
     }
 
     /// Bytes of the layout.
