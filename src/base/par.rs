@@ -2,6 +2,8 @@
 //! computed by one thread in a fixed order, so results are the same bits with any number of them.
 
 use crate::error::{Error, Kind, Result};
+use memmap2::MmapMut;
+use std::fmt::Display;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,9 +21,12 @@ impl Pool {
     /// The operating system starts no more threads.
     pub fn start(threads: usize) -> Result<Pool> {
         let threads = if threads == 0 { available() } else { threads };
+        // A thread that finds no memory for its signal stack once it has started aborts the process: so first whether there is room.
+        MmapMut::map_anon(threads.saturating_mul(STACK + BESIDE)).map_err(|e| refused(threads, e))?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("gramophone-{i}"))
+            .stack_size(STACK)
             .build()
             .map_err(|e| refused(threads, e))?;
         Ok(Pool { pool: Arc::new(pool), threads })
@@ -66,7 +71,11 @@ impl Pool {
     }
 }
 
-fn refused(threads: usize, error: rayon::ThreadPoolBuildError) -> Error {
+/// Bytes of a thread's stack, and what the system takes beside it: guard pages, the signal stack.
+const STACK: usize = 2 << 20;
+const BESIDE: usize = 128 << 10;
+
+fn refused(threads: usize, error: impl Display) -> Error {
     let plural = if threads == 1 { "" } else { "s" };
     Error::new(
         Kind::Io,
