@@ -77,7 +77,7 @@ fn launchers_take_what_the_line_says() {
         "pub fn sum_f32(gpu: &Gpu, grid: Grid, y: View, n: i32) {",
         "let y = gpu.address(\"sum_bf16\", \"y\", Dtype::Bf16, Some(y));",
         "pub fn map(gpu: &Gpu, grid: Grid, m: &TensorMap, list: Option<View>) {",
-        "gpu.launch(3, grid, &mut [pointer(m), pointer(&list)]);",
+        "start(gpu, 3, grid, &mut [pointer(m), pointer(&list)]);",
         "pub fn sum(gpu: &Gpu, dtype: Dtype, grid: Grid, y: View, n: i32) {",
     ] {
         assert!(text.contains(line), "no `{line}` in\n{text}");
