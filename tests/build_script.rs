@@ -254,3 +254,11 @@ fn the_first_nvcc_that_is_new_enough_is_taken() {
     tree.set("GRAMOPHONE_CUDA", "perhaps");
     assert!(from(&tree).unwrap_err().contains("GRAMOPHONE_CUDA=perhaps: expected require or skip"));
 }
+
+#[test]
+fn wgmma_that_do_not_overlap_stop_the_build() {
+    let injected = "ptxas info    : (C7519) warpgroup.arrive is injected in around line 9 by compiler to allow use of registers in GMMA";
+    assert_eq!(nvcc::overlapping(injected), Ok(()));
+    let serialised = "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized";
+    assert!(nvcc::overlapping(&format!("{injected}\n{serialised}\n")).unwrap_err().contains("C7510"));
+}

@@ -47,8 +47,8 @@ fn a_kernel_that_faults_is_named_and_the_checkpoint_stays() {
     // No kernel is done within three steps of a block's schedule: the first launch faults.
     let out = under(&b, "fast,steps=3", &args);
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
-    ends(&out, 1, &["cuda:0"]);
-    assert!(said.contains("BUDGET") && said.contains("kernel "), "{said}");
+    ends(&out, 1, &["in kernel ", "CUDA_ERROR_LAUNCH_FAILED"]);
+    assert!(said.contains("cuda:0") && said.contains("BUDGET"), "{said}");
     // The report of the fault and the engine's own account name the same kernel.
     let (_, after) = said.split_once("launched before it: ").unwrap_or_else(|| panic!("{said}"));
     let kernel: String = after.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
