@@ -21,8 +21,9 @@
 //   decode_fwd_plain       whatever else (decode_plain.cu).
 //
 // Bytes: 2 K of the storage type per key and key-value head, once for each item; flops 4 K per query head and key. Limiter: memory; where 64
-// rows share, the matrix units. Two blocks of 4 warps with 2 stages of 8 KiB (K = 128) under way keep 128 KiB in flight on an SM (REGS
-// registers, SHMEM KiB of shared memory a block; one block on A100). A length or page out of range gives NaN. Oracle: src/ops/decode.rs.
+// rows share, the matrix units. Two blocks of 4 warps with 2 stages of 8 KiB (K = 128) under way keep 128 KiB in flight on an SM
+// (185, 226 and 255 registers for K = 64, 96, 128; 99 KiB of shared memory a block, so that it fits where a block may have no more; two blocks
+// of H100, one of A100). A length or page out of range gives NaN. Oracle: src/ops/decode.rs.
 #include "decode.cuh"
 
 constexpr int STAGES = 3;                           // of a warp's own ring: 16 keys and values
@@ -289,7 +290,7 @@ DEVICE void decode_fwd(bf16* o, float* partials, const bf16* q, const bf16* k_po
         const Keys from = {k_pool + column, v_pool + column, row, k_stride, v_stride, size, page, pages};
         if (rows_of(team) <= ROWS) decode_parts<D>(shared, to, of, team, from, q, q_stride, item.chunk, factor);
         else decode_rows<D>(shared, to, of, team, from, q, q_stride, item.chunk, factor);
-        finish(to, of, team);
+        finish(to, of, team, reinterpret_cast<float*>(shared));
         __syncthreads();  // Shared memory has been used.
     }
 }

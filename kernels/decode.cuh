@@ -108,9 +108,8 @@ template <class T> DEVICE void leave(const Place<T>& at, int c, float value, flo
     at.part[2 + c] = value;
 }
 
-// Merges the chunks of some heads of a sequence.
-template <class T> DEVICE void merge_chunks(const Results<T>& to, const Batch& of, const Team& team, int b) {
-    SHARED(float, weights, [ROWS][SEGMENT]);
+// Merges the chunks of some heads of a sequence. `weights`: room in shared memory.
+template <class T> DEVICE void merge_chunks(const Results<T>& to, const Batch& of, const Team& team, int b, float* weights) {
     const int heads = to.heads, size = to.size, width = size + 2, count_all = chunks_of(of, b), head = team.head, rows = team.rows;
     float* const chunks = to.partials + int64_t(b) * to.partials_stride + heads;
     T* const o = to.o + int64_t(b) * to.o_stride + head * size;
@@ -127,7 +126,7 @@ template <class T> DEVICE void merge_chunks(const Results<T>& to, const Batch& o
         __syncthreads();
         if (mine < rows)
             for (int c = threadIdx.x % 8; c < count; c += 8)
-                weights[mine][c] = exp2_approx(chunks[int64_t((first + c) * heads + head + mine) * width] - top);
+                weights[mine * SEGMENT + c] = exp2_approx(chunks[int64_t((first + c) * heads + head + mine) * width] - top);
         __syncthreads();
         // Element 1 of a part is its sum, which is merged as the values are.
         for (int i = threadIdx.x; i < rows * (size + 1); i += THREADS) {
@@ -135,7 +134,7 @@ template <class T> DEVICE void merge_chunks(const Results<T>& to, const Batch& o
             float* part = chunks + int64_t(head + row) * width + c;
             float sum = first == 0 ? 0.f : *part;
 #pragma unroll 4
-            for (int n = 0; n < count; n++) sum = fmaf(part[int64_t(first + n) * heads * width], weights[row][n], sum);
+            for (int n = 0; n < count; n++) sum = fmaf(part[int64_t(first + n) * heads * width], weights[row * SEGMENT + n], sum);
             *part = sum;
         }
     }
@@ -147,12 +146,12 @@ template <class T> DEVICE void merge_chunks(const Results<T>& to, const Batch& o
     }
 }
 
-// Once all of an item is left: merges the chunks of each sequence whose last one this was.
-template <class T> DEVICE void finish(const Results<T>& to, const Batch& of, const Team& team) {
+// Once all of an item is left: merges the chunks of each sequence whose last one this was. `scratch`: ROWS * SEGMENT in shared memory.
+template <class T> DEVICE void finish(const Results<T>& to, const Batch& of, const Team& team, float* scratch) {
     SHARED(int, last, [WARP]);
     if (team.members == 1 && chunks_of(of, team.first) == 1) return;
     __syncthreads();  // All is left, and the flags of the item before have been read.
-    if (threadIdx.x < team.members) {
+    if (int(threadIdx.x) < team.members) {
         const int b = team.first + threadIdx.x, chunks = chunks_of(of, b);
         uint32_t* counter = reinterpret_cast<uint32_t*>(to.partials + int64_t(b) * to.partials_stride) + team.head;
         last[threadIdx.x] = chunks > 1 && atomic_add_acq_rel(counter, 1) == uint32_t(chunks - 1);
@@ -160,7 +159,7 @@ template <class T> DEVICE void finish(const Results<T>& to, const Batch& of, con
     }
     __syncthreads();
     for (int i = 0; i < team.members; i++)
-        if (last[i]) merge_chunks(to, of, team, team.first + i);
+        if (last[i]) merge_chunks(to, of, team, team.first + i, scratch);
 }
 
 // A sequence without keys: zeros; NaN if it is so because its length is out of range.

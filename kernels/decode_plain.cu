@@ -3,7 +3,8 @@
 // the order of merging in decode.cu. Heads of up to 256 columns, any strides.
 //
 // A block takes 32 keys at a time as float in shared memory; a lane has a key, a warp every fourth head. Bytes: 2 K of the storage type
-// per key and key-value head; flops 4 K per query head and key. Limiter: multiply-adds from shared memory. REGISTERS. Oracle: src/ops/decode.rs.
+// per key and key-value head; flops 4 K per query head and key. Limiter: multiply-adds from shared
+// memory. 168 registers (160 for bf16 up to 256 columns): three blocks of 4 warps an SM. Oracle: src/ops/decode.rs.
 #include "decode.cuh"
 
 constexpr int TILE = 32;
@@ -16,6 +17,7 @@ DEVICE void plain_decode_fwd(T* o, float* partials, const T* q, const T* k_pool,
     SHARED_DYNAMIC(float, shared, 128);
     SHARED(float, statistics, [2][ROWS]);
     SHARED(float, weights, [ROWS][TILE]);
+    SHARED(float, merging, [ROWS * SEGMENT]);
     SHARED(int, places, [TILE]);
     // Rows in shared memory are whole vectors, and 16 bytes more.
     const int pitch = (size + 3) / 4 * 4 + 4, across = (size + N - 1) / N;
@@ -105,7 +107,7 @@ DEVICE void plain_decode_fwd(T* o, float* partials, const T* q, const T* k_pool,
             const int row = i / size, c = i % size;
             leave(place_of(to, of, team, item.chunk, row), c, keys[i], statistics[0][row], statistics[1][row]);
         }
-        finish(to, of, team);
+        finish(to, of, team, merging);
         __syncthreads();  // Shared memory has been used.
     }
 }
@@ -114,22 +116,22 @@ DEVICE void plain_decode_fwd(T* o, float* partials, const T* q, const T* k_pool,
     plain_decode_fwd<D>(o, partials, q, k_pool, v_pool, table, lens, sequences, heads, group, size, page, pages, capacity, o_stride, \
                         partials_stride, q_stride, k_stride, v_stride, table_stride, scale)
 
-KERNEL(decode_fwd_plain_128_f32, (128), float* o, float* partials, const float* q, const float* k_pool, const float* v_pool,
+KERNEL(decode_fwd_plain_128_f32, (128, 3), float* o, float* partials, const float* q, const float* k_pool, const float* v_pool,
        const int* table, const int* lens, int sequences, int heads, int group, int size, int page, int pages, int capacity, int o_stride,
        int partials_stride, int q_stride, int k_stride, int v_stride, int table_stride, float scale) {
     DECODE_FWD(128);
 }
-KERNEL(decode_fwd_plain_128_bf16, (128), bf16* o, float* partials, const bf16* q, const bf16* k_pool, const bf16* v_pool, const int* table,
+KERNEL(decode_fwd_plain_128_bf16, (128, 3), bf16* o, float* partials, const bf16* q, const bf16* k_pool, const bf16* v_pool, const int* table,
        const int* lens, int sequences, int heads, int group, int size, int page, int pages, int capacity, int o_stride, int partials_stride,
        int q_stride, int k_stride, int v_stride, int table_stride, float scale) {
     DECODE_FWD(128);
 }
-KERNEL(decode_fwd_plain_256_f32, (128), float* o, float* partials, const float* q, const float* k_pool, const float* v_pool,
+KERNEL(decode_fwd_plain_256_f32, (128, 3), float* o, float* partials, const float* q, const float* k_pool, const float* v_pool,
        const int* table, const int* lens, int sequences, int heads, int group, int size, int page, int pages, int capacity, int o_stride,
        int partials_stride, int q_stride, int k_stride, int v_stride, int table_stride, float scale) {
     DECODE_FWD(256);
 }
-KERNEL(decode_fwd_plain_256_bf16, (128), bf16* o, float* partials, const bf16* q, const bf16* k_pool, const bf16* v_pool, const int* table,
+KERNEL(decode_fwd_plain_256_bf16, (128, 3), bf16* o, float* partials, const bf16* q, const bf16* k_pool, const bf16* v_pool, const int* table,
        const int* lens, int sequences, int heads, int group, int size, int page, int pages, int capacity, int o_stride, int partials_stride,
        int q_stride, int k_stride, int v_stride, int table_stride, float scale) {
     DECODE_FWD(256);

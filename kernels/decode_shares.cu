@@ -3,7 +3,7 @@
 //   shares[b] = the largest n for which b and b - 1 both fill n chunks and table[b] and table[b - 1] name the same pages for them
 //
 // shares, lens [B]; table [B, W] of page numbers, P positions a page. A page that is none of the pool's `pages` is shared by nobody; shares[0] = 0. Once a
-// step, before the layers. A warp per sequence looks at 32 pages at a time until two differ. Bytes: 8 a page; REGS registers; the limiter is the
+// step, before the layers. A warp per sequence looks at 32 pages at a time until two differ. Bytes: 8 a page; 20 registers; the limiter is the
 // latency of one launch and, at 4K positions of 64 a page, two turns of the loop. Oracle: src/ops/decode/shares.rs.
 #include "kernel.cuh"
 

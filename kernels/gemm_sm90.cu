@@ -3,6 +3,7 @@
 //   NT  y[m, n] = sum_k x[m, k] w[n, k] (+ bias[n]) (+ residual[m, n])
 //   NN  dx[m, k] (=|+=) sum_n dy[m, n] w[n, k]
 //   TN  dw[n, k] (=|+=) sum_m dy[m, n] x[m, k]
+//   gated  y[m, n] = g sigmoid(g) u,  g = sum_k x[m, k] w[n, k],  u = sum_k x[m, k] w[N + n, k]        w [2N, K]: gate, then up
 //
 // A persistent block computes tile after tile of 64 CONSUMERS x BN outputs. One thread of the first warpgroup, the producer, has TMA bring
 // stages of 64 summed indices, 128-byte swizzle, into a ring of STAGES slots; each of the other warpgroups multiplies 64 rows by BN columns
@@ -11,11 +12,11 @@
 //
 // Numerics. Every output is one chain of k16 products over the summed index in ascending order, in the tensor core's precision,
 // starting from zero or from what is there, then over zeros up to the next multiple of 64; then + bias, + residual, one rounding.
-// Neither tile nor rows change a bit; the bits are not those of mma.sync, so who has to choose must not look at the number of rows.
+// A gated product rounds g and u as if they had been written, so it has the bits of NT and swiglu.cu. Neither tile nor rows change a bit; the bits are not those of mma.sync, so who has to choose must not look at the number of rows.
 //
 // Epilogue: the sums of a warpgroup go, 128 bytes of columns at a time, through one of two buffers that TMA stores from (`mapped`), or
 // from which threads copy where TMA cannot write: outputs of any alignment. Biases and residuals of 128 columns are loaded at once, the first
-// while the products run.
+// while the products run. In a gated product half of a stage's columns are gate's, half up's, so that a thread has both.
 //
 // Cost: 2 I J L flops; (I L + J L + I J) elements from memory if the level-2 cache keeps what a band of tiles shares. By ptxas and SASS,
 // nothing measured yet:
@@ -33,6 +34,7 @@
 // Oracle: src/ops/gemm.rs.
 #define SM90A
 #include "gemm_plan.cuh"
+#include "logistic.cuh"
 #include "wgmma.cuh"
 
 constexpr int DEPTH = 64;             // summed indices of a stage: 128 bytes, the swizzle's width
@@ -78,19 +80,24 @@ template <Along ALONG> DEVICE uint64_t describe(const bf16* stage) {
 // From one step of 16 summed indices to the next.
 template <Along ALONG> constexpr int STEP = (ALONG == Along::summed ? 16 : 16 * 64) / 8;
 
-template <class P, Along LEFT, Along RIGHT>
+// Columns of the output that a tile has.
+template <class P, bool GATED> constexpr int OUT = GATED ? P::BN / 2 : P::BN;
+
+template <class P, Along LEFT, Along RIGHT, bool GATED>
 DEVICE void produce(bf16* ring, uint64_t* full, uint64_t* empty, const Operands& from, int rows, int cols, int stages, int tiles) {
     prefetch_tensor_map(from.left);
     prefetch_tensor_map(from.right);
     Slot<P::STAGES> slot;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        const Corner at = corner<P::BM, P::BN>(tile, rows, cols);
+        const Corner at = corner<P::BM, OUT<P, GATED>>(tile, rows, cols);
         for (int stage = 0; stage < stages; stage++, slot.next()) {
             mbarrier_wait(&empty[slot.index], slot.phase ^ 1);
             mbarrier_arrive_expect_tx(&full[slot.index], P::STAGE * 2);
             bf16* to = ring + slot.index * P::STAGE;
             bring<LEFT, P::BM>(to, from.left, &full[slot.index], at.row, stage * DEPTH);
-            bring<RIGHT, P::BN>(to + P::BM * DEPTH, from.right, &full[slot.index], at.col, stage * DEPTH);
+            bring<RIGHT, OUT<P, GATED>>(to + P::BM * DEPTH, from.right, &full[slot.index], at.col, stage * DEPTH);
+            if constexpr (GATED)
+                bring<RIGHT, P::BN / 2>(to + (P::BM + P::BN / 2) * DEPTH, from.right, &full[slot.index], cols + at.col, stage * DEPTH);
         }
     }
 }
@@ -214,7 +221,8 @@ DEVICE void write(const Output<O>& out, float (&sums)[P::BN / 2], Extras<P::BN>&
                   int col0) {
     constexpr int COLS = P::BN * int(sizeof(O)) < 128 ? P::BN : 128 / int(sizeof(O));  // columns that go through a buffer at a time
     constexpr int N = Vec<O>::N, PARTS = P::BN / COLS, PAIRS = COLS / 8;
-    static_assert(PARTS == 1 || PARTS % P::BUFFERS == 0, "buffers take turns from tile to tile, too");
+    constexpr int BUFFERS = PARTS == 1 ? 1 : P::BUFFERS;
+    static_assert(PARTS % BUFFERS == 0, "buffers take turns from tile to tile, too");
     const int thread = threadIdx.x % WARPGROUP, lane = thread % WARP, barrier = 1 + consumer;
     const int r = thread / WARP * 16 + lane / 4, c = lane % 4 * 2;  // this thread's first row and column
     const bool vector = aligned16(out.y, out.y_stride);
@@ -223,9 +231,9 @@ DEVICE void write(const Output<O>& out, float (&sums)[P::BN / 2], Extras<P::BN>&
         const int col = col0 + part * COLS, before = part * PAIRS % Extras<P::BN>::PAIRS;
         if (part > 0 && before == 0) extras.load(out, row0 + r, col + c);
         extras.template add<PAIRS>(out, sums, part * PAIRS, before);
-        unsigned char* buffer = buffers + part % P::BUFFERS * BUFFER;
+        unsigned char* buffer = buffers + part % BUFFERS * BUFFER;
         // The last store from this buffer has read it.
-        if (thread == 0) tma_store_wait_read<P::BUFFERS - 1>();
+        if (thread == 0) tma_store_wait_read<BUFFERS - 1>();
         named_barrier_sync(barrier, WARPGROUP);
 #pragma unroll
         for (int j = 0; j < PAIRS; j++)
@@ -256,7 +264,16 @@ DEVICE void write(const Output<O>& out, float (&sums)[P::BN / 2], Extras<P::BN>&
     }
 }
 
-template <class P, Along LEFT, Along RIGHT, class O>
+// SwiGLU of a thread's sums: those of gate, then those of up, of the same columns.
+template <int N> DEVICE void gate(float (&y)[N], const float (&sums)[2 * N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const float g = get(put<bf16>(sums[i])), u = get(put<bf16>(sums[N + i]));
+        y[i] = g * sigmoid(g) * u;
+    }
+}
+
+template <class P, Along LEFT, Along RIGHT, class O, bool GATED = false>
 DEVICE void gemm(const Output<O>& out, const Operands& from, int depth, int add) {
     SHARED_DYNAMIC(bf16, ring, 1024);
     SHARED(uint64_t, full, [P::STAGES]);
@@ -267,10 +284,10 @@ DEVICE void gemm(const Output<O>& out, const Operands& from, int depth, int add)
     }
     __syncthreads();
     const int rows = out.rows, cols = out.cols, stages = (depth + DEPTH - 1) / DEPTH;
-    const int tiles = (rows + P::BM - 1) / P::BM * ((cols + P::BN - 1) / P::BN);
+    const int tiles = (rows + P::BM - 1) / P::BM * ((cols + OUT<P, GATED> - 1) / OUT<P, GATED>);
     if (threadIdx.x < WARPGROUP) {
         if constexpr (P::CONSUMERS > 1) registers_decrease<40>();
-        if (threadIdx.x == 0) produce<P, LEFT, RIGHT>(ring, full, empty, from, rows, cols, stages, tiles);
+        if (threadIdx.x == 0) produce<P, LEFT, RIGHT, GATED>(ring, full, empty, from, rows, cols, stages, tiles);
         return;
     }
     if constexpr (P::CONSUMERS > 1) registers_increase<232>();
@@ -279,11 +296,11 @@ DEVICE void gemm(const Output<O>& out, const Operands& from, int depth, int add)
     unsigned char* buffers = reinterpret_cast<unsigned char*>(ring + P::STAGES * P::STAGE) + consumer * P::BUFFERS * BUFFER;
     Slot<P::STAGES> slot;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        const Corner at = corner<P::BM, P::BN>(tile, rows, cols);
+        const Corner at = corner<P::BM, OUT<P, GATED>>(tile, rows, cols);
         const int row0 = at.row + 64 * consumer;
         float sums[P::BN / 2];
         const int row = row0 + threadIdx.x % WARPGROUP / WARP * 16 + lane / 4, col = at.col + lane % 4 * 2;
-        Extras<P::BN> extras;
+        Extras<OUT<P, GATED>> extras;
         const bool any = row0 < rows;  // else the rows that stand for those beyond the last are another consumer's
         if (add && any) {
             load_old(sums, out, row, col);
@@ -291,9 +308,16 @@ DEVICE void gemm(const Output<O>& out, const Operands& from, int depth, int add)
 #pragma unroll
             for (int i = 0; i < P::BN / 2; i++) sums[i] = 0.f;
         }
-        if (any) extras.load(out, row, col);  // come while the products run
+        if (any && !GATED) extras.load(out, row, col);  // come while the products run
         multiply<P, LEFT, RIGHT>(sums, ring, full, empty, slot, consumer, stages);
-        if (any) write<P, O>(out, sums, extras, buffers, consumer, row0, at.col);
+        if (!any) continue;
+        if constexpr (GATED) {
+            float y[P::BN / 4];
+            gate(y, sums);
+            write<Plan<P::CONSUMERS, P::BN / 2, P::STAGES>, O>(out, y, extras, buffers, consumer, row0, at.col);
+        } else {
+            write<P, O>(out, sums, extras, buffers, consumer, row0, at.col);
+        }
     }
     if (threadIdx.x % WARPGROUP == 0) tma_store_wait<0>();
 }
@@ -306,6 +330,10 @@ template <class P, class O>
 DEVICE void gemm_nt(O* y, const bf16* bias, const bf16* residual, const TensorMap* x, const TensorMap* w, const TensorMap* to, int m, int n,
                     int k, int y_stride, int residual_stride, int mapped) {
     gemm<P, Along::summed, Along::summed>(Output<O>{y, to, bias, residual, m, n, y_stride, residual_stride, mapped}, {x, w}, k, 0);
+}
+template <class P>
+DEVICE void gemm_gated(bf16* y, const TensorMap* x, const TensorMap* w, const TensorMap* to, int m, int n, int k, int y_stride, int mapped) {
+    gemm<P, Along::summed, Along::summed, bf16, true>({y, to, nullptr, nullptr, m, n, y_stride, 0, mapped}, {x, w}, k, 0);
 }
 template <class P, class O>
 DEVICE void gemm_nn(O* dx, const TensorMap* dy, const TensorMap* w, const TensorMap* to, int m, int n, int k, int dx_stride, int mapped, int add) {
@@ -339,6 +367,15 @@ KERNEL(gemm_nt_128x256_sm90_f32, (384, 1), float* y, NULLABLE const bf16* bias, 
 KERNEL(gemm_nt_128x256_sm90_bf16, (384, 1), bf16* y, NULLABLE const bf16* bias, NULLABLE const bf16* residual, TMAP x, TMAP w, TMAP to,
        int m, int n, int k, int y_stride, int residual_stride, int mapped) {
     gemm_nt<Plan128x256>(y, bias, residual, &x, &w, &to, m, n, k, y_stride, residual_stride, mapped);
+}
+KERNEL(gemm_gated_64x32_sm90_bf16, (256, 2), bf16* y, TMAP x, TMAP w, TMAP to, int m, int n, int k, int y_stride, int mapped) {
+    gemm_gated<Plan64x32>(y, &x, &w, &to, m, n, k, y_stride, mapped);
+}
+KERNEL(gemm_gated_128x128_sm90_bf16, (384, 1), bf16* y, TMAP x, TMAP w, TMAP to, int m, int n, int k, int y_stride, int mapped) {
+    gemm_gated<Plan128x128>(y, &x, &w, &to, m, n, k, y_stride, mapped);
+}
+KERNEL(gemm_gated_128x256_sm90_bf16, (384, 1), bf16* y, TMAP x, TMAP w, TMAP to, int m, int n, int k, int y_stride, int mapped) {
+    gemm_gated<Plan128x256>(y, &x, &w, &to, m, n, k, y_stride, mapped);
 }
 KERNEL(gemm_nn_128x128_sm90_f32, (384, 1), float* dx, TMAP dy, TMAP w, TMAP to, int m, int n, int k, int dx_stride,
        int mapped, int add) {

@@ -8,6 +8,9 @@
 // Queries [T, H*K], keys [T, G*K], rows strided; rstd [T, H+G], queries first; w [K]; tables [P, K/2]; positions [T]. A position
 // outside the tables gives NaN. Computed in float, rounded once.
 //
+// With places [T], keys go to row places[t] of a paged cache instead of row t, and values [T, G*K] are copied to the same row of theirs; a
+// place outside the cache leaves its token's out. No two tokens have one place.
+//
 // A head is the work of `lanes` lanes of a warp, a power of two that the host derives from K: each holds one vector of 16 bytes
 // of the lower half and the one of the upper half that turns with it. In the forward such a group takes some neighbouring heads of one
 // token, all read before the first is written (so out may be x), and reads the angles once for them. Without norm the backward is the
@@ -61,24 +64,44 @@ DEVICE float group_sum(float v, int lanes) {
     return v;
 }
 
-// Rows of queries or of keys, and which heads of which token a group takes.
+enum Side { QUERIES, KEYS, VALUES };
+// Rows of one side, and which heads of which token a group takes.
 template <class T> struct Task {
     T* out;
     const T* x;
-    int heads;         // how many, at most as many as a group takes at once; 0: nothing to do
+    int heads;  // how many, at most as many as a group takes at once; 0: nothing to do
     int64_t token;
-    int first, side;   // number of the first head among queries or keys; 0: queries, 1: keys
+    int first;  // number of the first head on its side
+    Side side;
+};
+// Where keys and values go in a paged cache; without `places` there is none.
+template <class T> struct Paged {
+    Rows<T> v_out;
+    Rows<const T> v;
+    const int* places;
+    int rows;
 };
 template <int AT_ONCE, class T>
-DEVICE Task<T> task(Rows<T> q_out, Rows<T> k_out, Rows<const T> q, Rows<const T> k, int t, int query, int kv, int size, int lanes) {
-    const uint32_t per_query = (query + AT_ONCE - 1) / AT_ONCE, per_token = per_query + (kv + AT_ONCE - 1) / AT_ONCE;
-    const uint32_t number = (blockIdx.x * THREADS + threadIdx.x) / lanes, token = number / per_token, item = number - token * per_token;
-    const bool there = token < uint32_t(t), keys = item >= per_query;
-    const int first = (keys ? item - per_query : item) * AT_ONCE, heads = min(AT_ONCE, (keys ? kv : query) - first);
+DEVICE Task<T> task(Rows<T> q_out, Rows<T> k_out, Rows<const T> q, Rows<const T> k, const Paged<T>& paged, int t, int query, int kv, int size,
+                    int lanes) {
+    const uint32_t per_query = (query + AT_ONCE - 1) / AT_ONCE, per_side = (kv + AT_ONCE - 1) / AT_ONCE;
+    const uint32_t per_token = per_query + per_side * (paged.places ? 2 : 1);
+    const uint32_t number = (blockIdx.x * THREADS + threadIdx.x) / lanes, found = number / per_token, item = number - found * per_token;
+    const Side side = item < per_query ? QUERIES : item < per_query + per_side ? KEYS : VALUES;
+    const int first = (item - (side == QUERIES ? 0 : side == KEYS ? per_query : per_query + per_side)) * AT_ONCE;
+    bool there = found < uint32_t(t);
+    const int64_t token = there ? found : 0;
+    int64_t row = token;
+    if (paged.places && side != QUERIES) {
+        const int place = paged.places[token];
+        there = there && uint32_t(place) < uint32_t(paged.rows);
+        row = there ? place : 0;
+    }
+    const int heads = there ? min(AT_ONCE, (side == QUERIES ? query : kv) - first) : 0;
     // Selected, not branched to, or the compiler forgets that they point to global memory.
-    const Rows<T> out = keys ? k_out : q_out;
-    const Rows<const T> x = keys ? k : q;
-    return {out[there ? token : 0] + first * size, x[there ? token : 0] + first * size, there ? heads : 0, there ? token : 0, first, keys};
+    const Rows<T> out = side == QUERIES ? q_out : side == KEYS ? k_out : paged.v_out;
+    const Rows<const T> x = side == QUERIES ? q : side == KEYS ? k : paged.v;
+    return {out[row] + first * size, x[token] + first * size, heads, token, first, side};
 }
 
 template <bool WHOLE, class T>
@@ -100,11 +123,14 @@ DEVICE void rope_plain(const Task<T>& work, const int* positions, Rows<const flo
 #pragma unroll
     for (int j = 0; j < PLAIN_HEADS; j++)
         if (j < work.heads) {
-            float l[N], h[N];
+            if (work.side != VALUES) {
+                float l[N], h[N];
 #pragma unroll
-            for (int i = 0; i < N; i++) l[i] = low[j][i], h[i] = high[j][i], angles.rotate(l[i], h[i], i, turn);
-            store_packed<WHOLE>(work.out + j * size + lane.col, Packed<T>::of(l), lane.count);
-            store_packed<WHOLE>(work.out + j * size + lane.half + lane.col, Packed<T>::of(h), lane.count);
+                for (int i = 0; i < N; i++) l[i] = low[j][i], h[i] = high[j][i], angles.rotate(l[i], h[i], i, turn);
+                low[j] = Packed<T>::of(l), high[j] = Packed<T>::of(h);
+            }
+            store_packed<WHOLE>(work.out + j * size + lane.col, low[j], lane.count);
+            store_packed<WHOLE>(work.out + j * size + lane.half + lane.col, high[j], lane.count);
         }
 }
 
@@ -130,15 +156,18 @@ DEVICE void rope_norm_fwd(const Task<T>& work, float* rstd, const T* w, const in
         for (int i = 0; i < N; i++) square += low[j][i] * low[j][i] + high[j][i] * high[j][i];
         const float r = 1.f / sqrtf(group_sum(square, lanes) / size + eps);
         if (j < work.heads) {
-            float l[N], h[N];
+            if (work.side != VALUES) {
+                float l[N], h[N];
 #pragma unroll
-            for (int i = 0; i < N; i++) {
-                l[i] = low[j][i] * r * w_low[i], h[i] = high[j][i] * r * w_high[i];
-                angles.rotate(l[i], h[i], i, 1.f);
+                for (int i = 0; i < N; i++) {
+                    l[i] = low[j][i] * r * w_low[i], h[i] = high[j][i] * r * w_high[i];
+                    angles.rotate(l[i], h[i], i, 1.f);
+                }
+                low[j] = Packed<T>::of(l), high[j] = Packed<T>::of(h);
+                if (lane.col == 0) rstd[j] = r;
             }
-            store_packed<WHOLE>(work.out + j * size + lane.col, Packed<T>::of(l), lane.count);
-            store_packed<WHOLE>(work.out + j * size + lane.half + lane.col, Packed<T>::of(h), lane.count);
-            if (lane.col == 0) rstd[j] = r;
+            store_packed<WHOLE>(work.out + j * size + lane.col, low[j], lane.count);
+            store_packed<WHOLE>(work.out + j * size + lane.half + lane.col, high[j], lane.count);
         }
     }
 }
@@ -206,26 +235,29 @@ template <class T> DEVICE void add_groups(float* partials, const float (&sums)[2
     }
 }
 
+template <class T> DEVICE bool whole(const Paged<T>& of, int half) { return !of.places || (of.v_out.whole(half) && of.v.whole(half)); }
+
 template <class T>
-DEVICE void plain(Rows<T> q_out, Rows<T> k_out, Rows<const T> q, Rows<const T> k, Rows<const float> cosines, Rows<const float> sines,
-                  const int* positions, int t, int table_rows, int query, int kv, int size, int lanes, float turn) {
-    const Task<T> work = task<PLAIN_HEADS>(q_out, k_out, q, k, t, query, kv, size, lanes);
+DEVICE void plain(Rows<T> q_out, Rows<T> k_out, Rows<const T> q, Rows<const T> k, const Paged<T>& paged, Rows<const float> cosines,
+                  Rows<const float> sines, const int* positions, int t, int table_rows, int query, int kv, int size, int lanes, float turn) {
+    const Task<T> work = task<PLAIN_HEADS>(q_out, k_out, q, k, paged, t, query, kv, size, lanes);
     const int half = size / 2;
-    if (q_out.whole(half) && k_out.whole(half) && q.whole(half) && k.whole(half) && cosines.whole(half) && sines.whole(half))
+    if (q_out.whole(half) && k_out.whole(half) && q.whole(half) && k.whole(half) && cosines.whole(half) && sines.whole(half) &&
+        whole(paged, half))
         rope_plain<true>(work, positions, cosines, sines, table_rows, size, lanes, turn);
     else rope_plain<false>(work, positions, cosines, sines, table_rows, size, lanes, turn);
 }
 
 template <class T>
 DEVICE void norm_fwd(Rows<T> q_out, Rows<T> k_out, Rows<float> rstd, Rows<const T> q, Rows<const T> k, const T* q_norm, const T* k_norm,
-                     Rows<const float> cosines, Rows<const float> sines, const int* positions, int t, int table_rows, int query, int kv,
-                     int size, int lanes, float eps) {
-    const Task<T> work = task<NORM_HEADS>(q_out, k_out, q, k, t, query, kv, size, lanes);
-    const T* w = work.side == 0 ? q_norm : k_norm;
-    float* r = rstd[work.token] + work.side * query + work.first;
+                     const Paged<T>& paged, Rows<const float> cosines, Rows<const float> sines, const int* positions, int t, int table_rows,
+                     int query, int kv, int size, int lanes, float eps) {
+    const Task<T> work = task<NORM_HEADS>(q_out, k_out, q, k, paged, t, query, kv, size, lanes);
+    const T* w = work.side == QUERIES ? q_norm : k_norm;
+    float* r = rstd[work.token] + (work.side == QUERIES ? 0 : query) + work.first;
     const int half = size / 2;
     if (q_out.whole(half) && k_out.whole(half) && q.whole(half) && k.whole(half) && cosines.whole(half) && sines.whole(half) &&
-        aligned16(q_norm, 0) && aligned16(k_norm, 0))
+        whole(paged, half) && aligned16(q_norm, 0) && aligned16(k_norm, 0))
         rope_norm_fwd<true>(work, r, w, positions, cosines, sines, table_rows, size, lanes, eps);
     else rope_norm_fwd<false>(work, r, w, positions, cosines, sines, table_rows, size, lanes, eps);
 }
@@ -247,31 +279,37 @@ DEVICE void norm_bwd(Rows<T> dq, Rows<T> dk, float* q_partials, float* k_partial
     add_groups<T>((keys ? k_partials : q_partials) + int64_t(blockIdx.x) * size, sums, size, lanes);
 }
 
-KERNEL(rope_fwd_f32, (128), float* q_out, float* k_out, const float* q, const float* k, const float* cos, const float* sin,
-       const int* positions, int t, int table_rows, int query, int kv, int size, int q_out_stride, int k_out_stride, int q_stride,
-       int k_stride, int cos_stride, int sin_stride, int lanes, float turn) {
-    plain<float>({q_out, q_out_stride}, {k_out, k_out_stride}, {q, q_stride}, {k, k_stride}, {cos, cos_stride}, {sin, sin_stride},
-                 positions, t, table_rows, query, kv, size, lanes, turn);
+KERNEL(rope_fwd_f32, (128), float* q_out, float* k_out, NULLABLE float* v_out, const float* q, const float* k, NULLABLE const float* v,
+       NULLABLE const int* places, const float* cos, const float* sin, const int* positions, int t, int table_rows, int rows, int query, int kv,
+       int size, int q_out_stride, int k_out_stride, int v_out_stride, int q_stride, int k_stride, int v_stride, int cos_stride, int sin_stride,
+       int lanes, float turn) {
+    plain<float>({q_out, q_out_stride}, {k_out, k_out_stride}, {q, q_stride}, {k, k_stride},
+               {{v_out, v_out_stride}, {v, v_stride}, places, rows}, {cos, cos_stride}, {sin, sin_stride}, positions, t, table_rows, query, kv,
+               size, lanes, turn);
 }
-KERNEL(rope_fwd_bf16, (128, 8), bf16* q_out, bf16* k_out, const bf16* q, const bf16* k, const float* cos, const float* sin,
-       const int* positions, int t, int table_rows, int query, int kv, int size, int q_out_stride, int k_out_stride, int q_stride,
-       int k_stride, int cos_stride, int sin_stride, int lanes, float turn) {
-    plain<bf16>({q_out, q_out_stride}, {k_out, k_out_stride}, {q, q_stride}, {k, k_stride}, {cos, cos_stride}, {sin, sin_stride},
-                positions, t, table_rows, query, kv, size, lanes, turn);
+KERNEL(rope_fwd_bf16, (128, 8), bf16* q_out, bf16* k_out, NULLABLE bf16* v_out, const bf16* q, const bf16* k, NULLABLE const bf16* v,
+       NULLABLE const int* places, const float* cos, const float* sin, const int* positions, int t, int table_rows, int rows, int query, int kv,
+       int size, int q_out_stride, int k_out_stride, int v_out_stride, int q_stride, int k_stride, int v_stride, int cos_stride, int sin_stride,
+       int lanes, float turn) {
+    plain<bf16>({q_out, q_out_stride}, {k_out, k_out_stride}, {q, q_stride}, {k, k_stride},
+               {{v_out, v_out_stride}, {v, v_stride}, places, rows}, {cos, cos_stride}, {sin, sin_stride}, positions, t, table_rows, query, kv,
+               size, lanes, turn);
 }
-KERNEL(rope_norm_fwd_f32, (128), float* q_out, float* k_out, float* rstd, const float* q, const float* k, const float* q_norm,
-       const float* k_norm, const float* cos, const float* sin, const int* positions, int t, int table_rows, int query, int kv, int size,
-       int q_out_stride, int k_out_stride, int rstd_stride, int q_stride, int k_stride, int cos_stride, int sin_stride, int lanes,
-       float eps) {
+KERNEL(rope_norm_fwd_f32, (128), float* q_out, float* k_out, NULLABLE float* v_out, float* rstd, const float* q, const float* k,
+       NULLABLE const float* v, NULLABLE const int* places, const float* q_norm, const float* k_norm, const float* cos, const float* sin,
+       const int* positions, int t, int table_rows, int rows, int query, int kv, int size, int q_out_stride, int k_out_stride, int v_out_stride,
+       int rstd_stride, int q_stride, int k_stride, int v_stride, int cos_stride, int sin_stride, int lanes, float eps) {
     norm_fwd<float>({q_out, q_out_stride}, {k_out, k_out_stride}, {rstd, rstd_stride}, {q, q_stride}, {k, k_stride}, q_norm, k_norm,
-                    {cos, cos_stride}, {sin, sin_stride}, positions, t, table_rows, query, kv, size, lanes, eps);
+                  {{v_out, v_out_stride}, {v, v_stride}, places, rows}, {cos, cos_stride}, {sin, sin_stride}, positions, t, table_rows, query,
+                  kv, size, lanes, eps);
 }
-KERNEL(rope_norm_fwd_bf16, (128), bf16* q_out, bf16* k_out, float* rstd, const bf16* q, const bf16* k, const bf16* q_norm,
-       const bf16* k_norm, const float* cos, const float* sin, const int* positions, int t, int table_rows, int query, int kv, int size,
-       int q_out_stride, int k_out_stride, int rstd_stride, int q_stride, int k_stride, int cos_stride, int sin_stride, int lanes,
-       float eps) {
+KERNEL(rope_norm_fwd_bf16, (128), bf16* q_out, bf16* k_out, NULLABLE bf16* v_out, float* rstd, const bf16* q, const bf16* k,
+       NULLABLE const bf16* v, NULLABLE const int* places, const bf16* q_norm, const bf16* k_norm, const float* cos, const float* sin,
+       const int* positions, int t, int table_rows, int rows, int query, int kv, int size, int q_out_stride, int k_out_stride, int v_out_stride,
+       int rstd_stride, int q_stride, int k_stride, int v_stride, int cos_stride, int sin_stride, int lanes, float eps) {
     norm_fwd<bf16>({q_out, q_out_stride}, {k_out, k_out_stride}, {rstd, rstd_stride}, {q, q_stride}, {k, k_stride}, q_norm, k_norm,
-                   {cos, cos_stride}, {sin, sin_stride}, positions, t, table_rows, query, kv, size, lanes, eps);
+                  {{v_out, v_out_stride}, {v, v_stride}, places, rows}, {cos, cos_stride}, {sin, sin_stride}, positions, t, table_rows, query,
+                  kv, size, lanes, eps);
 }
 KERNEL(rope_norm_bwd_f32, (128), float* dq, float* dk, float* q_partials, float* k_partials, const float* q, const float* k,
        const float* rstd, const float* q_norm, const float* k_norm, const float* cos, const float* sin, const int* positions, int t,

@@ -8,13 +8,11 @@
 // once. Bytes per element: forward three times the storage type's, backward five times; about 16 and 22 instructions. Limiter:
 // memory; 39 and 40 registers, 75% occupancy, 48 KB and 72 KB under way in a multiprocessor (ptxas puts the forward's second vectors
 // behind the work on the first, to save registers). Oracle: src/ops/swiglu.rs.
+#include "logistic.cuh"
 #include "packed.cuh"
-#include "ptx.cuh"
 
 constexpr int THREADS = 256;
 constexpr int FWD_AT_ONCE = 2;
-
-DEVICE float sigmoid(float x) { return reciprocal_approx(1.f + expf(-x)); }
 
 template <bool WHOLE, class T>
 DEVICE void swiglu_fwd(Rows<T> y, Rows<const T> gate, Rows<const T> up, uint32_t vectors, uint32_t per_row, int f) {

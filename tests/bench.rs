@@ -72,7 +72,7 @@ fn a_gpu_is_timed_by_its_own_clock() {
         "--samples",
         "2",
         "--only",
-        "adamw,sample,attention_gather",
+        "adamw,sample_,attention_gather",
         "--json",
     ];
     let out = emulated(&b, "fast", &[&args[..], &["k.json"]].concat());

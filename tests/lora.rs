@@ -5,7 +5,7 @@ use crate::devices::devices;
 use crate::fixture::{Adapted, Case, Language, Scalar};
 use crate::golden::{SCORER, adamw, gradients, on_devices, read};
 use crate::invariance::texts;
-use crate::tolerance::{ADAPTED, BF16, VALUE, agree};
+use crate::tolerance::{ADAPTED, BF16_LOSS, VALUE, agree};
 use gramophone::base::dtype::Dtype;
 use gramophone::device::Device;
 use gramophone::infer::scorer::{self, Scorer};
@@ -97,7 +97,7 @@ fn bf16_adapters_train_on_every_device() {
             let got = losses(Dtype::Bf16, &dev, Keep::All);
             assert_eq!(got, losses(Dtype::Bf16, &dev, Keep::Doors), "{name}");
             for (k, (got, want)) in got.iter().zip(&want).enumerate() {
-                check.value(BF16, format_args!("loss {k} on {name}"), *got, *want);
+                check.value(BF16_LOSS, format_args!("loss {k} on {name}"), *got, *want);
             }
             assert!(got[3] < got[0], "{name}: {got:?}");
         }

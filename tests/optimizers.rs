@@ -4,8 +4,8 @@
 use crate::architecture::root;
 use crate::cli::Bench;
 use crate::devices::{devices, gpus};
-use crate::invariance::{Stage, Trained, model, run_with, shape};
-use crate::tolerance::{GPU, GPU_ROUNDED, agree};
+use crate::invariance::{Stage, Trained, model, shape, trainer_after};
+use crate::tolerance::{GPU, GPU_BF16_MAGNIFIED, GPU_ROUNDED, GPU_STATE, agree};
 use gramophone::base::dtype::{Dtype, Elem, bf16};
 use gramophone::device::{Arena, Device, Layout, View};
 use gramophone::model::Model;
@@ -15,13 +15,15 @@ use gramophone::ops::adamw::{AdamW, adamw_8bit};
 use gramophone::ops::muon::{Muon, MuonScratch, muon};
 use gramophone::ops::norm2::blocks;
 use gramophone::train::optim::{Method, Settings};
+use gramophone::train::trainer::Trainer;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fs;
 
 const MUON: Method = Method::Muon { momentum: 0.95, rate: 1.0 };
 
 /// Every method with every type of weights and gradients that it takes.
-const FORMS: [(Method, Dtype, Dtype); 9] = [
+pub const FORMS: [(Method, Dtype, Dtype); 9] = [
     (Method::AdamW, Dtype::F32, Dtype::F32),
     (Method::AdamW, Dtype::Bf16, Dtype::F32),
     (Method::AdamW, Dtype::Bf16, Dtype::Bf16),
@@ -172,11 +174,15 @@ fn muon_follows_torch() {
     }
 }
 
-fn train(form: (Method, Dtype, Dtype), dev: &Device, steps: usize) -> Trained {
+fn trainer(form: (Method, Dtype, Dtype), dev: &Device, steps: usize) -> (Trainer<'_>, Trained) {
     let (method, weights, gradients) = form;
     let settings = Settings { method, gradients, weight_decay: 0.1, clip: 1.0, seed: 3, ..Settings::ADAMW };
     let model = Model::random(model(Family::Llama, HeadKind::LanguageModel).config, weights, 4).unwrap();
-    run_with(settings, model, dev, shape(500, Keep::Costly), steps, |step| Stage::Verdict.items(step))
+    trainer_after(settings, model, dev, shape(500, Keep::Costly), steps, |step| Stage::Verdict.items(step))
+}
+
+fn train(form: (Method, Dtype, Dtype), dev: &Device, steps: usize) -> Trained {
+    trainer(form, dev, steps).1
 }
 
 #[test]
@@ -192,17 +198,57 @@ fn all_forms_learn_with_the_same_bits_on_any_threads() {
     }
 }
 
+/// What an optimizer keeps, as a checkpoint holds it, by file and tensor: numbers; codes of one byte as those that they are, signed
+/// where they are of first moments.
+pub fn states(trainer: &Trainer) -> BTreeMap<String, Vec<f32>> {
+    let dir = tempfile::tempdir().unwrap();
+    trainer.optimizer.save(dir.path()).unwrap();
+    let mut found = BTreeMap::new();
+    for file in fs::read_dir(dir.path().join("optimizer")).unwrap() {
+        let path = file.unwrap().path();
+        let (part, bytes) = (path.file_stem().unwrap().to_str().unwrap().to_string(), fs::read(&path).unwrap());
+        for (name, tensor) in safetensors::SafeTensors::deserialize(&bytes).unwrap().iter() {
+            let data = tensor.data();
+            let numbers = match tensor.dtype() {
+                safetensors::Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+                safetensors::Dtype::U8 if part == "first_moments" => data.iter().map(|c| f32::from(*c as i8)).collect(),
+                safetensors::Dtype::U8 => data.iter().map(|c| f32::from(*c)).collect(),
+                other => panic!("{part} {name} is {other:?}"),
+            };
+            found.insert(format!("{part} {name}"), numbers);
+        }
+    }
+    found
+}
+
 #[test]
 fn all_forms_agree_on_gpus() {
     agree("optimizers on a GPU", |check| {
         for form in FORMS {
-            let want = train(form, &Device::cpu(2), 2);
+            let cpu = Device::cpu(2);
+            let (there, want) = trainer(form, &cpu, 2);
+            let kept = states(&there);
             for (name, dev) in gpus() {
-                let got = train(form, &dev, 2);
+                let (here, got) = trainer(form, &dev, 2);
                 let exact = form.1 == Dtype::F32 && form.0 != Method::AdamW8bit;
                 for k in 0..2 {
                     let class = if exact { GPU } else { GPU_ROUNDED };
                     check.value(class, format_args!("{form:?} loss {k} on {name}"), got.losses[k], want.losses[k]);
+                }
+                let found = states(&here);
+                assert!(found.keys().eq(kept.keys()), "{form:?} on {name}");
+                for (part, want) in &kept {
+                    let (got, place) = (&found[part], format!("{form:?} {part} on {name}"));
+                    let codes = form.0 == Method::AdamW8bit && !part.starts_with("moment_scales");
+                    if form.1 == Dtype::Bf16 {
+                        check.tensor(GPU_BF16_MAGNIFIED, place, got, want);
+                    } else if codes {
+                        // A moment that is not the same to the last bit may be rounded at random the other way.
+                        let most = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                        assert!(most <= 1.0, "{place}: codes {most} apart");
+                    } else {
+                        check.tensor(GPU_STATE, place, got, want);
+                    }
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The server as a program: it starts, answers many clients at once as the library would, and stops without losing anybody.
 
 use crate::cli::{Bench, golden, utf8};
+use crate::devices::covers_emulated;
 use gramophone::device::Device;
 use gramophone::infer::scorer::Shape;
 use gramophone::model::Model;
@@ -25,6 +26,11 @@ struct Server {
 
 impl Server {
     fn start(model: &str, more: &[&str]) -> Server {
+        Server::start_under(model, more, &[])
+    }
+
+    /// With these variables set.
+    fn start_under(model: &str, more: &[&str], variables: &[(&str, &str)]) -> Server {
         let bench = Bench::new();
         let dir = golden(model);
         let mut args = vec![
@@ -39,7 +45,7 @@ impl Server {
             "2",
         ];
         args.extend(more);
-        let mut child = bench.command(&args).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = bench.command(&args).envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut address = |words: &str| {
             let mut line = String::new();
@@ -303,4 +309,27 @@ fn serve_refuses_what_cannot_work() {
     fails(&["--addr", "127.0.0.1:0", "--reference", "/nowhere"], 1, &["/nowhere"]);
     fails(&["--queue-timeout", "0"], 2, &["--queue-timeout"]);
     bench.fails(&["serve", "--model", "/nowhere", "--addr", "127.0.0.1:0"], 1, &["/nowhere"]);
+}
+
+/// A GPU that has failed answers nobody any more: those who wait hear it, and the server ends so that it is started anew.
+#[test]
+fn a_server_whose_gpu_fails_says_so_and_ends() {
+    if !covers_emulated() {
+        return;
+    }
+    let library = gramophone_emu::library();
+    for code in ["719", "46"] {
+        let settings = format!("fast,fail=cuLaunchKernel:40:{code}");
+        let variables = [("LD_PRELOAD", library.to_str().unwrap()), ("GRAMOPHONE_EMU", &settings)];
+        let server = Server::start_under("qwen3", &["--device", "cuda"], &variables);
+        let body = json!({"prompt": "q", "a": "x", "b": "y"});
+        let answers: Vec<_> =
+            (0..20).map_while(|_| http(&server.addr, "POST", "/v1/judge", &body.to_string()).ok()).collect();
+        assert!(answers.iter().any(|(status, _)| *status == 500), "{answers:?}");
+        let said = answers.iter().find(|(status, _)| *status == 500).unwrap().1.to_string();
+        assert!(said.contains("cuda:0"), "{said}");
+        let (ended, said) = server.end();
+        assert_eq!(ended, Some(1), "{said}");
+        assert!(said.contains("cuda:0") && said.contains("start it again"), "{said}");
+    }
 }

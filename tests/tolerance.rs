@@ -1,17 +1,6 @@
 //! How far two computations may be apart, by class, and the bookkeeping that holds them to it.
 //!
-//! | class | compared with | measure |
-//! |---|---|---|
-//! | [`VALUE`] | transformers | logits, margins, log-probabilities, rewards, losses: difference over max(1, their size) |
-//! | [`GRADIENT`] | transformers | gradient tensors and their norms: relative L2 distance |
-//! | [`TRAINED`] | transformers | parameters after a run of AdamW: relative L2 distance |
-//! | [`ADAPTED`] | PEFT | pairs of an adapter after a run of AdamW: relative L2 distance |
-//! | [`RATE`] | transformers | learning rates, both f64: relative |
-//! | [`REGROUPED`] | ourselves | the same sum in another order: losses when a step is cut differently |
-//! | [`GPU`] | the CPU | values of f32 models on a GPU: as `VALUE` |
-//! | [`GPU_TRAINED`] | the CPU | parameters after some steps of AdamW on a GPU: relative L2 distance |
-//! | [`GPU_ROUNDED`] | the CPU | losses where weights or moments are rounded at random on a GPU: as `VALUE` |
-//! | [`BF16`] | ourselves in f32 | values of a tiny model that stores everything in bf16 (8 bits): as `VALUE` |
+//! `docs/numerics.md` says of each class what it is compared with, how, and why it is as wide as it is.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -23,20 +12,45 @@ pub struct Class {
     most: f64,
 }
 
-const fn class(name: &'static str, most: f64) -> Class {
-    Class { name, most }
+macro_rules! classes {
+    ($($NAME:ident $name:literal $most:literal)*) => {
+        $(pub const $NAME: Class = Class { name: $name, most: $most };)*
+        const ALL: &[Class] = &[$($NAME),*];
+    };
 }
 
-pub const VALUE: Class = class("value", 1e-4);
-pub const GRADIENT: Class = class("gradient", 1e-3);
-pub const TRAINED: Class = class("trained", 1e-3);
-pub const ADAPTED: Class = class("adapted", 1e-4);
-pub const RATE: Class = class("rate", 1e-15);
-pub const REGROUPED: Class = class("regrouped", 1e-5);
-pub const GPU: Class = class("gpu", 1e-4);
-pub const GPU_TRAINED: Class = class("gpu trained", 1e-2);
-pub const GPU_ROUNDED: Class = class("gpu rounded", 1e-2);
-pub const BF16: Class = class("bf16", 1e-1);
+classes! {
+    VALUE "value" 5e-5
+    GRADIENT "gradient" 3e-4
+    TRAINED "trained" 3e-4
+    ADAPTED "adapted" 1e-5
+    RATE "rate" 1e-15
+    REGROUPED "regrouped" 2e-6
+    GPU "gpu" 1e-4
+    GPU_STATE "gpu state" 1e-4
+    GPU_TRAINED "gpu trained" 5e-3
+    GPU_ROUNDED "gpu rounded" 1e-2
+    GPU_BF16 "gpu bf16" 2e-2
+    GPU_BF16_MAGNIFIED "gpu bf16 magnified" 5e-2
+    BF16 "bf16" 1e-1
+    BF16_LOSS "bf16 loss" 1e-2
+}
+
+/// `docs/numerics.md` lists the classes, and no others, in this order and with these widths.
+#[test]
+fn the_document_lists_the_classes() {
+    let text = std::fs::read_to_string(crate::architecture::root().join("docs/numerics.md")).unwrap();
+    let (_, after) = text.split_once("| class | at most | ").expect("the table of classes");
+    let rows = after.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let listed: Vec<(String, f64)> = rows
+        .map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            (cells[1].to_string(), cells[2].parse().unwrap_or_else(|e| panic!("{e}: {row}")))
+        })
+        .collect();
+    let known: Vec<(String, f64)> = ALL.iter().map(|class| (class.name.to_string(), class.most)).collect();
+    assert_eq!(listed, known);
+}
 
 /// The comparisons of one claim and the worst of each class.
 #[derive(Default)]

@@ -1,6 +1,8 @@
-// The logistic function in double, as losses of pairs need it.
+// The logistic function: in float, as SwiGLU takes it; and in double, as losses of pairs need it.
 #pragma once
-#include "kernel.cuh"
+#include "ptx.cuh"
+
+DEVICE float sigmoid(float x) { return reciprocal_approx(1.f + expf(-x)); }
 
 struct LogSigmoid {
     double loss, miss;

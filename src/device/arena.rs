@@ -97,6 +97,25 @@ impl Arena {
         unsafe { View::new(place.address as *mut u8, slot.rows, slot.cols, place.dtype, place.writable, self.place) }
     }
 
+    /// Several tensors as one, row after row (vectors: end to end), if that is how they lie: of one type, with the same columns, without gaps.
+    pub fn joined(&self, slots: &[&Slot]) -> Option<View<'_>> {
+        let first = slots.first()?;
+        let start = self.find(first)?;
+        let (mut end, [mut rows, mut cols]) = (start.address(), [0, 0]);
+        for slot in slots {
+            let view = self.find(slot)?;
+            let alike = slot.vector == first.vector && (slot.vector || slot.cols == first.cols);
+            if view.address() != end || view.dtype() != start.dtype() || !alike {
+                return None;
+            }
+            end += view.byte_len() as u64;
+            [rows, cols] = if first.vector { [1, cols + slot.cols] } else { [rows + slot.rows, slot.cols] };
+        }
+        let (address, writable) = (start.address() as *mut u8, slots.iter().all(|s| self.places[s.index].writable));
+        // SAFETY: the places follow each other in memory that lives as long as `self`.
+        Some(unsafe { View::new(address, rows, cols, start.dtype(), writable, self.place) })
+    }
+
     /// As [`Arena::at`]; `None` where the slot is of another part of the model. So an arena of gradients says what is
     /// trained: what it has no place for is frozen.
     pub fn find(&self, slot: &Slot) -> Option<View<'_>> {
@@ -150,14 +169,32 @@ impl Arena {
     /// As [`Arena::on`].
     pub fn copied(&self, dev: &Device, what: &str, layout: &Layout) -> Result<Arena> {
         let there = Arena::new(dev, what, layout)?;
+        self.copy_to(&there, dev, layout)?;
+        Ok(there)
+    }
+
+    /// Takes over what a host arena of the same layout holds, in place of what is here; on a GPU into the memory that is here.
+    ///
+    /// # Errors
+    /// As [`Device::sync`].
+    pub fn take(&mut self, dev: &Device, host: Arena, layout: &Layout) -> Result<()> {
+        match dev {
+            Device::Cpu(_) => {
+                *self = host;
+                Ok(())
+            }
+            Device::Cuda(_) => host.copy_to(self, dev, layout),
+        }
+    }
+
+    fn copy_to(&self, there: &Arena, dev: &Device, layout: &Layout) -> Result<()> {
         for slot in layout.slots() {
             match dev {
                 Device::Cpu(_) => there.at(slot).bytes_mut().copy_from_slice(self.at(slot).bytes()),
                 Device::Cuda(gpu) => gpu.write(there.at(slot), self.at(slot).bytes()),
             }
         }
-        dev.sync()?;
-        Ok(there)
+        dev.sync()
     }
 
     /// Bytes of the layout.
@@ -194,5 +231,30 @@ mod tests {
             assert_eq!(arena.flat().cols_in(512..519).address(), arena.at(&b).address());
         }
         assert_eq!(l.stretches(|slot| slot.class), [Class::Matrix, Class::Matrix, Class::Vector]);
+    }
+
+    #[test]
+    fn what_follows_each_other_is_joined() {
+        let mut l = Layout::new();
+        // 512 and 256 elements, 3 of 256, 256 and 256: a gap behind the third alone.
+        let (a, b) = (l.matrix("a", Dtype::Bf16, 4, 128, Init::Zeros), l.matrix("b", Dtype::Bf16, 2, 128, Init::Zeros));
+        let short = l.vector("short", Dtype::Bf16, 3, Init::Zeros);
+        let (u, v) = (l.vector("u", Dtype::Bf16, 256, Init::Zeros), l.vector("v", Dtype::Bf16, 256, Init::Zeros));
+        let other = l.matrix("other", Dtype::Bf16, 4, 64, Init::Zeros);
+        for dtype in [Dtype::Bf16, Dtype::F32] {
+            let arena = Arena::new(&Device::cpu(1), "a twin", &l.with_dtype(dtype)).unwrap();
+            let both = arena.joined(&[&a, &b]).unwrap();
+            assert_eq!((both.shape(), both.dtype(), both.address()), ([6, 128], dtype, arena.at(&a).address()));
+            assert_eq!(both.rows_in(4..6).address(), arena.at(&b).address());
+            assert_eq!(arena.joined(&[&u, &v]).unwrap().shape(), [1, 512]);
+            assert_eq!(arena.joined(&[&b]).unwrap().shape(), [2, 128]);
+            // Out of order, with something between, with a gap, of two kinds, of other columns.
+            for apart in [[&b, &a], [&a, &short], [&a, &u], [&short, &u], [&b, &short], [&v, &other]] {
+                assert!(arena.joined(&apart).is_none(), "{} and {}", apart[0].name, apart[1].name);
+            }
+        }
+        let mut elsewhere = Layout::of(Part::Adapter);
+        let low = elsewhere.matrix("low", Dtype::Bf16, 2, 128, Init::Zeros);
+        assert!(Arena::new(&Device::cpu(1), "test", &l).unwrap().joined(&[&a, &low]).is_none());
     }
 }

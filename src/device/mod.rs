@@ -22,6 +22,9 @@ use crate::base::dtype::{Dtype, Pod};
 use crate::base::par::Pool;
 use crate::error::{Error, Result};
 
+/// Bytes of the pieces in which a GPU's driver hands out memory: an allocation takes whole ones.
+pub const GRANULE: usize = 2 << 20;
+
 /// A tensor on its way to the host.
 pub struct Fetched<T>(State<T>);
 
@@ -112,6 +115,14 @@ impl Device {
         match self {
             Device::Cpu(_) => Ok(()),
             Device::Cuda(gpu) => gpu.sync(),
+        }
+    }
+
+    /// Whether something has failed, after which everything fails until the process begins anew. The CPU does not.
+    pub fn failed(&self) -> bool {
+        match self {
+            Device::Cpu(_) => false,
+            Device::Cuda(gpu) => gpu.failed(),
         }
     }
 

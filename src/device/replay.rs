@@ -15,8 +15,8 @@ pub struct Replays {
 }
 
 impl Device {
-    /// Runs the launches of `f`: on a GPU by replaying what it launched before under this key. `f` must not read, wait or
-    /// allocate.
+    /// Runs the launches of `f`: on a GPU by replaying what it launched before under this key, unless each launch is to be waited for
+    /// (`GRAMOPHONE_SYNC=1`). `f` must not read, wait or allocate.
     ///
     /// # Errors
     /// What the driver refuses to record.
@@ -26,6 +26,7 @@ impl Device {
             return Ok(());
         };
         match replays.graphs.get(&key) {
+            _ if gpu.is_synchronous() => f(),
             None => {
                 f();
                 replays.graphs.insert(key, None);

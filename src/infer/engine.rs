@@ -83,22 +83,31 @@ impl<'m> Engine<'m> {
     pub fn new(dev: &'m Device, models: &[&'m Model], limits: Limits) -> Result<Engine<'m>> {
         let Limits { longest, tokens, pieces, keys, rows, .. } = limits;
         let (model, ranks) = (models[0], lora::shared(models));
-        let capacity =
-            Capacity { tokens, sequences: pieces, rows: tokens, positions: longest, keep: Keep::Nothing, ranks };
+        let capacity = |longest: usize| Capacity {
+            tokens,
+            sequences: pieces,
+            rows: tokens,
+            positions: longest,
+            keep: Keep::Nothing,
+            ranks,
+        };
         let cache = |rows: usize| CacheShape { pages: rows.div_ceil(PAGE), sequences: 1, tokens: PAGE, prefill: 1 };
-        let paths = PathShape { tokens, sequences: pieces, keys };
+        let paths = |keys: usize| PathShape { tokens, sequences: pieces, keys };
         let (c, dtype) = (&model.config, model.dtype);
-        let [activations, lists] = [Acts::bytes(c, dtype, capacity), Paths::bytes(paths)];
-        let kept = |rows| Cache::bytes(c, dtype, cache(rows));
-        let (acts, cache, paths) = Needs {
-            parts: vec![("activations", activations), ("lists of keys", lists), ("keys and values", kept(rows))],
-            unit: "tokens in memory (--cache-tokens)",
-            bytes: &|rows| activations + lists + kept(rows.max(longest + tokens)),
-        }
-        .allocate(dev, || {
-            let cache = Cache::new(dev, c, dtype, cache(rows))?;
-            Ok((Acts::new(dev, c, dtype, capacity)?, cache, Paths::new(dev, paths)?))
-        })?;
+        let parts = &["activations", "lists of keys", "keys and values"];
+        let bytes = |longest: usize, keys: usize, rows: usize| {
+            // A sequence and a pass at least.
+            let kept = Cache::bytes(c, dtype, cache(rows.max(longest + tokens)));
+            vec![Acts::bytes(c, dtype, capacity(longest)), Paths::bytes(paths(keys)), kept]
+        };
+        let least = |longest: usize| bytes(longest, longest.max(KEYS_A_TOKEN * tokens), 0);
+        Needs { parts, bytes: &least, size: longest, unit: "tokens a text (--context)" }.allocate(dev, || Ok(()))?;
+        let with = |rows| bytes(longest, keys, rows);
+        let (acts, cache, paths) = Needs { parts, bytes: &with, size: rows, unit: "tokens in memory (--cache-tokens)" }
+            .allocate(dev, || {
+                let cache = Cache::new(dev, c, dtype, cache(rows))?;
+                Ok((Acts::new(dev, c, dtype, capacity(longest))?, cache, Paths::new(dev, paths(keys))?))
+            })?;
         Ok(Engine { dev, models: models.to_vec(), acts, cache, paths, begun: BTreeMap::new(), ends: BTreeMap::new() })
     }
 

@@ -121,12 +121,12 @@ impl<'m> Generator<'m> {
             (capacity, CacheShape { pages, sequences, tokens: context, prefill: tokens })
         };
         let (c, dtype) = (&model.config, model.dtype);
-        let bytes = |(capacity, cache)| [Acts::bytes(c, dtype, capacity), Cache::bytes(c, dtype, cache)];
-        let [activations, keys] = bytes(sizes(shape.sequences));
+        let bytes = |(capacity, cache)| vec![Acts::bytes(c, dtype, capacity), Cache::bytes(c, dtype, cache)];
         let (acts, cache) = Needs {
-            parts: vec![("activations", activations), ("keys and values", keys)],
+            parts: &["activations", "keys and values"],
+            bytes: &|n| bytes(sizes(n)),
+            size: shape.sequences,
             unit: &format!("sequences of {context} tokens (--batch, --context)"),
-            bytes: &|n| bytes(sizes(n)).iter().sum(),
         }
         .allocate(dev, || {
             let (capacity, cache) = sizes(shape.sequences);

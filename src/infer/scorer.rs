@@ -14,9 +14,9 @@ use crate::model::cache::{Cache, CacheShape, PAGE};
 use crate::model::config::{Config, HeadKind};
 use crate::model::forward::{Attend, Extent, forward};
 use crate::model::head::Head;
-use crate::model::lora;
+use crate::model::lora::{self, Ranks};
 use crate::model::paths::{PathShape, Paths};
-use crate::model::room::Needs;
+use crate::model::room::{Needs, fitting};
 use std::ops::Range;
 
 mod labels;
@@ -50,7 +50,8 @@ impl Verdict {
 pub struct Shape {
     /// Longest prompt.
     pub context: usize,
-    /// Tokens of a pass; a longer prompt gets a pass of its own. Changes no result.
+    /// Tokens of a pass; a longer prompt gets a pass of its own. Changes no result. On a GPU with little memory free, passes have as
+    /// many as fit.
     pub pass: usize,
 }
 
@@ -90,20 +91,43 @@ struct Shared {
 
 /// Keys that a pass may attend to for each token of it, each piece's counted by itself. Enough for many short ends of a long beginning.
 const KEYS_A_TOKEN: usize = 64;
+/// Tokens that a pass has room for however little memory there is: with fewer, all weights would be read for next to nothing.
+const LEAST: usize = 64;
+
+/// The largest pass: of prompts of at most `context` tokens, as many as `pass` tokens hold.
+fn capacity(context: usize, pass: usize, ranks: Ranks) -> Capacity {
+    let (tokens, sequences) = (context.max(pass), pass.div_ceil(8));
+    Capacity { tokens, sequences, rows: sequences, positions: context, keep: Keep::Nothing, ranks }
+}
 
 impl Shared {
-    /// For prompts of at most `longest` tokens.
-    fn new(dev: &Device, model: &Model, longest: usize, pass: usize, capacity: Capacity) -> Result<Shared> {
-        let (tokens, pieces) = (capacity.tokens.min(pass.max(1)), capacity.sequences);
-        let limits = Limits { tokens, pieces, keys: longest.max(KEYS_A_TOKEN * tokens) };
+    /// How prompts of at most `longest` tokens are cut into passes of `pass`.
+    fn limits(longest: usize, pass: usize) -> Limits {
+        let tokens = pass.max(1);
+        Limits { tokens, pieces: pass.div_ceil(8), keys: longest.max(KEYS_A_TOKEN * tokens) }
+    }
+
+    fn shapes(longest: usize, limits: Limits) -> (CacheShape, PathShape) {
         let rows = Walk::rows(longest, limits);
         let cache = CacheShape { pages: rows.div_ceil(PAGE), sequences: 1, tokens: PAGE, prefill: 1 };
-        let paths = PathShape { tokens, sequences: pieces, keys: limits.keys };
+        (cache, PathShape { tokens: limits.tokens, sequences: limits.pieces, keys: limits.keys })
+    }
+
+    /// The bytes that [`Shared::new`] would allocate.
+    fn bytes(c: &Config, dtype: Dtype, longest: usize, pass: usize) -> [usize; 2] {
+        let (cache, paths) = Shared::shapes(longest, Shared::limits(longest, pass));
+        [Cache::bytes(c, dtype, cache), Paths::bytes(paths)]
+    }
+
+    /// For prompts of at most `longest` tokens.
+    fn new(dev: &Device, model: &Model, longest: usize, pass: usize) -> Result<Shared> {
+        let limits = Shared::limits(longest, pass);
+        let (cache, paths) = Shared::shapes(longest, limits);
         Ok(Shared {
             cache: Cache::new(dev, &model.config, model.dtype, cache)?,
             paths: Paths::new(dev, paths)?,
             limits,
-            rows,
+            rows: Walk::rows(longest, limits),
             longest,
         })
     }
@@ -113,7 +137,8 @@ impl Shared {
 pub(super) type Later<R> = Box<dyn FnOnce() -> Result<Vec<R>> + Send>;
 
 impl<'m> Scorer<'m> {
-    /// Reserves memory for the longest prompt; pages that no prompt touches cost nothing.
+    /// Reserves memory for the longest prompt; on a CPU, pages that no prompt touches cost nothing. On a GPU, what prompts share is
+    /// allocated when first they do, and must have room from the start.
     ///
     /// # Errors
     /// When the memory is not there.
@@ -128,19 +153,22 @@ impl<'m> Scorer<'m> {
     /// When the memory is not there.
     pub fn over(dev: &'m Device, models: &[&'m Model], shape: Shape) -> Result<Scorer<'m>> {
         let (model, ranks) = (models[0], lora::shared(models));
-        let context = shape.context.min(model.config.max_positions);
-        let tokens = context.max(shape.pass);
-        let sequences = shape.pass.div_ceil(8);
-        let capacity = Capacity { tokens, sequences, rows: sequences, positions: context, keep: Keep::Nothing, ranks };
-        let bytes = |n| {
-            let fewer = Capacity { tokens: n, positions: n.min(context), ..capacity };
-            Acts::bytes(&model.config, model.dtype, fewer)
+        let (c, dtype, context) = (&model.config, model.dtype, shape.context.min(model.config.max_positions));
+        let bytes = |context: usize, pass: usize| {
+            let [keys, lists] = Shared::bytes(c, dtype, context, pass);
+            vec![Acts::bytes(c, dtype, capacity(context, pass, ranks)), keys, lists]
         };
-        let parts = vec![("activations", bytes(tokens))];
-        let needs = Needs { parts, unit: "tokens a pass (--context)", bytes: &bytes };
-        let acts = needs.allocate(dev, || Acts::new(dev, &model.config, model.dtype, capacity))?;
+        let least = shape.pass.min(LEAST);
+        let pass = fitting(dev, least..=shape.pass, |pass| bytes(context, pass));
+        let acts = Needs {
+            parts: &["activations", "keys and values", "lists of keys"],
+            bytes: &|context| bytes(context, least),
+            size: context,
+            unit: "tokens a text (--context)",
+        }
+        .allocate(dev, || Acts::new(dev, c, dtype, capacity(context, pass, ranks)))?;
         let (sharing, shared, tokens) = (Sharing::WherePaying, None, Tokens::default());
-        Ok(Scorer { dev, model, shape: Shape { context, ..shape }, acts, sharing, shared, tokens })
+        Ok(Scorer { dev, model, shape: Shape { context, pass }, acts, sharing, shared, tokens })
     }
 
     /// Chooses whether prompts share; by default, where it pays.
@@ -165,6 +193,11 @@ impl<'m> Scorer<'m> {
     /// Longest prompt that fits.
     pub fn context(&self) -> usize {
         self.shape.context
+    }
+
+    /// Tokens of a pass: what was asked for, or what there is memory for.
+    pub fn pass_tokens(&self) -> usize {
+        self.shape.pass
     }
 
     /// The label logits at the end of each prompt, in the prompts' order.
@@ -266,11 +299,11 @@ impl<'m> Scorer<'m> {
         read: &(impl Fn(&Head, &Acts, usize) -> Result<Later<R>> + Sync),
     ) -> Result<Vec<R>> {
         let longest = trie.longest();
-        let shared = match self.shared.take() {
-            Some(shared) if shared.longest >= longest => shared,
-            _ => {
+        let shared = match self.shared.take().filter(|shared| shared.longest >= longest) {
+            Some(shared) => shared,
+            None => {
                 let room = longest.next_power_of_two().min(self.shape.context);
-                Shared::new(self.dev, self.model, room, self.shape.pass, self.acts.capacity)?
+                Shared::new(self.dev, self.model, room, self.shape.pass)?
             }
         };
         let shared = &*self.shared.insert(shared);

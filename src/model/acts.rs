@@ -67,9 +67,8 @@ pub struct LayerActs {
     pub mlp_rstd: Slot,
     /// `[T, D]`; the backward's gradient of it overlays it.
     pub mlp_in: Slot,
-    /// `[T, F]`; the backward's gradients of both overlay them.
-    pub gate: Slot,
-    pub up: Slot,
+    /// Gate, then up, `[T, 2F]`; the backward's gradients of both overlay them.
+    pub gate_up: Slot,
     /// SwiGLU's product, `[T, F]`; the backward's gradient of it overlays it.
     pub product: Slot,
     /// Scaled low-rank products `h [T, r]` of the projections that some adapter has a pair beside; the backward's gradient
@@ -284,8 +283,7 @@ impl LayerTable<'_> {
             mid: if doors { self.slot(costly, i, "mid", e, d, |a| &a.mid) } else { out.clone() },
             mlp_rstd: self.slot(costly, i, "mlp_rstd", stat, 1, |a| &a.mlp_rstd),
             mlp_in: self.slot(cheap, i, "mlp_in", e, d, |a| &a.mlp_in),
-            gate: self.slot(costly, i, "gate", e, f, |a| &a.gate),
-            up: self.slot(costly, i, "up", e, f, |a| &a.up),
+            gate_up: self.slot(costly, i, "gate_up", e, 2 * f, |a| &a.gate_up),
             product: self.slot(cheap, i, "product", e, f, |a| &a.product),
             low: Projection::ALL.map(|p| self.low(costly, i, p)),
         };

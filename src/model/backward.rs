@@ -10,6 +10,7 @@ use super::Model;
 use super::acts::{Acts, BackwardActs, Keep};
 use super::forward::{Attend, Extent, Pass};
 use super::lora::Projection;
+use super::params::Linear;
 use crate::device::{Arena, Device, Slot, View};
 use crate::ops::attention::attention_bwd;
 use crate::ops::embed::embed_bwd;
@@ -69,11 +70,12 @@ impl<'a> Back<'a> {
         let (p, a) = self.pass.layer(i);
         let at = |slot: &Slot| self.pass.at(slot);
         let dx = at(&self.scratch.dx);
-        let (product, gate, up, x) = (at(&a.product), at(&a.gate), at(&a.up), at(&a.mlp_in));
+        let (product, gate_up, x) = (at(&a.product), at(&a.gate_up), at(&a.mlp_in));
+        let [gate, up] = self.pass.halves(gate_up);
         self.weights(i, Projection::Down, dx, product);
         self.input(i, Projection::Down, product, dx, Into::Store);
         swiglu_bwd(self.pass.dev, gate, up, product, gate, up);
-        self.linears(i, x, &[(Projection::Gate, gate), (Projection::Up, up)]);
+        self.linears(i, x, Projection::GATE_UP, gate_up);
         self.norm(dx, &p.mlp_norm, x, at(&a.mid), at(&a.mlp_rstd));
     }
 
@@ -83,9 +85,9 @@ impl<'a> Back<'a> {
         let (dx, x, d_out) = (at(&self.scratch.dx), at(&a.attn_in), at(&self.scratch.d_attn_out));
         self.weights(i, Projection::Out, dx, at(&a.attn_out));
         self.input(i, Projection::Out, d_out, dx, Into::Store);
-        let [dq, dk, dv] = self.pass.split(at(&self.scratch.dqkv));
-        self.attention_core(i, [dq, dk, dv], d_out);
-        self.linears(i, x, &[(Projection::Query, dq), (Projection::Key, dk), (Projection::Value, dv)]);
+        let dqkv = at(&self.scratch.dqkv);
+        self.attention_core(i, self.pass.split(dqkv), d_out);
+        self.linears(i, x, Projection::QKV, dqkv);
         self.norm(dx, &p.attn_norm, x, at(&a.x), at(&a.attn_rstd));
     }
 
@@ -103,26 +105,56 @@ impl<'a> Back<'a> {
         rope_bwd(dev, dq, dk, d_norms, q, k, self.pass.head_rstd(a), norms, table, positions, heads);
     }
 
-    /// Projections of one input, whose gradient comes to lie over it: all weights first, for they read it.
-    fn linears(&self, i: usize, x: View, of: &[(Projection, View)]) {
-        for (projection, dy) in of {
-            self.weights(i, *projection, *dy, x);
+    /// Projections of one input, whose gradients lie side by side in `dy`; that of the input comes to lie over it: all weights first, for they
+    /// read it. One product each where weights, or their gradients, follow each other in memory.
+    fn linears<const N: usize>(&self, i: usize, x: View, of: [Projection; N], dy: View<'a>) {
+        let Pass { dev, model, .. } = self.pass;
+        let p = of.map(|projection| self.pass.layer(i).0.projection(projection));
+        let mut end = 0;
+        let parts = p.map(|p| {
+            end += p.w.rows;
+            dy.cols_in(end - p.w.rows..end)
+        });
+        let gradients = Linear::joined(p, |slots| self.grads.joined(&slots));
+        if let Some((dw, db)) = gradients {
+            gemm_tn(dev, dw, dy, x, Into::Add);
+            if let Some(db) = db {
+                bias_bwd(dev, db, dy);
+            }
         }
-        for (n, (projection, dy)) in of.iter().enumerate() {
-            self.input(i, *projection, x, *dy, if n == 0 { Into::Store } else { Into::Add });
+        for (projection, dy) in of.into_iter().zip(parts) {
+            match gradients {
+                None => self.weights(i, projection, dy, x),
+                Some(_) => self.low_weights(i, projection, dy, x),
+            }
+        }
+        let joined = model.joined(&p.map(|p| &p.w));
+        if let Some(w) = joined {
+            gemm_nn(dev, x, dy, w, Into::Store);
+        }
+        for (n, (projection, dy)) in of.into_iter().zip(parts).enumerate() {
+            match joined {
+                None => self.input(i, projection, x, dy, if n == 0 { Into::Store } else { Into::Add }),
+                Some(_) => self.low_input(i, projection, x),
+            }
         }
     }
 
     fn weights(&self, i: usize, projection: Projection, dy: View, x: View) {
-        let Pass { dev, model, acts, .. } = self.pass;
         let p = self.pass.layer(i).0.projection(projection);
         if let Some(dw) = self.grads.find(&p.w) {
-            gemm_tn(dev, dw, dy, x, Into::Add);
+            gemm_tn(self.pass.dev, dw, dy, x, Into::Add);
         }
         if let Some(db) = p.b.as_ref().and_then(|b| self.grads.find(b)) {
-            bias_bwd(dev, db, dy);
+            bias_bwd(self.pass.dev, db, dy);
         }
-        if let Some(low) = &p.low {
+        self.low_weights(i, projection, dy, x);
+    }
+
+    /// Gradients of the adapter's pair; leaves that of the low-rank product over the product.
+    fn low_weights(&self, i: usize, projection: Projection, dy: View, x: View) {
+        let Pass { dev, model, acts, .. } = self.pass;
+        if let Some(low) = &self.pass.layer(i).0.projection(projection).low {
             let (h, unscaled) = (self.pass.product(i, projection, low), self.pass.low(&acts.unscaled, low));
             gemm_tn(dev, self.grads.at(&low.b), dy, h, Into::Add);
             gemm_nn(dev, unscaled, dy, model.at(&low.b), Into::Store);
@@ -131,12 +163,16 @@ impl<'a> Back<'a> {
         }
     }
 
-    /// Comes after [`Back::weights`], which leaves the gradient of the low-rank product over the product.
+    /// Comes after [`Back::weights`].
     fn input(&self, i: usize, projection: Projection, dx: View, dy: View, into: Into) {
+        gemm_nn(self.pass.dev, dx, dy, self.pass.model.at(&self.pass.layer(i).0.projection(projection).w), into);
+        self.low_input(i, projection, dx);
+    }
+
+    /// Adds the part of the gradient of an input that comes through the adapter's pair.
+    fn low_input(&self, i: usize, projection: Projection, dx: View) {
         let Pass { dev, model, .. } = self.pass;
-        let p = self.pass.layer(i).0.projection(projection);
-        gemm_nn(dev, dx, dy, model.at(&p.w), into);
-        if let Some(low) = &p.low {
+        if let Some(low) = &self.pass.layer(i).0.projection(projection).low {
             gemm_nn(dev, dx, self.pass.product(i, projection, low), model.at(&low.a), Into::Add);
         }
     }

@@ -12,19 +12,19 @@
 //! Each product with a weight is also one with an adapter's low-rank pair where there is one (`lora.rs`).
 
 use super::Model;
-use super::acts::{Acts, LayerActs};
+use super::acts::{Acts, Keep, LayerActs};
 use super::cache::Cache;
 use super::lora::{LowRank, Projection};
-use super::params::LayerParams;
+use super::params::{LayerParams, Linear};
 use super::paths::Attended;
 use crate::device::{Device, Slot, View};
 use crate::ops::attention::{attention_fwd, attention_gather_fwd};
 use crate::ops::decode::decode_fwd;
 use crate::ops::embed::embed_fwd;
-use crate::ops::gemm::gemm_nt;
+use crate::ops::gemm::{gemm_gated, gemm_nt};
 use crate::ops::pages::pages_write;
 use crate::ops::rmsnorm::rmsnorm_fwd;
-use crate::ops::rope::{QkNorm, rope_fwd};
+use crate::ops::rope::{QkNorm, rope_fwd, rope_pages_fwd};
 use crate::ops::swiglu::swiglu_fwd;
 
 /// Where attention finds keys and values.
@@ -99,6 +99,11 @@ impl<'a> Pass<'a> {
         let (q, kv) = (heads.query * heads.size, heads.kv * heads.size);
         [qkv.cols_in(0..q), qkv.cols_in(q..q + kv), qkv.cols_in(q + kv..q + 2 * kv)]
     }
+    /// Gate and up as columns of a `[T, 2F]` tensor.
+    pub fn halves(&self, gate_up: View<'a>) -> [View<'a>; 2] {
+        let f = self.model.config.ffn;
+        [gate_up.cols_in(0..f), gate_up.cols_in(f..2 * f)]
+    }
     /// The rotated queries and keys: their own tensor with head norms, else in place.
     pub fn rotated(&self, a: &LayerActs) -> [View<'a>; 2] {
         let [q, k, _] = self.split(self.at(&a.qkv));
@@ -117,9 +122,31 @@ impl<'a> Pass<'a> {
     pub fn linear(&self, i: usize, projection: Projection, y: View, x: View, residual: Option<View>) {
         let (dev, model, p) = (self.dev, self.model, self.layer(i).0.projection(projection));
         gemm_nt(dev, y, x, model.at(&p.w), p.b.as_ref().map(|b| model.at(b)), residual);
-        if let Some(low) = &p.low {
+        self.low_linear(i, projection, y, x);
+    }
+    /// Projections of one input, side by side in `y`: one product where their weights follow each other in memory. Same bits either way
+    /// but for a GPU's choice of its product, which looks at the weight's shape.
+    pub fn linears<const N: usize>(&self, i: usize, of: [Projection; N], y: View<'a>, x: View) {
+        let p = of.map(|projection| self.layer(i).0.projection(projection));
+        let joined = Linear::joined(p, |slots| self.model.joined(&slots));
+        if let Some((w, b)) = joined {
+            gemm_nt(self.dev, y, x, w, b, None);
+        }
+        let mut first = 0;
+        for (projection, p) in of.into_iter().zip(p) {
+            let y = y.cols_in(first..first + p.w.rows);
+            first += p.w.rows;
+            match joined {
+                None => self.linear(i, projection, y, x, None),
+                Some(_) => self.low_linear(i, projection, y, x),
+            }
+        }
+    }
+    /// Adds what the adapter does.
+    fn low_linear(&self, i: usize, projection: Projection, y: View, x: View) {
+        if let Some(low) = &self.layer(i).0.projection(projection).low {
             self.low_product(i, projection, x);
-            gemm_nt(dev, y, self.product(i, projection, low), model.at(&low.b), None, Some(y));
+            gemm_nt(self.dev, y, self.product(i, projection, low), self.model.at(&low.b), None, Some(y));
         }
     }
     /// `h = s x a^T`, where there is a pair.
@@ -150,11 +177,19 @@ impl<'a> Pass<'a> {
         let (_, a) = self.layer(i);
         self.attn_norm(i);
         let x = self.at(&a.attn_in);
-        let [q, k, v] = self.split(self.at(&a.qkv));
-        self.linear(i, Projection::Query, q, x, None);
-        self.linear(i, Projection::Key, k, x, None);
-        self.linear(i, Projection::Value, v, x, None);
-        self.rotate(i);
+        let (qkv, [_, _, v]) = (self.at(&a.qkv), self.split(self.at(&a.qkv)));
+        self.linears(i, Projection::QKV, qkv, x);
+        match attend {
+            Attend::Packed => self.rotate(i),
+            // The packed keys are read once more, by the attention.
+            Attend::Prefill(cache) => {
+                self.rotate(i);
+                let ([_, k], [k_pool, v_pool]) = (self.rotated(self.layer(i).1), cache.pools(i));
+                pages_write(self.dev, k_pool, v_pool, k, v, cache.places(self.extent.tokens));
+            }
+            Attend::Decode(cache) => self.rotate_into(i, cache, cache.places(self.extent.tokens)),
+            Attend::Continue(cache, attended) => self.rotate_into(i, cache, attended.writes),
+        }
         self.attend(i, attend);
         self.linear(i, Projection::Out, self.at(&a.mid), self.at(&a.attn_out), Some(self.at(&a.x)));
     }
@@ -175,18 +210,22 @@ impl<'a> Pass<'a> {
         rope_fwd(self.dev, rq, rk, self.head_rstd(a), q, k, norm, table, positions, heads);
     }
 
+    /// As [`Pass::rotate`], with keys and values into the cache at once.
+    fn rotate_into(&self, i: usize, cache: &Cache, places: View) {
+        let (p, a) = self.layer(i);
+        let (raw, [rq, _], rstd) = (self.split(self.at(&a.qkv)), self.rotated(a), self.head_rstd(a));
+        let (norm, table, positions) = (self.head_norms(p), self.acts.rope(), self.positions());
+        let heads = self.model.config.heads;
+        rope_pages_fwd(self.dev, rq, cache.pools(i), rstd, raw, places, norm, table, positions, heads);
+    }
+
     fn attend(&self, i: usize, attend: Attend) {
         let (_, a) = self.layer(i);
         let ([q, k], [_, _, v]) = (self.rotated(a), self.split(self.at(&a.qkv)));
         let (heads, scale, o) = (self.model.config.heads, self.model.config.heads.scale(), self.at(&a.attn_out));
-        if let Attend::Prefill(cache) | Attend::Decode(cache) = attend {
-            let [k_pool, v_pool] = cache.pools(i);
-            pages_write(self.dev, k_pool, v_pool, k, v, cache.places(self.extent.tokens));
-        }
         match attend {
             Attend::Continue(cache, attended) => {
                 let [k_pool, v_pool] = cache.pools(i);
-                pages_write(self.dev, k_pool, v_pool, k, v, attended.writes);
                 let paths = attended.paths(self.starts());
                 attention_gather_fwd(self.dev, o, self.at(&a.lse), q, k_pool, v_pool, paths, heads, scale);
             }
@@ -202,8 +241,14 @@ impl<'a> Pass<'a> {
     pub fn mlp(&self, i: usize) {
         let (_, a) = self.layer(i);
         self.mlp_norm(i);
-        self.gate_and_up(i);
-        self.swiglu(i);
+        match self.gated(i) {
+            // Nobody will read gate and up.
+            Some(w) => gemm_gated(self.dev, self.at(&a.product), self.at(&a.gate_up), self.at(&a.mlp_in), w),
+            None => {
+                self.gate_and_up(i);
+                self.swiglu(i);
+            }
+        }
         self.linear(i, Projection::Down, self.after(i), self.at(&a.product), Some(self.at(&a.mid)));
     }
 
@@ -214,15 +259,22 @@ impl<'a> Pass<'a> {
         rmsnorm_fwd(self.dev, self.at(&a.mlp_in), self.at(&a.mlp_rstd), self.at(&a.mid), w, eps);
     }
 
+    /// The weight of gate and up, where the product and SwiGLU may be one op: they are nothing but a product, which no backward reads.
+    fn gated(&self, i: usize) -> Option<View<'a>> {
+        let (p, _) = self.layer(i);
+        let plain = [&p.gate, &p.up].iter().all(|linear| linear.b.is_none() && linear.low.is_none());
+        let forgotten = matches!(self.acts.capacity.keep, Keep::Nothing | Keep::Doors);
+        (plain && forgotten).then(|| self.model.joined(&[&p.gate.w, &p.up.w])).flatten()
+    }
+
     pub fn gate_and_up(&self, i: usize) {
         let (_, a) = self.layer(i);
-        let x = self.at(&a.mlp_in);
-        self.linear(i, Projection::Gate, self.at(&a.gate), x, None);
-        self.linear(i, Projection::Up, self.at(&a.up), x, None);
+        self.linears(i, Projection::GATE_UP, self.at(&a.gate_up), self.at(&a.mlp_in));
     }
 
     pub fn swiglu(&self, i: usize) {
         let (_, a) = self.layer(i);
-        swiglu_fwd(self.dev, self.at(&a.product), self.at(&a.gate), self.at(&a.up));
+        let [gate, up] = self.halves(self.at(&a.gate_up));
+        swiglu_fwd(self.dev, self.at(&a.product), gate, up);
     }
 }

@@ -50,6 +50,10 @@ impl Projection {
         Projection::Down,
     ];
 
+    /// Those that read the attention's input, and those that read the feed-forward part's, as their outputs lie side by side.
+    pub const QKV: [Projection; 3] = [Projection::Query, Projection::Key, Projection::Value];
+    pub const GATE_UP: [Projection; 2] = [Projection::Gate, Projection::Up];
+
     /// Its module's name inside a layer.
     pub const fn name(self) -> &'static str {
         match self {

@@ -178,6 +178,11 @@ impl Model {
         self.arena(slot).at(slot)
     }
 
+    /// Several weights of the base as one, if they lie so ([`Arena::joined`]).
+    pub fn joined(&self, slots: &[&Slot]) -> Option<View<'_>> {
+        self.weights.joined(slots)
+    }
+
     fn arena(&self, slot: &Slot) -> &Arena {
         match (slot.part, &self.adapter) {
             (Part::Base, _) => &self.weights,

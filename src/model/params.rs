@@ -5,7 +5,7 @@
 use super::config::{Config, HeadKind};
 use super::lora::LowRank;
 use crate::base::dtype::Dtype;
-use crate::device::{Init, Layout, Slot};
+use crate::device::{Init, Layout, Slot, View};
 
 /// A weight `[out, in]` with an optional bias `[out]`, and an adapter's low-rank pair beside it.
 #[derive(Clone, Debug)]
@@ -13,6 +13,21 @@ pub struct Linear {
     pub w: Slot,
     pub b: Option<Slot>,
     pub low: Option<LowRank>,
+}
+
+impl Linear {
+    /// Weights and biases of several projections of one input, each as one tensor, where `join` finds that they lie so.
+    pub fn joined<'v, const N: usize>(
+        of: [&Linear; N],
+        join: impl Fn([&Slot; N]) -> Option<View<'v>>,
+    ) -> Option<(View<'v>, Option<View<'v>>)> {
+        let w = join(of.map(|p| &p.w))?;
+        match of.map(|p| p.b.as_ref()) {
+            none if none.iter().all(Option::is_none) => Some((w, None)),
+            all if all.iter().all(Option::is_some) => Some((w, Some(join(all.map(|b| b.expect("checked")))?))),
+            _ => None,
+        }
+    }
 }
 
 /// RMSNorm weights over each head of the queries and of the keys (Qwen3).
@@ -54,26 +69,23 @@ impl Params {
         let std = c.init_std as f32;
         // Residual outputs start smaller, so that the stream's variance does not grow with depth (GPT-2's rule).
         let out_std = std / ((2 * c.layers) as f32).sqrt();
-        let (d, f, q, kv) = (c.width, c.ffn, c.heads.query * c.heads.size, c.heads.kv * c.heads.size);
+        let (d, f, wide, narrow) = (c.width, c.ffn, c.heads.query * c.heads.size, c.heads.kv * c.heads.size);
         let embed = l.table("model.embed_tokens.weight", dtype, c.vocab, d, Init::Normal(std));
         let layers = (0..c.layers)
             .map(|i| {
                 let mut at = Layer { l: &mut l, prefix: format!("model.layers.{i}"), dtype };
-                LayerParams {
-                    attn_norm: at.norm("input_layernorm", d),
-                    q: at.linear("self_attn.q_proj", q, d, std, c.qkv_bias),
-                    k: at.linear("self_attn.k_proj", kv, d, std, c.qkv_bias),
-                    v: at.linear("self_attn.v_proj", kv, d, std, c.qkv_bias),
-                    head_norms: c.qk_norm.then(|| HeadNorms {
-                        q: at.norm("self_attn.q_norm", c.heads.size),
-                        k: at.norm("self_attn.k_norm", c.heads.size),
-                    }),
-                    o: at.linear("self_attn.o_proj", d, q, out_std, c.o_bias),
-                    mlp_norm: at.norm("post_attention_layernorm", d),
-                    gate: at.linear("mlp.gate_proj", f, d, std, c.mlp_bias),
-                    up: at.linear("mlp.up_proj", f, d, std, c.mlp_bias),
-                    down: at.linear("mlp.down_proj", d, f, out_std, c.mlp_bias),
-                }
+                let attn_norm = at.norm("input_layernorm", d);
+                let qkv = [("self_attn.q_proj", wide), ("self_attn.k_proj", narrow), ("self_attn.v_proj", narrow)];
+                let [q, k, v] = at.linears(qkv, d, std, c.qkv_bias);
+                let head_norms = c.qk_norm.then(|| HeadNorms {
+                    q: at.norm("self_attn.q_norm", c.heads.size),
+                    k: at.norm("self_attn.k_norm", c.heads.size),
+                });
+                let [o] = at.linears([("self_attn.o_proj", d)], wide, out_std, c.o_bias);
+                let mlp_norm = at.norm("post_attention_layernorm", d);
+                let [gate, up] = at.linears([("mlp.gate_proj", f), ("mlp.up_proj", f)], d, std, c.mlp_bias);
+                let [down] = at.linears([("mlp.down_proj", d)], f, out_std, c.mlp_bias);
+                LayerParams { attn_norm, q, k, v, head_norms, o, mlp_norm, gate, up, down }
             })
             .collect();
         let norm = l.vector("model.norm.weight", dtype, d, Init::Ones);
@@ -97,12 +109,17 @@ impl Layer<'_> {
     fn norm(&mut self, name: &str, len: usize) -> Slot {
         self.l.vector(format!("{}.{name}.weight", self.prefix), self.dtype, len, Init::Ones)
     }
-    fn linear(&mut self, name: &str, rows: usize, cols: usize, std: f32, bias: bool) -> Linear {
-        let name = format!("{}.{name}", self.prefix);
-        Linear {
-            w: self.l.matrix(format!("{name}.weight"), self.dtype, rows, cols, Init::Normal(std)),
-            b: bias.then(|| self.l.vector(format!("{name}.bias"), self.dtype, rows, Init::Zeros)),
-            low: None,
-        }
+    /// Projections of one input, by name and rows: their weights follow each other, then their biases, so that one product computes all.
+    fn linears<const N: usize>(&mut self, of: [(&str, usize); N], cols: usize, std: f32, bias: bool) -> [Linear; N] {
+        let Layer { l, prefix, dtype } = self;
+        let weights =
+            of.map(|(name, rows)| l.matrix(format!("{prefix}.{name}.weight"), *dtype, rows, cols, Init::Normal(std)));
+        let mut biases =
+            of.map(|(name, rows)| bias.then(|| l.vector(format!("{prefix}.{name}.bias"), *dtype, rows, Init::Zeros)));
+        let mut n = 0;
+        weights.map(|w| {
+            n += 1;
+            Linear { w, b: biases[n - 1].take(), low: None }
+        })
     }
 }

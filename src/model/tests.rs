@@ -5,9 +5,11 @@ use super::Model;
 use super::acts::{Acts, Capacity, Keep};
 use super::adapter::Start;
 use super::adapter::peft::{Peft, Targets};
+use super::config::preset::{Shape, presets};
 use super::config::{Config, Family, HeadKind};
 use super::forward::{Attend, Extent, forward};
 use super::head::Head;
+use super::params::{Linear, Params};
 use crate::base::dtype::Dtype;
 use crate::base::rng::{Rng, Stream};
 use crate::device::{Arena, Device, Slot};
@@ -227,10 +229,58 @@ fn gradients_of_an_adapter() {
     Case::adapted(config(Family::Qwen3, HeadKind::LanguageModel), some, Loss::Vocab, Keep::Costly).check();
 }
 
+/// Sizes with which the projections of one input are one product, as real models' are; those above are too small for it.
+fn joined(family: Family) -> Config {
+    let heads = Heads { query: 16, kv: 8, size: 32 };
+    Config { width: 32, ffn: 256, heads, ..config(family, HeadKind::LanguageModel) }
+}
+
+#[test]
+fn gradients_of_projections_that_are_one_product() {
+    for (family, biases) in [(Family::Llama, false), (Family::Qwen3, true)] {
+        let mut c = joined(family);
+        (c.qkv_bias, c.mlp_bias) = (biases, biases);
+        let case = Case::new(c.clone(), Loss::Vocab, Keep::All);
+        let (grads, layer) =
+            (Arena::new(&case.dev, "gradients", case.model.trained().0).unwrap(), &case.model.params.layers[1]);
+        let qkv = Linear::joined([&layer.q, &layer.k, &layer.v], |slots| case.model.joined(&slots));
+        let gate_up = Linear::joined([&layer.gate, &layer.up], |slots| case.model.joined(&slots));
+        for whole in [qkv, gate_up] {
+            assert_eq!(whole.map(|(_, b)| b.is_some()), Some(biases));
+        }
+        assert!(Linear::joined([&layer.q, &layer.k, &layer.v], |slots| grads.joined(&slots)).is_some());
+        case.check();
+        Case::adapted(c, Targets::AllLinear, Loss::Vocab, Keep::All).check();
+    }
+}
+
+/// Of every published shape; but the smallest Qwen2.5 has 128 biases of keys, and the next tensor begins at a multiple of 256.
+#[test]
+fn projections_of_real_models_are_one_product() {
+    for name in presets() {
+        let c = Config::preset(name, &Shape::default()).unwrap();
+        let (_, params) = Params::layout(&c, Dtype::Bf16);
+        for layer in &params.layers {
+            for linears in [&[&layer.q, &layer.k, &layer.v][..], &[&layer.gate, &layer.up]] {
+                for pair in linears.windows(2) {
+                    assert_eq!(pair[0].w.first() + pair[0].w.len(), pair[1].w.first(), "{name}: {}", pair[1].w.name);
+                    if let (Some(a), Some(b)) = (&pair[0].b, &pair[1].b)
+                        && name != "qwen2.5-0.5b"
+                    {
+                        assert_eq!(a.first() + a.len(), b.first(), "{name}: {}", b.name);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Both ways of training, over the same families.
-fn cases(keep: Keep) -> [Case; 4] {
+fn cases(keep: Keep) -> [Case; 6] {
     let c = |family| config(family, HeadKind::LanguageModel);
     [
+        Case::new(joined(Family::Qwen3), Loss::Vocab, keep),
+        Case::adapted(joined(Family::Llama), Targets::AllLinear, Loss::Vocab, keep),
         Case::new(c(Family::Llama), Loss::Vocab, keep),
         Case::new(c(Family::Qwen3), Loss::Vocab, keep),
         Case::adapted(c(Family::Llama), Targets::AllLinear, Loss::Vocab, keep),

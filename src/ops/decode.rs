@@ -219,7 +219,7 @@ fn launch_fwd(gpu: &Gpu, o: View, partials: View, q: View, cache: &Paged, heads:
             launch::$kernel(
                 gpu,
                 dtype,
-                grid(4).shared(4 * 80 * (heads.size.next_multiple_of(4) + 4)),
+                grid(3).shared(4 * 80 * (heads.size.next_multiple_of(4) + 4)),
                 o,
                 partials,
                 q,

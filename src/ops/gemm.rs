@@ -37,6 +37,7 @@ use crate::by_dtype;
 use crate::device::cuda::Products;
 use crate::device::{Device, View, disjoint};
 use crate::ops::cost::Cost;
+use crate::ops::swiglu::swiglu_fwd;
 use blocked::{Output, product};
 use kernel::Kernel;
 use pack::{Along, Operand};
@@ -69,6 +70,29 @@ pub fn gemm_nt(dev: &Device, y: View, x: View, w: View, bias: Option<View>, resi
             multiply(pool, (x, Along::Summed), (w, Along::Summed), k, out)
         }
     }
+}
+
+/// `y = silu(x wg^T) * (x wu^T)` with gate and up in one weight, `w [2F,K]`: `x [M,K]`, `y [M,F]`. The bits of [`gemm_nt`] and
+/// [`swiglu_fwd`]; `scratch [M,2F]` is for what lies between, which some GPUs never write: its contents mean nothing afterwards.
+pub fn gemm_gated(dev: &Device, y: View, scratch: View, x: View, w: View) {
+    let ([m, k], f) = (x.shape(), w.rows() / 2);
+    assert!(
+        w.shape() == [2 * f, k] && y.shape() == [m, f] && scratch.shape() == [m, 2 * f],
+        "gemm_gated: y {:?} through {:?}, x {:?}, w {:?}",
+        y.shape(),
+        scratch.shape(),
+        x.shape(),
+        w.shape()
+    );
+    disjoint("gemm_gated", y, &[x, w, scratch]);
+    if let Device::Cuda(gpu) = dev
+        && gpu.products() != Products::CublasLt
+        && gpu::gated(gpu, y, x, w)
+    {
+        return;
+    }
+    gemm_nt(dev, scratch, x, w, None, None);
+    swiglu_fwd(dev, y, scratch.cols_in(0..f), scratch.cols_in(f..2 * f));
 }
 
 /// `dx (=|+=) dy w`: `dy [M,N]`, `w [N,K]`, `dx [M,K]`.

@@ -20,6 +20,11 @@
 //! place: gradients of the rotated rows become gradients of the raw rows.
 //!
 //! A position outside the tables panics on the CPU; a GPU turns its row into NaN.
+//!
+//! [`rope_pages_fwd`] writes keys straight to their places in a paged cache, `k_pool[places[t],:]`, and copies values to theirs. No two tokens
+//! have one place. A place outside the pool panics on the CPU; a GPU leaves its token out.
+
+mod cuda;
 
 pub use super::angles::{Llama3Scaling, rope_angles};
 use super::{Heads, indices};
@@ -27,11 +32,8 @@ use crate::base::dtype::{Dtype, Elem, Real};
 use crate::base::par::Pool;
 use crate::base::simd::{sum_by, vectorize};
 use crate::by_dtype;
-use crate::device::cuda::Gpu;
-use crate::device::cuda::launch::{self, Grid};
 use crate::device::{Device, View, disjoint};
 use crate::ops::cost::Cost;
-use crate::ops::partials::partials_add;
 
 /// RMSNorm of each query and key head before the rotation: weights `[K]`.
 #[derive(Clone, Copy)]
@@ -52,12 +54,16 @@ pub struct RopeTable<'a> {
 const ROWS: usize = 16;
 /// Stretches of tokens whose gradients of norm weights are summed apart, then together in order: as many for any number of threads.
 const STRETCHES: usize = 32;
-/// The same on a GPU, at most; fixed, so that bits do not depend on the GPU.
-const GPU_STRETCHES: usize = 512;
-/// Heads of a token that a group of a GPU's lanes takes at once (`kernels/rope.cu`).
-const AT_ONCE: usize = 2;
 /// The largest head size: one head lies in local memory while it is worked on.
 const SIZE: usize = 256;
+
+/// Where keys and values of tokens go in a paged cache.
+#[derive(Clone, Copy)]
+struct Paged<'a> {
+    v_pool: View<'a>,
+    v: View<'a>,
+    places: View<'a>,
+}
 
 /// Normalises (with `norm`) and rotates queries and keys; keeps `rstd`.
 pub fn rope_fwd(
@@ -72,27 +78,80 @@ pub fn rope_fwd(
     positions: View,
     heads: Heads,
 ) {
-    check("rope_fwd", [q_out, k_out, q, k], rstd, norm, table, positions, heads);
-    disjoint("rope_fwd", q_out, &[k_out, k]);
+    check("rope_fwd", [q_out, q], [k_out, k], rstd, norm, table, positions, heads);
     disjoint("rope_fwd", k_out, &[q]);
     if norm.is_some() {
         // The backward reads the raw rows.
-        disjoint("rope_fwd", q_out, &[q]);
         disjoint("rope_fwd", k_out, &[k]);
+    }
+    turn_fwd(dev, q_out, k_out, rstd, q, k, None, norm, table, positions, heads);
+}
+
+/// As [`rope_fwd`], with keys and values on their way into a paged cache: pools `[rows, G*K]`, `v` `[T, G*K]`, `places` `[T]` of i32.
+pub fn rope_pages_fwd(
+    dev: &Device,
+    q_out: View,
+    [k_pool, v_pool]: [View; 2],
+    rstd: View,
+    [q, k, v]: [View; 3],
+    places: View,
+    norm: Option<QkNorm>,
+    table: RopeTable,
+    positions: View,
+    heads: Heads,
+) {
+    check("rope_pages_fwd", [q_out, q], [v, k], rstd, norm, table, positions, heads);
+    assert!(
+        k_pool.cols() == k.cols()
+            && v_pool.shape() == k_pool.shape()
+            && places.len() == q.rows()
+            && [v, k_pool, v_pool].iter().all(|x| x.dtype() == k.dtype()),
+        "rope_pages_fwd: pools {:?} and {:?}, k {:?}, v {:?}, places {:?}",
+        k_pool.shape(),
+        v_pool.shape(),
+        k.shape(),
+        v.shape(),
+        places.shape()
+    );
+    disjoint("rope_pages_fwd", k_pool, &[v_pool, q, k, v]);
+    disjoint("rope_pages_fwd", v_pool, &[q_out, q, k, v]);
+    disjoint("rope_pages_fwd", q_out, &[v]);
+    turn_fwd(dev, q_out, k_pool, rstd, q, k, Some(Paged { v_pool, v, places }), norm, table, positions, heads);
+}
+
+fn turn_fwd(
+    dev: &Device,
+    q_out: View,
+    k_out: View,
+    rstd: View,
+    q: View,
+    k: View,
+    paged: Option<Paged>,
+    norm: Option<QkNorm>,
+    table: RopeTable,
+    positions: View,
+    heads: Heads,
+) {
+    disjoint("rope_fwd", q_out, &[k_out, k]);
+    if norm.is_some() {
+        disjoint("rope_fwd", q_out, &[q]);
     }
     match dev {
         Device::Cuda(gpu) => match norm {
-            Some(norm) => gpu_norm_fwd(gpu, [q_out, k_out], rstd, [q, k], norm, table, positions, heads),
-            None => gpu_turn(gpu, [q_out, k_out], [q, k], table, positions, heads, 1.0),
+            Some(norm) => cuda::norm_fwd(gpu, [q_out, k_out], rstd, [q, k], paged, norm, table, positions, heads),
+            None => cuda::turn(gpu, [q_out, k_out], [q, k], paged, table, positions, heads, 1.0),
         },
         Device::Cpu(pool) => {
             let positions = indices("rope_fwd", "position", positions, table.cos.rows());
+            let places = paged.map(|paged| distinct(paged.places, k_out.rows()));
             by_dtype!(q.dtype(), E => pool.ranges(q.rows(), ROWS, |rows| vectorize(#[inline(always)] || {
                 let mut head = [<E as Elem>::Acc::ZERO; SIZE];
                 for t in rows {
                     let angles = Angles::at(table, positions[t]);
+                    let place = places.map_or(t, |places| places[t] as usize);
                     for j in 0..heads.query + heads.kv {
                         let (out, x, first) = side(heads, j, (q_out, q), (k_out, k));
+                        let row = if j < heads.query { t } else { place };
                         let head = &mut head[..heads.size];
                         load(head, &x.row::<E>(t)[first..]);
                         if let Some(norm) = norm {
@@ -100,12 +159,25 @@ pub fn rope_fwd(
                             rstd.row_mut::<<E as Elem>::Acc>(t)[j] = normalise(head, w.slice::<E>(), norm.eps);
                         }
                         angles.rotate(head);
-                        store(&mut out.row_mut::<E>(t)[first..], head);
+                        store(&mut out.row_mut::<E>(row)[first..], head);
+                    }
+                    if let Some(paged) = paged {
+                        paged.v_pool.row_mut::<E>(place).copy_from_slice(paged.v.row(t));
                     }
                 }
             })))
         }
     }
+}
+
+/// Places of which no two are the same, all of them in `0..rows`.
+fn distinct(places: View<'_>, rows: usize) -> &[i32] {
+    let places = indices("rope_pages_fwd", "place", places, rows);
+    let mut sorted = places.to_vec();
+    sorted.sort_unstable();
+    let twice = sorted.windows(2).find(|pair| pair[0] == pair[1]);
+    assert!(twice.is_none(), "rope_pages_fwd: place {} is that of two tokens", twice.expect("checked")[0]);
+    places
 }
 
 /// Turns gradients of [`rope_fwd`]'s outputs into gradients of its inputs, in place, and adds the gradients of the norm
@@ -123,7 +195,7 @@ pub fn rope_bwd(
     positions: View,
     heads: Heads,
 ) {
-    check("rope_bwd", [dq, dk, q, k], rstd, norm, table, positions, heads);
+    check("rope_bwd", [dq, q], [dk, k], rstd, norm, table, positions, heads);
     if let Some((dqw, dkw)) = dnorm {
         assert!(
             norm.is_some() && dqw.len() == heads.size && dkw.len() == heads.size,
@@ -142,8 +214,8 @@ pub fn rope_bwd(
     }
     match dev {
         Device::Cuda(gpu) => match norm {
-            Some(norm) => gpu_norm_bwd(gpu, [dq, dk], dnorm, [q, k], rstd, norm, table, positions, heads),
-            None => gpu_turn(gpu, [dq, dk], [dq, dk], table, positions, heads, -1.0),
+            Some(norm) => cuda::norm_bwd(gpu, [dq, dk], dnorm, [q, k], rstd, norm, table, positions, heads),
+            None => cuda::turn(gpu, [dq, dk], [dq, dk], None, table, positions, heads, -1.0),
         },
         Device::Cpu(pool) => by_dtype!(q.dtype(), E => {
             type A = <E as Elem>::Acc;
@@ -159,120 +231,10 @@ pub fn rope_bwd(
     }
 }
 
-/// Lanes that share a head on a GPU: each has 16 bytes of the lower half and 16 of the upper.
-fn lanes(dtype: Dtype, heads: Heads) -> usize {
-    (heads.size / 2).div_ceil(16 / dtype.size()).next_power_of_two()
-}
-
-/// Blocks in which every group of lanes takes [`AT_ONCE`] heads of one token, queries apart from keys.
-fn grid(threads: u32, tokens: usize, dtype: Dtype, heads: Heads) -> Grid {
-    let groups = tokens * (heads.query.div_ceil(AT_ONCE) + heads.kv.div_ceil(AT_ONCE));
-    Grid::cover(groups * lanes(dtype, heads), threads as usize)
-}
-
-/// The rotation without a norm; by negated angles where `turn` is -1.
-fn gpu_turn(
-    gpu: &Gpu,
-    [q_out, k_out]: [View; 2],
-    [q, k]: [View; 2],
-    table: RopeTable,
-    positions: View,
-    heads: Heads,
-    turn: f32,
-) {
-    let (t, dtype) = (q.rows(), q.dtype());
-    let [a, b, c, d, e, f] = [q_out, k_out, q, k, table.cos, table.sin].map(|v| v.stride() as i32);
-    let [tokens, rows, query, kv, size, lanes] =
-        [t, table.cos.rows(), heads.query, heads.kv, heads.size, lanes(dtype, heads)].map(|n| n as i32);
-    let (grid, RopeTable { cos, sin }) = (grid(launch::ROPE_FWD_F32_THREADS, t, dtype, heads), table);
-    launch::rope_fwd(
-        gpu, dtype, grid, q_out, k_out, q, k, cos, sin, positions, tokens, rows, query, kv, size, a, b, c, d, e, f,
-        lanes, turn,
-    );
-}
-
-fn gpu_norm_fwd(
-    gpu: &Gpu,
-    [q_out, k_out]: [View; 2],
-    rstd: View,
-    [q, k]: [View; 2],
-    norm: QkNorm,
-    table: RopeTable,
-    positions: View,
-    heads: Heads,
-) {
-    let (t, dtype) = (q.rows(), q.dtype());
-    let [a, b, c, d, e, f, g] = [q_out, k_out, rstd, q, k, table.cos, table.sin].map(|v| v.stride() as i32);
-    let [tokens, rows, query, kv, size, lanes] =
-        [t, table.cos.rows(), heads.query, heads.kv, heads.size, lanes(dtype, heads)].map(|n| n as i32);
-    let (grid, RopeTable { cos, sin }) = (grid(launch::ROPE_NORM_FWD_F32_THREADS, t, dtype, heads), table);
-    let eps = norm.eps as f32;
-    launch::rope_norm_fwd(
-        gpu, dtype, grid, q_out, k_out, rstd, q, k, norm.q, norm.k, cos, sin, positions, tokens, rows, query, kv, size,
-        a, b, c, d, e, f, g, lanes, eps,
-    );
-}
-
-fn gpu_norm_bwd(
-    gpu: &Gpu,
-    [dq, dk]: [View; 2],
-    dnorm: Option<(View, View)>,
-    [q, k]: [View; 2],
-    rstd: View,
-    norm: QkNorm,
-    table: RopeTable,
-    positions: View,
-    heads: Heads,
-) {
-    let (t, dtype) = (q.rows(), q.dtype());
-    let stretch = t.div_ceil(GPU_STRETCHES).max(1);
-    let parts = t.div_ceil(stretch);
-    let sums = gpu.workspace(Dtype::F32, 2 * parts, heads.size);
-    let (q_sums, k_sums) = (sums.top(parts), sums.rows_in(parts..2 * parts));
-    let [a, b, c, d, e, f, g] = [dq, dk, q, k, rstd, table.cos, table.sin].map(|v| v.stride() as i32);
-    let [tokens, rows, query, kv, size, lanes, stretch] =
-        [t, table.cos.rows(), heads.query, heads.kv, heads.size, lanes(dtype, heads), stretch].map(|n| n as i32);
-    let RopeTable { cos, sin } = table;
-    launch::rope_norm_bwd(
-        gpu,
-        dtype,
-        Grid::new(parts, 2, 1),
-        dq,
-        dk,
-        q_sums,
-        k_sums,
-        q,
-        k,
-        rstd,
-        norm.q,
-        norm.k,
-        cos,
-        sin,
-        positions,
-        tokens,
-        rows,
-        query,
-        kv,
-        size,
-        a,
-        b,
-        c,
-        d,
-        e,
-        f,
-        g,
-        lanes,
-        stretch,
-    );
-    if let Some((dqw, dkw)) = dnorm {
-        partials_add(gpu, dqw, q_sums);
-        partials_add(gpu, dkw, k_sums);
-    }
-}
-
 fn check(
     op: &str,
-    [q, k, raw_q, raw_k]: [View; 4],
+    [q, raw_q]: [View; 2],
+    [k, raw_k]: [View; 2],
     rstd: View,
     norm: Option<QkNorm>,
     table: RopeTable,

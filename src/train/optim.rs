@@ -149,6 +149,16 @@ fn scales(parameters: &Layout) -> Layout {
     l
 }
 
+/// For each stretch whether weight decay applies; the sum of squares and its parts.
+fn scratch(parameters: &Layout) -> (Layout, [Slot; 3]) {
+    let mut l = Layout::new();
+    let decays = l.buffer("decays", Dtype::U8, 1, parameters.stretches(|_| ()).len());
+    let sum = l.buffer("sum", Dtype::F64, 1, 1);
+    let largest = parameters.slots().iter().map(Slot::len).max().unwrap_or(0);
+    let partials = l.buffer("partials", Dtype::F64, 1, blocks(largest));
+    (l, [decays, sum, partials])
+}
+
 /// The state of an optimizer, and room to measure gradients.
 pub struct Optimizer {
     settings: Settings,
@@ -182,19 +192,15 @@ impl Optimizer {
                 dev.write(arenas[THIRD].at(slot), &widened);
             }
         }
-        let decays = trained.stretches(|slot| matches!(slot.class, Class::Matrix | Class::Table) as u8);
-        let mut l = Layout::new();
-        let decays_slot = l.buffer("decays", Dtype::U8, 1, decays.len());
-        let sum = l.buffer("sum", Dtype::F64, 1, 1);
-        let largest = trained.slots().iter().map(Slot::len).max().unwrap_or(0);
-        let partials = l.buffer("partials", Dtype::F64, 1, blocks(largest));
-        let scratch = Arena::new(dev, "gradient norm", &l)?;
-        dev.write(scratch.at(&decays_slot), &decays);
+        let (layout, [decays, sum, partials]) = scratch(trained);
+        let scratch = Arena::new(dev, "gradient norm", &layout)?;
+        let flags = trained.stretches(|slot| matches!(slot.class, Class::Matrix | Class::Table) as u8);
+        dev.write(scratch.at(&decays), &flags);
         let muon = match settings.method {
             Method::Muon { .. } => Some(Muon::new(dev, trained, model.dtype)?),
             _ => None,
         };
-        Ok(Optimizer { settings, parts, arenas, muon, decays: decays_slot, sum, partials, scratch })
+        Ok(Optimizer { settings, parts, arenas, muon, decays, sum, partials, scratch })
     }
 
     /// The L2 norm of all gradients together.
@@ -277,7 +283,7 @@ impl Optimizer {
         let dir = checkpoint.join(DIR);
         self.same_files(&dir)?;
         for (part, arena) in self.parts.iter().zip(&mut self.arenas) {
-            *arena = open_tensors(&dir.join(part.file), &part.layout)?.on(dev, part.what, &part.layout)?;
+            arena.take(dev, open_tensors(&dir.join(part.file), &part.layout)?, &part.layout)?;
         }
         Ok(())
     }
@@ -302,13 +308,16 @@ impl Optimizer {
         )))
     }
 
-    /// Bytes of the state and of what Muon works in.
-    pub fn bytes(parameters: &Layout, weights: Dtype, method: Method) -> usize {
-        let kept: usize = method.parts(parameters, weights).iter().map(|part| part.layout.bytes()).sum();
-        match method {
-            Method::Muon { .. } => kept + Muon::bytes(parameters, weights),
-            _ => kept,
-        }
+    /// Bytes of each allocation: of the state, and of what Muon works in.
+    pub fn allocations(parameters: &Layout, weights: Dtype, method: Method) -> Vec<usize> {
+        let kept = method.parts(parameters, weights).into_iter().map(|part| part.layout.bytes());
+        let muon = matches!(method, Method::Muon { .. }).then(|| Muon::bytes(parameters, weights));
+        kept.chain(muon).collect()
+    }
+
+    /// Bytes of flags of decay and of room to measure gradients, one allocation more.
+    pub fn scratch(parameters: &Layout) -> usize {
+        scratch(parameters).0.bytes()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::model::acts::{Acts, Capacity, Keep};
 use crate::model::config::Config;
 use crate::model::lora::Shape;
 use crate::model::params::Params;
-use crate::model::room::{gigabytes, largest};
+use crate::model::room::{gigabytes, largest, taken};
 
 /// A memory plan in bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,8 +18,10 @@ pub struct Plan {
     pub trained: usize,
     pub weights: usize,
     pub gradients: usize,
-    /// Moments, master copies, and what else the optimizer keeps and works in.
+    /// Moments, master copies, and what Muon works in.
     pub optimizer: usize,
+    /// Room to measure gradients, and what is lost since allocations take whole pieces of memory.
+    pub scratch: usize,
     /// What training all parameters would need more of gradients, moments and master copies.
     pub saved: usize,
     /// Activations and scratch of one micro-batch, for each recompute policy.
@@ -52,23 +54,28 @@ impl Plan {
         let trained = adapter.as_ref().map_or(&layout, |a| &a.layout);
         let needs = |layout: &Layout| {
             let gradients = layout.with_dtype(settings.gradients_of(dtype)).bytes();
-            (gradients, Optimizer::bytes(layout, dtype, settings.method))
+            (gradients, Optimizer::allocations(layout, dtype, settings.method))
         };
-        let ((gradients, optimizer), all) = (needs(trained), needs(&layout));
+        let ((gradients, states), all) = (needs(trained), needs(&layout));
+        let [optimizer, of_all] = [&states, &all.1].map(|states| states.iter().sum::<usize>());
         let activations = |tokens: usize, keep: Keep| Acts::bytes(c, dtype, Capacity { keep, ..capacity(tokens) });
-        let fixed = weights + gradients + optimizer;
-        let room = available.unwrap_or(usize::MAX).saturating_sub(fixed);
+        let of_adapter = adapter.iter().flat_map(|a| [a.layout.bytes(), a.constants.bytes()]);
+        let single = [layout.bytes(), gradients, Optimizer::scratch(trained)];
+        let fixed = taken(states.into_iter().chain(of_adapter).chain(single));
+        let all_taken = |tokens: usize| fixed + taken([activations(tokens, keep)]);
+        let named = weights + gradients + optimizer + activations(micro_tokens, keep);
         Plan {
             parameters: layout.elements(),
             trained: trained.elements(),
             weights,
             gradients,
             optimizer,
-            saved: (all.0 + all.1).saturating_sub(gradients + optimizer),
+            scratch: all_taken(micro_tokens) - named,
+            saved: (all.0 + of_all).saturating_sub(gradients + optimizer),
             activations: [Keep::All, Keep::Costly, Keep::Doors].map(|keep| (keep, activations(micro_tokens, keep))),
             keep,
             micro_tokens,
-            largest: largest(|tokens| activations(tokens, keep) <= room),
+            largest: available.map_or(0, |room| largest(|tokens| all_taken(tokens) <= room)),
             available,
         }
     }
@@ -77,8 +84,15 @@ impl Plan {
     pub fn working(&self) -> usize {
         self.activations.iter().find(|(keep, _)| *keep == self.keep).map_or(0, |(_, bytes)| *bytes)
     }
+    /// All that the run allocates on its device.
     pub fn total(&self) -> usize {
-        self.weights + self.gradients + self.optimizer + self.working()
+        self.weights + self.gradients + self.optimizer + self.scratch + self.working()
+    }
+
+    /// Whether the run would fit if it recomputed whole layers, which it does not.
+    fn fits_by_recomputing(&self, available: usize) -> bool {
+        let [.., (doors, bytes)] = self.activations;
+        self.keep != doors && taken([self.total() - self.working() + bytes]) <= available
     }
 
     /// # Errors
@@ -88,11 +102,15 @@ impl Plan {
         if self.total() <= available {
             return Ok(());
         }
-        let advice = match self.largest {
-            0 => "not even the smallest micro-batch fits; use train.optimizer = \"adamw-8bit\" with model.dtype and \
+        let tokens = format!("set train.micro_tokens to at most {}", self.largest);
+        let advice = match (self.largest, self.fits_by_recomputing(available)) {
+            (0, false) => {
+                "not even the smallest micro-batch fits; use train.optimizer = \"adamw-8bit\" with model.dtype and \
                  train.gradients = \"bf16\", a smaller model or a machine with more memory"
-                .to_string(),
-            n => format!("set train.micro_tokens to at most {n}, or train.recompute = \"layer\""),
+            }
+            (0, true) => "set train.recompute = \"layer\"",
+            (_, false) => &tokens,
+            (_, true) => &format!("{tokens}, or train.recompute = \"layer\""),
         };
         Err(Error::device(format!(
             "the run needs {} of memory but {} are free: {advice}",
@@ -127,6 +145,7 @@ impl Plan {
             let name = format!("activations, recompute {}", name(keep));
             row(&name, bytes, &format!("micro-batches of {} tokens{mark}", self.micro_tokens));
         }
+        row("scratch, rounding", self.scratch, "");
         row("total of this run", self.total(), "");
         if let Some(available) = self.available {
             row("free memory", available, &format!("largest micro-batch that fits: {} tokens", self.largest));
@@ -147,6 +166,7 @@ fn name(keep: Keep) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::GRANULE;
     use crate::model::config::Family;
 
     #[test]
@@ -163,12 +183,22 @@ mod tests {
         let plan = Plan::new(&config, Dtype::F32, None, &settings, (Keep::Costly, 256), capacity, Some(1 << 30));
         let [all, costly, doors] = plan.activations.map(|(_, bytes)| bytes);
         assert!(all > costly && costly > doors, "{all} {costly} {doors}");
-        assert_eq!(plan.total(), plan.weights + plan.gradients + plan.optimizer + costly);
-        assert_eq!(plan.optimizer, 2 * plan.weights);
-        assert!(plan.table().contains("recompute cheap"));
-        let tight = Plan { available: Some(plan.total() - 1), largest: 7, ..plan };
-        let message = tight.check().unwrap_err().to_string();
-        assert!(message.contains("train.micro_tokens to at most 7"), "{message}");
+        assert_eq!(plan.total(), plan.weights + plan.gradients + plan.optimizer + plan.scratch + costly);
+        assert_eq!((plan.optimizer, plan.total() % GRANULE), (2 * plan.weights, 0));
+        assert!(plan.scratch > 0 && plan.table().contains("recompute cheap"));
+        let of = |micro_tokens, room| {
+            Plan::new(&config, Dtype::F32, None, &settings, (Keep::Costly, micro_tokens), capacity, Some(room))
+        };
+        let most = of(256, 3 * plan.total()).largest;
+        assert!(most > 256);
+        assert!(of(most, 3 * plan.total()).check().is_ok());
+        let message = |plan: Plan| plan.check().unwrap_err().to_string();
+        let beyond = message(of(most + 1, 3 * plan.total()));
+        assert!(beyond.contains(&format!("train.micro_tokens to at most {most}, or train.recompute")), "{beyond}");
+        let far = message(of(20 * most, 3 * plan.total()));
+        assert!(far.ends_with(&format!("train.micro_tokens to at most {most}")), "{far}");
+        let nothing = message(of(256, GRANULE));
+        assert!(nothing.contains("not even the smallest"), "{nothing}");
     }
 
     #[test]
@@ -193,12 +223,5 @@ mod tests {
             assert!(lora.gradients < full.gradients && lora.weights > full.weights && lora.working() > full.working());
             assert!(lora.table().contains("saved by the adapter") && !full.table().contains("adapter"));
         }
-    }
-
-    #[test]
-    fn the_largest_is_found() {
-        assert_eq!(largest(|n| n <= 12345), 12345);
-        assert_eq!(largest(|_| false), 0);
-        assert_eq!(largest(|_| true), 1 << 20);
     }
 }

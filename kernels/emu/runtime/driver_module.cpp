@@ -58,8 +58,8 @@ static Result launch(Device& d, const Kernel& kernel, dim3 grid, dim3 threads, u
     std::vector<void*> pointers = arguments.pointers();
     const std::string error =
         run_launch(kernel, grid, threads, dynamic, pointers.data(),
-                   {s.checked, s.seed, s.strict_wgmma, s.steps, s.seconds, d.costs.get()}, d.ordinal,
-                   d.launch_id % 0x3fffe + 1, counts);
+                   {s.checked, s.seed, s.strict_wgmma, s.steps, s.seconds, d.costs.get(), uint32_t(shared_opt_in(s))},
+                   d.ordinal, d.launch_id % 0x3fffe + 1, counts);
     d.statistics.launches++;
     d.statistics.switches += counts.switches;
     d.statistics.accesses += counts.accesses;

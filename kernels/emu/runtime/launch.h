@@ -25,6 +25,7 @@ struct LaunchOptions {
     uint64_t steps = 0;  // basic blocks and scheduler's steps that a block may take; 0: any number
     double seconds = 0;  // of processor time; 0: no limit
     Costs* costs = nullptr;
+    uint32_t shared = SHARED_LIMIT;  // bytes of shared memory that a block may have
 };
 struct LaunchCounts {
     uint64_t switches = 0, accesses = 0;

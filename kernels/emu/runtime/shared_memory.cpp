@@ -34,8 +34,9 @@ void* shared_static(const void* tag, const char* name, size_t size, size_t align
     b.static_size = uint32_t(((b.static_size + align - 1) & ~(align - 1)) + size);
     if (b.static_size > SHARED_STATIC_LIMIT)
         fail(at, "%u bytes of SHARED arrays: more than the 48 KB that a kernel may have; use SHARED_DYNAMIC", b.static_size);
-    if (b.static_size + b.dynamic_size > SHARED_LIMIT || offset + size + GAP > SHARED_WINDOW)
-        fail(at, "%u bytes of shared memory: more than the 227 KB that a block may have", b.static_size + b.dynamic_size);
+    const uint32_t limit = b.launch->options.shared;
+    if (b.static_size + b.dynamic_size > limit || offset + size + GAP > SHARED_WINDOW)
+        fail(at, "%u bytes of shared memory: more than the %u KB that a block may have", b.static_size + b.dynamic_size, limit >> 10);
     b.shared_top = uint32_t(offset + size);
     if (b.shared_top > b.shared_dirty) {  // this part has not been poisoned yet
         memset(b.shared + b.shared_dirty, 0xff, b.shared_top - b.shared_dirty);

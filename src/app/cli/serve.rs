@@ -184,10 +184,10 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(admin) = admin {
         remark(format_args!("control on {admin}"));
     }
-    let left = runtime.block_on(server::serve(app, listeners, Duration::from_secs_f64(args.drain_timeout)))?;
+    let ended = runtime.block_on(server::serve(app, listeners, Duration::from_secs_f64(args.drain_timeout)));
     // What waits on a thread of its own is not waited for.
     runtime.shutdown_background();
-    match left {
+    match ended? {
         0 => Ok(()),
         n => {
             Err(Error::new(Kind::Interrupted, format!("{n} requests were cut off; --drain-timeout gives them longer")))

@@ -24,7 +24,7 @@ pub struct Listeners {
 /// Serves until SIGTERM or SIGINT, then finishes what was begun. Gives the number of requests that `drain` was too short for.
 ///
 /// # Errors
-/// Signal handlers cannot be installed.
+/// Signal handlers cannot be installed; the engine has ended, because its device failed: whoever supervises the server must start it anew.
 pub async fn serve(app: App, listeners: Listeners, drain: Duration) -> Result<usize> {
     let refused = |e| Error::new(Kind::Io, format!("cannot install signal handlers: {e}"));
     let mut term = signal(SignalKind::terminate()).map_err(refused)?;
@@ -37,10 +37,11 @@ pub async fn serve(app: App, listeners: Listeners, drain: Duration) -> Result<us
         let _ = stopped.await;
     };
     let public = tokio::spawn(listen(listeners.public, app.router(), stopped));
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let died = tokio::select! {
+        _ = term.recv() => None,
+        _ = interrupt.recv() => None,
+        why = death(&app) => Some(why),
+    };
     app.draining.store(true, Ordering::Relaxed);
     // Its receiver is gone only if listening has ended.
     let _ = stop.send(());
@@ -54,7 +55,21 @@ pub async fn serve(app: App, listeners: Listeners, drain: Duration) -> Result<us
     if let Some(admin) = admin {
         admin.abort();
     }
-    Ok(left)
+    match died {
+        Some(why) => Err(Error::device(format!("{why}; the server has ended, start it again"))),
+        None => Ok(left),
+    }
+}
+
+/// Waits until nothing can be answered any more; why.
+async fn death(app: &App) -> String {
+    let mut often = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        often.tick().await;
+        if let Some(why) = app.service.dead() {
+            return why;
+        }
+    }
 }
 
 async fn sample(app: App) {

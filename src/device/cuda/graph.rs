@@ -6,6 +6,9 @@ use crate::error::Result;
 use cudarc::driver::sys::{self, CUgraphExec, CUstreamCaptureMode};
 use std::ptr;
 
+/// What errors call it.
+const NAME: &str = "a recorded step";
+
 /// A recorded sequence of launches. What differs between replays (tokens, lengths) must lie in device memory.
 pub struct Graph {
     gpu: Gpu,
@@ -25,10 +28,13 @@ impl Gpu {
         self.enter();
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         let (mut graph, mut executable) = (ptr::null_mut(), ptr::null_mut());
+        // What is recorded is not under way.
+        let launched = self.state().launched.clone();
         // SAFETY: the stream is ours; the graph is destroyed once its executable form exists.
         unsafe {
             check("cuStreamBeginCapture", sys::cuStreamBeginCapture_v2(self.stream(), mode))?;
             f();
+            self.state().launched = launched;
             check("cuStreamEndCapture", sys::cuStreamEndCapture(self.stream(), &mut graph))?;
             let made = check("cuGraphInstantiate", sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0));
             let _ = sys::cuGraphDestroy(graph);
@@ -43,9 +49,10 @@ impl Graph {
     /// Runs the recorded launches.
     pub fn launch(&self) {
         self.gpu.enter();
+        self.gpu.remember(NAME);
         // SAFETY: the executable graph lives as long as `self`.
         let code = unsafe { sys::cuGraphLaunch(self.executable, self.gpu.stream()) };
-        self.gpu.latch("a recorded graph", code);
+        self.gpu.latch(NAME, code);
     }
 }
 

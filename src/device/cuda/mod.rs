@@ -220,6 +220,10 @@ impl Gpu {
         }
     }
 
+    pub(in crate::device) fn failed(&self) -> bool {
+        self.state().error.is_some()
+    }
+
     /// `cuda:0 (NVIDIA H200)`.
     pub fn name(&self) -> String {
         format!("cuda:{} ({})", self.0.properties.ordinal, self.0.properties.name)
@@ -272,13 +276,7 @@ impl Gpu {
             let code = unsafe { sys::cuFuncSetAttribute(function, attribute, grid.shared as i32) };
             self.latch(kernel.name, code);
         }
-        {
-            let mut state = self.state();
-            if state.launched.len() == REMEMBERED {
-                state.launched.remove(0);
-            }
-            state.launched.push(kernel.name);
-        }
+        self.remember(kernel.name);
         // SAFETY: the generated launcher passes one pointer for each parameter, of the parameter's type; the driver copies
         // the values before it returns.
         let code = unsafe {
@@ -303,6 +301,20 @@ impl Gpu {
             self.latch(kernel.name, code);
             self.state().launched.clear();
         }
+    }
+
+    /// Something is about to be launched, whose name an error should have.
+    fn remember(&self, name: &'static str) {
+        let mut state = self.state();
+        if state.launched.len() == REMEMBERED {
+            state.launched.remove(0);
+        }
+        state.launched.push(name);
+    }
+
+    /// Whether every launch is waited for. Then nothing can be recorded.
+    pub(in crate::device) fn is_synchronous(&self) -> bool {
+        self.0.synchronous
     }
 
     fn function(&self, number: usize) -> Option<CUfunction> {

@@ -106,12 +106,12 @@ impl Desk {
     /// Works until it is told to stop.
     ///
     /// # Errors
-    /// When the memory for the models' work is not there.
+    /// When the memory for the models' work is not there, or the device has failed for good.
     pub fn run(&mut self, dev: &Device, models: Vec<Arc<Model>>, ready: &Sender<Result<()>>) -> Result<()> {
         let (mut models, mut ready) = (Some(models), Some(ready));
         loop {
             let command = match &models {
-                None => self.serve(None),
+                None => self.serve(dev, None)?,
                 Some(awake) => {
                     let writing = self.writing.clone();
                     let awake = awake.iter().map(Arc::as_ref).collect();
@@ -120,7 +120,7 @@ impl Desk {
                         // Whoever started us waits.
                         let _ = ready.send(Ok(()));
                     }
-                    self.serve(Some(&mut bench))
+                    self.serve(dev, Some(&mut bench))?
                 }
             };
             self.restart();
@@ -149,14 +149,14 @@ impl Desk {
     }
 
     /// Serves until there is something to do that only its caller can: with a bench, awake.
-    fn serve(&mut self, mut bench: Option<&mut Bench>) -> Command {
+    fn serve(&mut self, dev: &Device, mut bench: Option<&mut Bench>) -> Result<Command> {
         loop {
             if let Some(command) = self.due() {
-                return command;
+                return Ok(command);
             }
             match self.next() {
                 Next::Message(message) => self.obey(message),
-                Next::Closed => return Command::Stop,
+                Next::Closed => return Ok(Command::Stop),
                 Next::Time => {
                     self.expire();
                     if let Some(bench) = bench.as_deref_mut()
@@ -164,7 +164,11 @@ impl Desk {
                         && let Err(error) = self.compute(bench)
                     {
                         bench.clear();
-                        self.end(&Failure::Broken(error));
+                        self.end(&Failure::Broken(error.clone()));
+                        // Nobody would ever be answered again.
+                        if dev.failed() {
+                            return Err(error);
+                        }
                     }
                 }
             }

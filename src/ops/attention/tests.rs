@@ -1,6 +1,6 @@
 use super::*;
 use crate::base::simd::Level;
-use crate::ops::check::{Bed, F32, F32_GRADIENT, Within, agree, dot, gpus, gradient, normals};
+use crate::ops::check::{BF16_ATTENTION, Bed, F32, F32_GRADIENT, agree, dot, gpus, gradient, normals};
 
 /// One buffer `[T, (H+2G) K]` seen as q, k and v.
 fn windows<'a, E: Elem>(qkv: &'a mut [E], heads: Heads) -> [View<'a>; 3] {
@@ -196,9 +196,6 @@ fn a_sequence_has_the_same_bits_alone_in_a_batch_and_as_a_prefix() {
     }
 }
 
-/// bf16 results on matrix units, where probabilities are rounded to bf16 between the two products.
-const ROUNDED: Within = Within::Distance(5e-3);
-
 /// What of the logits is large.
 #[derive(Clone, Copy, Debug)]
 enum Logits {
@@ -270,7 +267,8 @@ fn agree_on(dtype: Dtype, shape: Shape) {
         let delta = bed.zeros(Dtype::F32, t, heads.query);
         attention_bwd(&bed.dev, dq, dk, dv, delta, d_o, of, log_total, q, k, v, starts, heads, scale);
         let [o, lse] = forward;
-        let (value, gradient) = if dtype == Dtype::Bf16 { (ROUNDED, ROUNDED) } else { (F32, F32_GRADIENT) };
+        let (value, gradient) =
+            if dtype == Dtype::Bf16 { (BF16_ATTENTION, BF16_ATTENTION) } else { (F32, F32_GRADIENT) };
         let gradients = bed.get(d_qkv);
         let part = |i: usize| gradients.chunks_exact(wide).flat_map(|row| row[at[i]..at[i + 1]].to_vec()).collect();
         let mut all = vec![

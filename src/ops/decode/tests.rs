@@ -1,6 +1,6 @@
 use super::*;
 use crate::base::dtype::bf16;
-use crate::ops::check::{Bed, F32, Within, agree, close, dot, gpus, matrix, normals, stored};
+use crate::ops::check::{BF16_ATTENTION, Bed, agree, close, dot, gpus, matrix, normals, of_logits, stored};
 
 const HEADS: Heads = Heads { query: 12, kv: 2, size: 20 };
 const PAGE: usize = 48;
@@ -102,9 +102,6 @@ fn a_page_outside_the_pool_is_named() {
     decode_fwd(&Device::cpu(1), o, q, Paged { k, v, table, lens, shares, page: PAGE }, HEADS, SCALE, partials);
 }
 
-/// bf16 results on matrix units, where probabilities are rounded to bf16 between the two products.
-const ROUNDED: Within = Within::Distance(5e-3);
-
 /// Sequences with their pages in no order, on a device.
 struct Batch<'a> {
     bed: &'a Bed,
@@ -169,12 +166,7 @@ impl<'a> Batch<'a> {
 }
 
 fn agree_on(dtype: Dtype, heads: Heads, page: usize, lens: &[usize], logits: f64) {
-    // A logit is rounded relative to itself, and its probability by as much.
-    let within = match dtype {
-        Dtype::Bf16 => ROUNDED,
-        _ if logits > 1.0 => Within::Distance(1e-7 * logits),
-        _ => F32,
-    };
+    let within = if dtype == Dtype::Bf16 { BF16_ATTENTION } else { of_logits(logits) };
     let all: Vec<usize> = (0..lens.len()).collect();
     agree(&format!("decode {dtype} {heads:?} pages of {page} {lens:?} logits of {logits}"), |bed| {
         let batch = Batch::new(bed, dtype, heads, page, lens, logits);
@@ -241,12 +233,12 @@ fn share(heads: Heads, page: usize, lens: &[usize], beginnings: &[(usize, usize,
         let (together, found) = batch.run(lens, &all, 2, true);
         assert_eq!(found, want);
         assert!(together == batch.decode(lens, &all, 1), "each for itself");
-        vec![("o", ROUNDED, together)]
+        vec![("o", BF16_ATTENTION, together)]
     });
 }
 
 #[test]
-fn what_is_shared_is_read_once_with_the_same_bits() {
+fn what_is_shared_is_read_once_with_the_same_bits_on_gpus() {
     let heads = |query, kv, size| Heads { query, kv, size };
     // Two and three sequences of two heads: the rows of one matrix. The third shares one chunk of two, the last nothing.
     let lens = [1030, 1100, 1024, 515, 3];
@@ -268,7 +260,7 @@ fn what_is_shared_is_read_once_with_the_same_bits() {
 }
 
 #[test]
-fn pages_are_shared_where_they_are_the_same_and_exist() {
+fn gpus_share_pages_where_they_are_the_same_and_exist() {
     let (width, page, pages) = (20, 64, 50);
     let row = |first: i32| (0..width as i32).map(|i| (first + i) % pages).collect::<Vec<_>>();
     let with = |at: usize, name: i32| {

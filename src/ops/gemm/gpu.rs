@@ -105,6 +105,17 @@ pub(super) fn nt(gpu: &Gpu, y: View, x: View, w: View, bias: Option<View>, resid
     launch::gemm_nt_f32(gpu, y.dtype(), grid, y, x, w, bias, residual, m, n, k, ld(y), ld(x), ld(w), ld_residual);
 }
 
+/// `y = silu(x wg^T) * (x wu^T)` in one launch, if there is one for it.
+pub(super) fn gated(gpu: &Gpu, y: View, x: View, w: View) -> bool {
+    let served = y.dtype() == Dtype::Bf16 && hopper::serves(gpu, w.shape(), x, w);
+    if served {
+        let few = x.rows() <= 64;
+        let tile = if few { hopper::Tile::T64x32 } else { hopper::Tile::choose(gpu, [x.rows(), w.rows()]) };
+        hopper::gated(gpu, tile, y, x, w);
+    }
+    served
+}
+
 /// `dx (=|+=) dy w`.
 pub(super) fn nn(gpu: &Gpu, dx: View, dy: View, w: View, into: Into) {
     if hopper::serves(gpu, w.shape(), dy, w) {

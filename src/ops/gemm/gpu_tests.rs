@@ -197,6 +197,52 @@ fn gpus_agree_on_hoppers_products_in_every_tile() {
     });
 }
 
+/// One launch or two: the same bits, in every tile, whether TMA can write the output or not.
+#[test]
+fn gated_products_of_gpus_are_the_product_and_its_swiglu() {
+    for (i, [m, f, k]) in [[1, 5, 8], [3, 150, 64], [65, 33, 200], [300, 260, 328]].into_iter().enumerate() {
+        agree(&format!("gated product [{m}, {f}, {k}]"), |bed| {
+            let (x, w) = (bed.normals(Dtype::Bf16, m, k, 1, 1.0), bed.normals(Dtype::Bf16, 2 * f, k, 2, 1.0));
+            let shift = [0, 8, 3, 8][i];
+            let window = || bed.normals(Dtype::Bf16, m, f + shift, 3, 1.0);
+            let (apart, between) = (window(), bed.zeros(Dtype::Bf16, m, 2 * f));
+            if let Device::Cuda(gpu) = &bed.dev
+                && gpu.capability() == (9, 0)
+            {
+                hopper::nt(gpu, hopper::Tile::T128x128, between, x, w, None, None);
+                swiglu_fwd(&bed.dev, apart.cols_in(shift..shift + f), between.cols_in(0..f), between.cols_in(f..2 * f));
+                for tile in hopper::Tile::ALL {
+                    let whole = window();
+                    hopper::gated(gpu, tile, whole.cols_in(shift..shift + f), x, w);
+                    assert!(bed.get(whole) == bed.get(apart), "{tile:?} of [{m}, {f}, {k}]");
+                }
+            } else {
+                gemm_gated(&bed.dev, apart.cols_in(shift..shift + f), between, x, w);
+            }
+            vec![("all", BF16, bed.get(apart))]
+        });
+    }
+}
+
+#[test]
+fn gated_products_of_gpus_have_the_bits_of_the_two_ops() {
+    for (called, dev) in gpus() {
+        let bed = Bed::new(dev);
+        // f32, a weight that is too small for Hopper's own, and one that is not.
+        for (dtype, f, k) in [(Dtype::F32, 20, 33), (Dtype::Bf16, 20, 40), (Dtype::Bf16, 136, 128)] {
+            for m in [1, 70] {
+                let (x, w) = (bed.normals(dtype, m, k, 1, 1.0), bed.normals(dtype, 2 * f, k, 2, 1.0));
+                let [y, apart] = [(); 2].map(|()| bed.zeros(dtype, m, f));
+                let [scratch, between] = [(); 2].map(|()| bed.zeros(dtype, m, 2 * f));
+                gemm_gated(&bed.dev, y, scratch, x, w);
+                gemm_nt(&bed.dev, between, x, w, None, None);
+                swiglu_fwd(&bed.dev, apart, between.cols_in(0..f), between.cols_in(f..2 * f));
+                assert!(bed.get(y) == bed.get(apart), "{dtype} [{m}, {f}, {k}] on {called}");
+            }
+        }
+    }
+}
+
 #[test]
 fn gpus_pass_large_numbers_through_their_products() {
     let [rows, cols, depth] = [17, 136, 128];

@@ -82,11 +82,11 @@ fn operand(view: View, along: Along, free: usize) -> TensorMap {
     TensorMap::new(view, rows, BOX, Swizzle::Bytes128).expect("`serves` has checked the operand's alignment")
 }
 
-/// The map that outputs are stored through, where TMA can write them.
-fn output(y: View, tile: Tile) -> Option<TensorMap> {
+/// The map that outputs are stored through, where TMA can write them, of tiles with so many columns.
+fn output(y: View, cols: usize) -> Option<TensorMap> {
     let size = y.dtype().size();
     let aligned = y.address().is_multiple_of(16) && (y.stride() * size).is_multiple_of(16);
-    let wide = tile.shape()[1] * size >= 128;
+    let wide = cols * size >= 128;
     (aligned && wide).then(|| {
         TensorMap::new(y, WARPGROUP_ROWS, 128 / size, Swizzle::Bytes128).expect("the output's alignment was checked")
     })
@@ -95,7 +95,7 @@ fn output(y: View, tile: Tile) -> Option<TensorMap> {
 /// `y = x w^T (+ bias) (+ residual)`.
 pub(super) fn nt(gpu: &Gpu, tile: Tile, y: View, x: View, w: View, bias: Option<View>, residual: Option<View>) {
     let ([m, k], n, [rows, cols]) = (x.shape(), w.rows(), tile.shape());
-    let (from_x, from_w, to) = (operand(x, Along::Summed, rows), operand(w, Along::Summed, cols), output(y, tile));
+    let (from_x, from_w, to) = (operand(x, Along::Summed, rows), operand(w, Along::Summed, cols), output(y, cols));
     let launch = match tile {
         Tile::T64x32 => launch::gemm_nt_64x32_sm90,
         Tile::T128x128 => launch::gemm_nt_128x128_sm90,
@@ -120,10 +120,26 @@ pub(super) fn nt(gpu: &Gpu, tile: Tile, y: View, x: View, w: View, bias: Option<
     );
 }
 
+/// `y = silu(x wg^T) * (x wu^T)`, gate and up one under the other in `w`.
+pub(super) fn gated(gpu: &Gpu, tile: Tile, y: View, x: View, w: View) {
+    let ([m, k], [rows, cols]) = (x.shape(), tile.shape());
+    // Half of a tile's columns are gate's, half are up's.
+    let (from_x, from_w) = (operand(x, Along::Summed, rows), operand(w, Along::Summed, cols / 2));
+    let to = output(y, cols / 2);
+    let launch = match tile {
+        Tile::T64x32 => launch::gemm_gated_64x32_sm90_bf16,
+        Tile::T128x128 => launch::gemm_gated_128x128_sm90_bf16,
+        Tile::T128x256 => launch::gemm_gated_128x256_sm90_bf16,
+    };
+    let [n, k, stride] = [y.cols(), k, y.stride()].map(|n| n as i32);
+    let (grid, mapped) = (tile.grid(gpu, [m, w.rows()]), i32::from(to.is_some()));
+    launch(gpu, grid, y, &from_x, &from_w, to.as_ref().unwrap_or(&from_x), m as i32, n, k, stride, mapped);
+}
+
 /// `dx (=|+=) dy w`.
 pub(super) fn nn(gpu: &Gpu, tile: Tile, dx: View, dy: View, w: View, into: Into) {
     let [rows, cols] = tile.shape();
-    let maps = (operand(dy, Along::Summed, rows), operand(w, Along::Free, cols), output(dx, tile));
+    let maps = (operand(dy, Along::Summed, rows), operand(w, Along::Free, cols), output(dx, cols));
     let launch = match tile {
         Tile::T128x128 => launch::gemm_nn_128x128_sm90,
         Tile::T128x256 => launch::gemm_nn_128x256_sm90,
@@ -135,7 +151,7 @@ pub(super) fn nn(gpu: &Gpu, tile: Tile, dx: View, dy: View, w: View, into: Into)
 /// `dw (=|+=) dy^T x`.
 pub(super) fn tn(gpu: &Gpu, tile: Tile, dw: View, dy: View, x: View, into: Into) {
     let [rows, cols] = tile.shape();
-    let maps = (operand(dy, Along::Free, rows), operand(x, Along::Free, cols), output(dw, tile));
+    let maps = (operand(dy, Along::Free, rows), operand(x, Along::Free, cols), output(dw, cols));
     let launch = match tile {
         Tile::T128x128 => launch::gemm_tn_128x128_sm90,
         Tile::T128x256 => launch::gemm_tn_128x256_sm90,

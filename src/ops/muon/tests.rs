@@ -1,6 +1,6 @@
 use super::*;
 use crate::base::dtype::{Dtype, bf16};
-use crate::ops::check::{Bed, F32_GRADIENT, Within, agree, close, dot, gpus, matrix, normals, stored};
+use crate::ops::check::{BF16, Bed, F32_GRADIENT, Within, agree, close, dot, gpus, matrix, normals, stored};
 
 /// Orthonormal rows from random ones, by Gram and Schmidt, twice for accuracy.
 fn orthonormal(key: u64, rows: usize, cols: usize) -> Vec<Vec<f64>> {
@@ -181,7 +181,7 @@ fn gpus_agree() {
                     muon(&bed.dev, &Muon { step, ..settings() }, p, m, g, scratch, 512);
                 }
                 // A sum of squares in another order may cross a rounding boundary of a bf16 parameter.
-                let class = if dtype == Dtype::F32 { F32_GRADIENT } else { Within::Distance(2e-3) };
+                let class = if dtype == Dtype::F32 { F32_GRADIENT } else { BF16 };
                 vec![("p", class, bed.get(p)), ("m", Within::Bits, bed.get(m))]
             });
         }

@@ -1,6 +1,7 @@
 use super::*;
-use crate::base::dtype::bf16;
+use crate::base::dtype::{Dtype, bf16};
 use crate::ops::check::{Bed, F32, F32_GRADIENT, agree, close, dot, gpus, gradient, matrix, normals, stored, within};
+use crate::ops::pages::pages_write;
 
 const HEADS: Heads = Heads { query: 2, kv: 1, size: 40 };
 const POSITIONS: [i32; 5] = [0, 1, 2, 0, 6];
@@ -228,6 +229,69 @@ fn gpus_agree_with_a_norm() {
     }
 }
 
+/// Keys and values that go straight to their places are those of the rotation and of `pages_write`, bit by bit.
+fn paged(bed: &Bed, dtype: Dtype, heads: Heads, normed: bool, places: &[i32]) -> Vec<f64> {
+    let (t, rows) = (places.len(), places.len() + 3);
+    let (table, positions) = table_of(bed, heads, t);
+    let (wide, narrow) = (heads.query * heads.size, heads.kv * heads.size);
+    let x = bed.normals(dtype, t, wide + 2 * narrow, 1, 1e4);
+    let [q, k, v] = [0..wide, wide..wide + narrow, wide + narrow..wide + 2 * narrow].map(|cols| x.cols_in(cols));
+    let [w_q, w_k] = [6, 7].map(|key| bed.normals(dtype, 1, heads.size, key, 1.0));
+    let norm = normed.then_some(QkNorm { q: w_q, k: w_k, eps: EPS });
+    let rstd = bed.zeros(Dtype::F32, t, heads.query + heads.kv);
+    let ids = bed.ints(1, t, places);
+    let (q_apart, k_apart) = (bed.zeros(dtype, t, wide), bed.zeros(dtype, t, narrow));
+    let apart @ [k_rows, v_rows] = [2, 3].map(|key| bed.normals(dtype, rows, narrow, key, 1.0));
+    rope_fwd(&bed.dev, q_apart, k_apart, rstd, q, k, norm, table, positions, heads);
+    pages_write(&bed.dev, k_rows, v_rows, k_apart, v, ids);
+    let (q_out, pools) = (bed.zeros(dtype, t, wide), [2, 3].map(|key| bed.normals(dtype, rows, narrow, key, 1.0)));
+    rope_pages_fwd(&bed.dev, q_out, pools, rstd, [q, k, v], ids, norm, table, positions, heads);
+    let [apart, together] =
+        [[q_apart, apart[0], apart[1]], [q_out, pools[0], pools[1]]].map(|all| all.map(|x| bed.get(x)));
+    assert!(apart == together, "{dtype} {heads:?} norm {normed}");
+    together.concat()
+}
+
+#[test]
+fn gpus_agree_on_what_goes_into_pages() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        for (heads, t) in CASES {
+            let places: Vec<i32> = (0..t as i32).map(|i| (i * 7 + 2) % (t as i32 + 3)).collect();
+            let apart = places.iter().collect::<std::collections::BTreeSet<_>>().len() == t;
+            let places = if apart { places } else { (0..t as i32).rev().collect() };
+            for normed in [false, true] {
+                agree(&format!("rope into pages, {dtype} {heads:?}, {t} tokens, norm {normed}"), |bed| {
+                    vec![("all", within(dtype), paged(bed, dtype, heads, normed, &places))]
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn on_gpus_what_has_no_place_goes_nowhere() {
+    for (_, dev) in gpus() {
+        let bed = Bed::new(dev);
+        for normed in [false, true] {
+            paged(&bed, Dtype::Bf16, Heads { query: 3, kv: 2, size: 16 }, normed, &[-1, 4, 8, 0, 7000, 2]);
+        }
+    }
+}
+
+#[test]
+fn the_cpu_writes_pages_as_the_two_ops_do() {
+    let bed = Bed::new(Device::cpu(2));
+    for normed in [false, true] {
+        paged(&bed, Dtype::F32, HEADS, normed, &[3, 7, 0, 5, 1]);
+    }
+}
+
+#[test]
+#[should_panic(expected = "rope_pages_fwd: place 4 is that of two tokens")]
+fn two_tokens_of_one_place_are_refused() {
+    paged(&Bed::new(Device::cpu(1)), Dtype::F32, HEADS, false, &[4, 1, 4]);
+}
+
 #[test]
 fn gpus_see_which_operand_is_off_its_alignment() {
     let heads = Heads { query: 2, kv: 1, size: 32 };
@@ -245,6 +309,30 @@ fn gpus_see_which_operand_is_off_its_alignment() {
             rope_bwd(&bed.dev, q_out, k_out, None, q, k, rstd, norm, table, positions, heads);
             let back = [bed.get(q_out), bed.get(k_out)].concat();
             vec![("rotated", F32, turned), ("turned back", F32, back)]
+        });
+    }
+    for (odd, normed) in (0..3).flat_map(|odd| [(odd, false), (odd, true)]) {
+        agree(&format!("rope into pages, operand {odd} off, norm {normed}"), |bed| {
+            let of = |rows, i| bed.placed(Dtype::F32, rows, 32, i, i == odd);
+            let (pools, v) = ([of(4, 0), of(4, 1)], of(3, 2));
+            let (q, k) = (bed.normals(Dtype::F32, 3, 64, 5, 1.0), bed.normals(Dtype::F32, 3, 32, 6, 1.0));
+            let (q_out, rstd) = (bed.zeros(Dtype::F32, 3, 64), bed.zeros(Dtype::F32, 3, 3));
+            let (table, positions) = table_of(bed, heads, 3);
+            let [w_q, w_k] = [8, 9].map(|key| bed.normals(Dtype::F32, 1, 32, key, 1.0));
+            let norm = normed.then_some(QkNorm { q: w_q, k: w_k, eps: EPS });
+            rope_pages_fwd(
+                &bed.dev,
+                q_out,
+                pools,
+                rstd,
+                [q, k, v],
+                bed.ints(1, 3, &[2, 0, 3]),
+                norm,
+                table,
+                positions,
+                heads,
+            );
+            vec![("all", F32, [q_out, pools[0], pools[1]].map(|x| bed.get(x)).concat())]
         });
     }
 }

@@ -128,7 +128,7 @@ impl Bench<'_> {
                 (shared_flops(c, trie.runs()), trie.tokens().computed)
             }
         };
-        let cost = Cost { bytes: tokens.div_ceil(shape.pass) as f64 * self.weights(), flops };
+        let cost = Cost { bytes: tokens.div_ceil(scorer.pass_tokens()) as f64 * self.weights(), flops };
         let effective = (sharing != Sharing::Never).then_some(flat);
         Ok(Timed { seconds, cost, tokens, effective, way: None })
     }
@@ -165,7 +165,7 @@ pub(super) fn train(dev: &Device, model: Model, plan: &Plan) -> Result<Timed> {
         pad: None,
     };
     let shape = trainer::Shape { micro_tokens: tokens, keep: Keep::Costly, objective };
-    let state = Optimizer::bytes(&model.layout, plan.dtype, settings.method);
+    let state: usize = Optimizer::allocations(&model.layout, plan.dtype, settings.method).iter().sum();
     let mut trainer = Trainer::new(dev, model, settings, shape)?;
     let mut samples = Vec::new();
     for sample in 0..=plan.effort.samples {

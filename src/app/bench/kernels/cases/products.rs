@@ -8,8 +8,7 @@ use crate::base::dtype::Dtype;
 use crate::device::Device;
 use crate::device::cuda::Products;
 use crate::ops::cost::Cost;
-use crate::ops::gemm::{Into, gemm_cost, gemm_nn, gemm_nt, gemm_tn};
-use crate::ops::swiglu::swiglu_fwd;
+use crate::ops::gemm::{Into, gemm_cost, gemm_gated, gemm_nn, gemm_nt, gemm_tn};
 
 /// Rows of the large products.
 pub fn rows(s: &Sizes) -> usize {
@@ -78,23 +77,12 @@ fn nt(name: &'static str, e: Dtype, [m, n, k]: [usize; 3]) -> Case {
 fn mlp(s: &Sizes, e: Dtype) -> Case {
     use Operand as O;
     let (t, d, f) = (rows(s), s.width, s.ffn);
-    let wide = || O::zeros(e, t, f);
-    let operands = vec![
-        O::zeros(e, t, d),
-        wide(),
-        wide(),
-        wide(),
-        O::normal(e, t, d),
-        O::normal(e, t, d),
-        O::normal(e, f, d),
-        O::normal(e, f, d),
-        O::normal(e, d, f),
-    ];
+    let (out, between, product) = (O::zeros(e, t, d), O::zeros(e, t, 2 * f), O::zeros(e, t, f));
+    let (x, residual) = (O::normal(e, t, d), O::normal(e, t, d));
+    let operands = vec![out, between, product, x, residual, O::normal(e, 2 * f, d), O::normal(e, d, f)];
     let cost = Cost { bytes: ((3 * t * d + 3 * d * f) * e.size()) as f64, flops: (6 * t * d * f) as f64 };
     case("mlp_fwd", names::product(e, t, d, f), cost, Bound::Matrix, operands, |dev, v| {
-        gemm_nt(dev, v[1], v[4], v[6], None, None);
-        gemm_nt(dev, v[2], v[4], v[7], None, None);
-        swiglu_fwd(dev, v[3], v[1], v[2]);
-        gemm_nt(dev, v[0], v[3], v[8], None, Some(v[5]))
+        gemm_gated(dev, v[2], v[1], v[3], v[5]);
+        gemm_nt(dev, v[0], v[2], v[6], None, Some(v[4]))
     })
 }

@@ -8,9 +8,8 @@ use crate::base::dtype::Dtype;
 use crate::ops::Heads;
 use crate::ops::cost::Cost;
 use crate::ops::embed::{embed_bwd, embed_bwd_cost, embed_fwd, embed_fwd_cost};
-use crate::ops::pages::pages_write;
 use crate::ops::rmsnorm::{rmsnorm_bwd, rmsnorm_bwd_cost, rmsnorm_fwd, rmsnorm_fwd_cost};
-use crate::ops::rope::{QkNorm, RopeTable, rope_bwd, rope_bwd_cost, rope_fwd, rope_fwd_cost};
+use crate::ops::rope::{QkNorm, RopeTable, rope_bwd, rope_bwd_cost, rope_fwd, rope_fwd_cost, rope_pages_fwd};
 use crate::ops::swiglu::{swiglu_bwd, swiglu_bwd_cost, swiglu_fwd, swiglu_fwd_cost};
 
 /// Ops on rows: norms, rotations, gates, look-ups.
@@ -81,8 +80,8 @@ pub(super) fn rows(s: &Sizes, e: Dtype) -> Vec<Case> {
             .concat(),
             move |dev, v| {
                 let norm = QkNorm { q: v[5], k: v[6], eps: 1e-6 };
-                rope_fwd(dev, v[0], v[1], v[2], v[3], v[4], Some(norm), RopeTable { cos: v[7], sin: v[8] }, v[9], h);
-                pages_write(dev, v[11], v[12], v[1], v[10], v[9])
+                let table = RopeTable { cos: v[7], sin: v[8] };
+                rope_pages_fwd(dev, v[0], [v[11], v[12]], v[2], [v[3], v[4], v[10]], v[9], Some(norm), table, v[9], h)
             },
         ),
         case(
