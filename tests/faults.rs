@@ -1,5 +1,6 @@
 //! What a user sees when a GPU cannot be had, and when one fails in the middle of a run.
 
+use crate::architecture::root;
 use crate::cli::{Bench, golden, utf8};
 use crate::devices::covers_emulated;
 use crate::gpu::ends;
@@ -12,6 +13,20 @@ fn under(b: &Bench, settings: &str, args: &[&str]) -> Output {
     command.output().unwrap()
 }
 
+/// The one kernel that a message says was under way: a `KERNEL` of the sources.
+fn launched(said: &str) -> String {
+    let (_, after) = said.split_once("launched before it: ").unwrap_or_else(|| panic!("{said}"));
+    let name: String = after.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    assert!(!after[name.len()..].starts_with(','), "more than one kernel in {said}");
+    let head = format!("KERNEL({name},");
+    let sources = fs::read_dir(root().join("kernels")).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_file());
+    assert!(
+        sources.into_iter().any(|path| fs::read_to_string(path).unwrap().contains(&head)),
+        "{name:?} is no kernel: {said}"
+    );
+    name
+}
+
 /// Without a driver the program says so and what to do. Where there is one, there is nothing to see.
 #[test]
 fn without_a_driver_the_program_says_what_to_do() {
@@ -19,7 +34,7 @@ fn without_a_driver_the_program_says_what_to_do() {
     let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/cuda/compat"];
     let installed = folders.iter().any(|dir| names.iter().any(|n| fs::exists(format!("{dir}/{n}")).unwrap_or(false)));
     if installed || fs::exists("/dev/nvidiactl").unwrap_or(false) {
-        println!("this machine has a driver");
+        println!("skipped without_a_driver_the_program_says_what_to_do: this machine has a driver");
         return;
     }
     let b = Bench::new();
@@ -50,10 +65,30 @@ fn a_kernel_that_faults_is_named_and_the_checkpoint_stays() {
     ends(&out, 1, &["in kernel ", "CUDA_ERROR_LAUNCH_FAILED"]);
     assert!(said.contains("cuda:0") && said.contains("BUDGET"), "{said}");
     // The report of the fault and the engine's own account name the same kernel.
-    let (_, after) = said.split_once("launched before it: ").unwrap_or_else(|| panic!("{said}"));
-    let kernel: String = after.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-    assert!(!kernel.is_empty() && said.contains(&format!("kernel {kernel}")), "{kernel:?} in {said}");
+    let kernel = launched(&said);
+    assert!(said.contains(&format!("kernel {kernel}")), "{kernel:?} in {said}");
     assert!(fs::read(&model).unwrap() == kept && !b.path("run/checkpoint-000004").exists());
     ends(&under(&b, "fast", &args), 0, &[]);
     assert!(b.path("run/checkpoint-000004").exists());
+}
+
+/// A launch that fails in mid-run is named, whether it judges or trains, and nothing is left of the output.
+#[test]
+fn a_launch_that_fails_in_mid_run_names_its_kernel() {
+    if !covers_emulated() {
+        return;
+    }
+    let b = Bench::new();
+    b.run_file();
+    let (model, rows) = (golden("qwen3"), b.rows());
+    let judge = ["judge", "--model", utf8(&model), "--input", utf8(&rows), "--output", "out.jsonl", "--device", "cuda"];
+    let train = ["train", "run.toml", "train.steps=2", "--device", "cuda"];
+    for args in [&judge[..], &train] {
+        let out = under(&b, "fast,fail=cuLaunchKernel:10:719", args);
+        ends(&out, 1, &["cuda:0", "CUDA_ERROR_LAUNCH_FAILED"]);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        let kernel = launched(&said);
+        assert!(said.contains(&format!(": {kernel}: ")), "{kernel:?} in {said}");
+    }
+    assert!(!b.path("out.jsonl").exists() && !b.path("run/checkpoint-000002").exists());
 }
