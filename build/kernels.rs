@@ -193,7 +193,7 @@ fn launcher(out: &mut String, number: usize, kernel: &Kernel) {
         let by_reference = if *kind == Kind::TensorMap { "" } else { "&" };
         pointers += &format!("pointer({by_reference}{arg}), ");
     }
-    *out += &format!("    gpu.launch({number}, grid, &mut [{}]);\n}}\n\n", pointers.trim_end_matches(", "));
+    *out += &format!("    start(gpu, {number}, grid, &mut [{}]);\n}}\n\n", pointers.trim_end_matches(", "));
 }
 
 /// `<name>_f32` and `<name>_bf16` with the same arguments, but for the type of some tensors, share `<name>(gpu, dtype, ..)`.

@@ -165,7 +165,8 @@ fn compile_all(nvcc: &Nvcc, root: &Path, out: &Path, sources: &[Source], headers
             loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
                 let Some(source) = sources.get(i) else { return done };
-                done.push((i, compile(nvcc, root, out, source, headers)));
+                let log = compile(nvcc, root, out, source, headers);
+                done.push((i, log.and_then(|log| overlapping(&log).map(|()| log))));
             }
         };
         let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
@@ -203,6 +204,15 @@ fn compile(nvcc: &Nvcc, root: &Path, out: &Path, source: &Source, headers: u64) 
     write(&log_path, &log)?;
     write(&key_path, &key)?;
     Ok(log)
+}
+
+/// ptxas says by a mere info, which `-Werror` lets pass, that it serialises wgmma: each waits for the one before, and the kernel
+/// loses most of its speed.
+pub fn overlapping(log: &str) -> Result<(), String> {
+    match log.lines().find(|line| line.contains("C7510")) {
+        Some(line) => Err(format!("a kernel's wgmma do not overlap: {}", line.trim())),
+        None => Ok(()),
+    }
 }
 
 /// One line for each kernel and architecture of a ptxas report, sorted.

@@ -86,3 +86,32 @@ KERNEL(conformance_wgmma, (128, 1), float* out, const int* left, const int* righ
     float* mine = out + 96 * threadIdx.x;
     for (int i = 0; i < 32; i++) mine[i] = along[i], mine[32 + i] = across[i], mine[64 + i] = registers[i];
 }
+
+// This thread's 64 x N sums over 64, with the summed index along the 128-byte rows or across them.
+template <int N, bool ACROSS> DEVICE void wgmma_of_width(float* out, const uint32_t* a, const uint32_t* b) {
+    constexpr int STEP = ACROSS ? 512 : 8, LEADING = ACROSS ? TILE_WORDS * 4 : 16;
+    float sums[N / 2] = {};
+    wgmma_fence();
+    for (int step = 0; step < 4; step++)
+        wgmma_bf16<N, ACROSS, ACROSS>(sums, wgmma_descriptor(a + STEP * step, LEADING, 1024),
+                                      wgmma_descriptor(b + STEP * step, LEADING, 1024), 1);
+    wgmma_commit();
+    wgmma_wait<0>();
+    for (int i = 0; i < N / 2; i++) out[i] = sums[i];
+}
+// The widths and operands of gemm_sm90.cu: 32 has no columns that are contiguous. `right` is four tiles, one after another.
+// A block for each, since two of the widest do not fit into the registers.
+KERNEL(conformance_wgmma_widths, (128, 1), float* out, const int* left, const int* right) {
+    SHARED_DYNAMIC(uint32_t, tiles, 1024);
+    uint32_t *a = tiles, *b = tiles + TILE_WORDS;
+    for (int i = threadIdx.x; i < TILE_WORDS; i += 128) a[i] = left[i];
+    for (int i = threadIdx.x; i < 4 * TILE_WORDS; i += 128) b[i] = right[i];
+    fence_proxy_async();
+    __syncthreads();
+    float* mine = out + (16 + 2 * 64 + 2 * 128) * threadIdx.x;
+    if (blockIdx.x == 0) wgmma_of_width<32, false>(mine, a, b);
+    if (blockIdx.x == 1) wgmma_of_width<128, false>(mine + 16, a, b);
+    if (blockIdx.x == 2) wgmma_of_width<128, true>(mine + 16 + 64, a, b);
+    if (blockIdx.x == 3) wgmma_of_width<256, false>(mine + 16 + 2 * 64, a, b);
+    if (blockIdx.x == 4) wgmma_of_width<256, true>(mine + 16 + 2 * 64 + 128, a, b);
+}

@@ -25,7 +25,7 @@ fn floors() -> BTreeMap<String, usize> {
     floors
 }
 
-fn rust_files(dir: &Path, out: &mut Vec<PathBuf>) {
+pub fn rust_files(dir: &Path, out: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
         if entry.is_dir() {
             rust_files(&entry, out);

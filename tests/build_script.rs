@@ -77,7 +77,7 @@ fn launchers_take_what_the_line_says() {
         "pub fn sum_f32(gpu: &Gpu, grid: Grid, y: View, n: i32) {",
         "let y = gpu.address(\"sum_bf16\", \"y\", Dtype::Bf16, Some(y));",
         "pub fn map(gpu: &Gpu, grid: Grid, m: &TensorMap, list: Option<View>) {",
-        "gpu.launch(3, grid, &mut [pointer(m), pointer(&list)]);",
+        "start(gpu, 3, grid, &mut [pointer(m), pointer(&list)]);",
         "pub fn sum(gpu: &Gpu, dtype: Dtype, grid: Grid, y: View, n: i32) {",
     ] {
         assert!(text.contains(line), "no `{line}` in\n{text}");
@@ -253,4 +253,12 @@ fn the_first_nvcc_that_is_new_enough_is_taken() {
     assert!(from(&tree).unwrap().contains("stub: this build was made with GRAMOPHONE_CUDA=skip"));
     tree.set("GRAMOPHONE_CUDA", "perhaps");
     assert!(from(&tree).unwrap_err().contains("GRAMOPHONE_CUDA=perhaps: expected require or skip"));
+}
+
+#[test]
+fn wgmma_that_do_not_overlap_stop_the_build() {
+    let injected = "ptxas info    : (C7519) warpgroup.arrive is injected in around line 9 by compiler to allow use of registers in GMMA";
+    assert_eq!(nvcc::overlapping(injected), Ok(()));
+    let serialised = "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized";
+    assert!(nvcc::overlapping(&format!("{injected}\n{serialised}\n")).unwrap_err().contains("C7510"));
 }

@@ -188,8 +188,7 @@ thread_local! {
     static GPUS: Vec<(String, Device)> = open_gpus();
 }
 
-/// The GPUs that this run covers, each with what to call it. The emulated GPU comes as it is fast, and checked under three
-/// schedules.
+/// The GPUs that this run covers, each with what to call it. The emulated GPU comes under three schedules, fast and checked.
 pub fn gpus() -> Vec<(String, Device)> {
     GPUS.with(Clone::clone)
 }
@@ -206,6 +205,9 @@ fn open_gpus() -> Vec<(String, Device)> {
             add("emulated, fast".into(), Settings::fast());
             for seed in [0, 2, 3] {
                 add(format!("emulated, checked, seed {seed}"), Settings::checked(seed));
+            }
+            for seed in [2, 3] {
+                add(format!("emulated, fast, seed {seed}"), Settings { seed, ..Settings::fast() });
             }
         } else {
             all.push((name.to_string(), Device::open(name, 0).unwrap()));

@@ -162,35 +162,63 @@ fn mbarrier(bed: &Bed, gpu: &Gpu) -> Outcome {
     Outcome { name: "mbarrier", same: Same::Bits, got: words(bed, out), want: (0..128).map(sum).collect() }
 }
 
+/// 64 rows of 64 elements.
+fn tile(key: u64) -> Vec<f32> {
+    normals(key, 64 * 64).iter().map(|x| round(*x)).collect()
+}
+
+/// Rows of 64 elements as they lie in shared memory: 16-byte piece p of row r at place p ^ (r % 8).
+fn swizzled(rows: &[f32]) -> Vec<i32> {
+    let element = |r: usize, c: usize| <bf16 as Elem>::put(rows[64 * r + c]).to_bits() as u32;
+    let word = |i: usize| {
+        let (r, place, within) = (i / 32, i % 32 / 4, i % 4);
+        let c = 8 * (place ^ (r % 8)) + 2 * within;
+        (element(r, c) | element(r, c + 1) << 16) as i32
+    };
+    (0..rows.len() / 2).map(word).collect()
+}
+
+/// A sum over 64.
+fn product(a: impl Fn(usize) -> f32, b: impl Fn(usize) -> f32) -> u32 {
+    ((0..64).map(|k| a(k) as f64 * b(k) as f64).sum::<f64>() as f32).to_bits()
+}
+
 fn wgmma(bed: &Bed, gpu: &Gpu) -> Outcome {
-    // Two tiles of 64 rows of 64 elements; 16-byte piece p of row r lies at place p ^ (r % 8).
-    let tiles: Vec<Vec<f32>> = [1, 2].map(|key| normals(key, 64 * 64).iter().map(|x| round(*x)).collect()).into();
-    let words_of = |tile: &Vec<f32>| -> Vec<i32> {
-        let element = |r: usize, c: usize| <bf16 as Elem>::put(tile[64 * r + c]).to_bits() as u32;
-        let word = |i: usize| {
-            let (r, place, within) = (i / 32, i % 32 / 4, i % 4);
-            let c = 8 * (place ^ (r % 8)) + 2 * within;
-            (element(r, c) | element(r, c + 1) << 16) as i32
-        };
-        (0..64 * 32).map(word).collect()
-    };
+    let [left, right] = [1, 2].map(tile);
     let out = bed.zeros(Dtype::F32, 128, 96);
-    let [left, right] = [0, 1].map(|i| bed.ints(1, 64 * 32, &words_of(&tiles[i])));
-    launch::conformance_wgmma(gpu, Grid::rows(1).shared(2 * 64 * 128 + 1024), out, left, right);
-    let sum = |at: &dyn Fn(&Vec<f32>, usize, usize) -> f32, row: usize, col: usize| {
-        let sum = (0..64).map(|k| at(&tiles[0], row, k) as f64 * at(&tiles[1], col, k) as f64).sum::<f64>();
-        (sum as f32).to_bits()
-    };
+    let [a, b] = [&left, &right].map(|tile| bed.ints(1, 64 * 32, &swizzled(tile)));
+    launch::conformance_wgmma(gpu, Grid::rows(1).shared(2 * 64 * 128 + 1024), out, a, b);
     let want = (0..128 * 96).map(|i| {
         let (t, which, register) = (i / 96, i % 96 / 32, i % 32);
         let row = 16 * (t / 32) + t % 32 / 4 + 8 * (register / 2 % 2);
         let col = 8 * (register / 4) + 2 * (t % 4) + register % 2;
         match which {
-            1 => sum(&|tile, free, k| tile[64 * k + free], row, col),
-            _ => sum(&|tile, free, k| tile[64 * free + k], row, col),
+            1 => product(|k| left[64 * k + row], |k| right[64 * k + col]),
+            _ => product(|k| left[64 * row + k], |k| right[64 * col + k]),
         }
     });
     Outcome { name: "wgmma", same: Same::Sum(2e-4), got: words(bed, out), want: want.collect() }
+}
+
+fn wgmma_widths(bed: &Bed, gpu: &Gpu) -> Outcome {
+    // The columns, and whether the summed index runs across the rows that lie in shared memory.
+    const WIDTHS: [(usize, bool); 5] = [(32, false), (128, false), (128, true), (256, false), (256, true)];
+    let (left, right) = (tile(1), (2..6).flat_map(tile).collect::<Vec<f32>>());
+    let out = bed.zeros(Dtype::F32, 128, 16 + 2 * 64 + 2 * 128);
+    let [a, b] = [&left, &right].map(|rows| bed.ints(1, rows.len() / 2, &swizzled(rows)));
+    launch::conformance_wgmma_widths(gpu, Grid::rows(5).shared(5 * 64 * 128 + 1024), out, a, b);
+    let sum = |t: usize, register: usize, across: bool| {
+        let row = 16 * (t / 32) + t % 32 / 4 + 8 * (register / 2 % 2);
+        let col = 8 * (register / 4) + 2 * (t % 4) + register % 2;
+        match across {
+            // Four tiles side by side.
+            true => product(|k| left[64 * k + row], |k| right[64 * (64 * (col / 64) + k) + col % 64]),
+            false => product(|k| left[64 * row + k], |k| right[64 * col + k]),
+        }
+    };
+    let of = |t: usize| WIDTHS.iter().flat_map(move |&(n, across)| (0..n / 2).map(move |r| (t, r, across)));
+    let want = (0..128).flat_map(of).map(|(t, register, across)| sum(t, register, across)).collect();
+    Outcome { name: "wgmma_widths", same: Same::Sum(2e-4), got: words(bed, out), want }
 }
 
 /// To the nearest bf16.
@@ -199,7 +227,7 @@ fn round(x: f64) -> f32 {
 }
 
 /// What only sm_90a has.
-const HOPPER: &[fn(&Bed, &Gpu) -> Outcome] = &[tma, mbarrier, wgmma];
+const HOPPER: &[fn(&Bed, &Gpu) -> Outcome] = &[tma, mbarrier, wgmma, wgmma_widths];
 const ALL: &[fn(&Bed, &Gpu) -> Outcome] = &[approximations, cp_async, ldmatrix, mma_bf16, named_barrier, last_arriver];
 
 /// The first word that differs, and how many do.

@@ -19,7 +19,8 @@ fn assert_report(report: &str, file: &str, name: &str, text: &str) {
     assert!(places.iter().any(|place| report.contains(place)), "{name}: none of {places:?} in\n{report}");
     assert!(report.contains(text), "{name}: no {text:?} in\n{report}");
     assert!(report.contains(&format!("kernel {name}")) && report.contains("block ("), "{name}: where? {report}");
-    assert!(report.contains("thread"), "{name}: which thread? {report}");
+    // A deadlock is of all threads; it lists who waits for what.
+    assert!(report.contains("DEADLOCK") || report.contains("thread ("), "{name}: which thread? {report}");
 }
 
 /// Launches on a device and requires the report.
@@ -122,7 +123,8 @@ fn waiting_for_another_block_ends() {
         let d = Device::new(Settings { seconds: 0.2, ..settings });
         let y = d.zeros(128);
         let report = d.run("planted_spin", blocks(2, 32), args!(y)).unwrap_err();
-        assert!(report.contains("TIME LIMIT") && report.contains("planted_spin"), "{report}");
+        assert!(report.contains("TIME LIMIT") && report.contains("kernel planted_spin"), "{report}");
+        assert!(report.contains("thread ("), "{report}");
     }
 }
 
@@ -132,7 +134,8 @@ fn a_deep_stack_is_an_error() {
         let d = Device::new(settings);
         let y = d.zeros(128);
         let report = d.run("planted_deep_stack", blocks(1, 32), args!(y, 7i32)).unwrap_err();
-        assert!(report.contains("stack overflow"), "{report}");
+        assert!(report.contains("stack overflow") && report.contains("kernel planted_deep_stack"), "{report}");
+        assert!(report.contains("planted.cu:") && report.contains("thread ("), "{report}");
     }
 }
 
@@ -163,7 +166,8 @@ fn a_missing_stream_wait_is_found() {
             }
             false => {
                 let report = d.text(done.unwrap_err());
-                assert!(report.contains("UNINITIALISED") && report.contains("legal_scale"), "{report}");
+                assert!(report.contains("UNINITIALISED") && report.contains("kernel legal_scale"), "{report}");
+                assert!(report.contains("legal.cu:") && report.contains("thread ("), "{report}");
             }
         }
     }
@@ -191,6 +195,7 @@ fn use_after_free_is_found() {
         d.free(x);
         let report = d.run("legal_scale", blocks(1, 128), args!(y, x, 128i32, 2f32)).unwrap_err();
         assert!(report.contains("use after free of a device buffer of 512 bytes"), "{report}");
+        assert!(report.contains("legal.cu:") && report.contains("thread ("), "{report}");
     }
 }
 

@@ -23,9 +23,28 @@ pub fn images() -> &'static [(&'static str, &'static [u8])] {
 /// # Errors
 /// Names what was missing at build time and the command that cures it.
 pub fn present() -> Result<()> {
-    if MISSING.is_empty() {
+    carried(MISSING)
+}
+
+fn carried(missing: &str) -> Result<()> {
+    if missing.is_empty() {
         Ok(())
     } else {
-        Err(Error::device(format!("this binary carries no CUDA kernels: {MISSING}")))
+        Err(Error::device(format!("this binary carries no CUDA kernels: {missing}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_nvcc_says_what_was_missing() {
+        assert!(carried("").is_ok());
+        let said = carried("nvcc was not found; run scripts/fetch_nvcc").unwrap_err();
+        assert_eq!(said.exit_code(), 1);
+        assert!(said.to_string().contains("this binary carries no CUDA kernels: nvcc was not found"), "{said}");
+        // A binary has all of its images or the reason why not.
+        assert_eq!(MISSING.is_empty(), LEDGER.lines().count() > 1, "{MISSING}");
     }
 }

@@ -54,4 +54,37 @@ fn pointer<T>(value: &T) -> *mut c_void {
     (value as *const T).cast_mut().cast()
 }
 
+fn start(gpu: &Gpu, number: usize, grid: Grid, arguments: &mut [*mut c_void]) {
+    #[cfg(test)]
+    launched::note(KERNELS[number].name, grid);
+    gpu.launch(number, grid, arguments);
+}
+
+/// Which kernels the tests of the ops launch: a kernel without a case must not pass unseen (`.ci/run` compares).
+#[cfg(test)]
+mod launched {
+    use super::Grid;
+    use std::collections::BTreeSet;
+    use std::fs::OpenOptions;
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    static NAMES: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+
+    /// Adds a kernel's name to the file that `GRAMOPHONE_LAUNCHED` names when a test of the ops launches it first.
+    pub fn note(kernel: &'static str, grid: Grid) {
+        let Some(path) = std::env::var_os("GRAMOPHONE_LAUNCHED") else { return };
+        // A test's thread has its name; a run on one thread alone has them all in `main`.
+        let thread = std::thread::current();
+        let of_ops = thread.name().is_some_and(|name| name.starts_with("ops::") || name == "main");
+        let empty = grid.x == 0 || grid.y == 0 || grid.z == 0;
+        if !of_ops || empty || !NAMES.lock().unwrap().insert(kernel) {
+            return;
+        }
+        let mut file =
+            OpenOptions::new().create(true).append(true).open(&path).expect("the file of GRAMOPHONE_LAUNCHED");
+        file.write_all(format!("{kernel}\n").as_bytes()).expect("a name");
+    }
+}
+
 include!(concat!(env!("OUT_DIR"), "/launch.rs"));

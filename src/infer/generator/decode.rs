@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_queues_is_given_the_next_step_before_the_tokens_of_the_last() {
+    fn gpus_are_given_the_next_step_before_the_tokens_of_the_last() {
         assert_eq!(ahead(&Device::cpu(1)), [false; 5]);
         for (name, dev) in gpus().into_iter().take(2) {
             // The prompts, two steps with another after them, the end of the shorter, the end of the longer.
@@ -137,7 +137,7 @@ mod tests {
     /// Who leaves between two steps, and a request that comes and is done with its first token, change nothing for the others,
     /// although the step after theirs is under way.
     #[test]
-    fn a_step_that_was_launched_ahead_is_theirs_who_were_there() {
+    fn a_step_that_was_launched_ahead_on_a_gpu_is_theirs_who_were_there() {
         let request = |seed, max_tokens| {
             let settings = Settings { temperature: 1.0, max_tokens, seed, ..Settings::default() };
             Request { prompt: text(seed, 70), settings }

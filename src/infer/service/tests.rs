@@ -100,7 +100,7 @@ fn a_service_that_ends_tells_those_who_wait() {
 }
 
 #[test]
-fn text_is_written_beside_scores() {
+fn text_is_written_beside_scores_on_gpus_too() {
     write_beside_scores(&Device::cpu(1));
     for (_, dev) in gpus().into_iter().take(1) {
         write_beside_scores(&dev);

@@ -68,7 +68,7 @@ impl<'m> Room<'m> {
 }
 
 #[test]
-fn what_is_written_depends_on_the_draft_alone_whoever_comes_and_goes() {
+fn what_is_written_depends_on_the_draft_alone_on_gpus_too() {
     drafts_come_and_go(Device::cpu(2), 30);
     // Where steps are launched ahead: a sequence may end, leave or join while one is under way.
     for (_, dev) in gpus().into_iter().take(1) {

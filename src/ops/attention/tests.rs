@@ -292,6 +292,8 @@ const fn shape(query: usize, kv: usize, size: usize, lens: &'static [usize]) -> 
 #[test]
 fn gpus_agree_at_the_borders_of_tiles() {
     agree_on(Dtype::F32, shape(2, 1, 20, &[31, 32, 33, 1, 64]));
+    agree_on(Dtype::F32, shape(1, 1, 96, &[33, 1]));
+    agree_on(Dtype::F32, Shape { edge: 8, ..shape(1, 1, 128, &[65, 2]) });
     agree_on(Dtype::Bf16, shape(2, 1, 64, &[63, 64, 65, 1]));
     agree_on(Dtype::Bf16, shape(1, 1, 96, &[127, 1]));
     agree_on(Dtype::Bf16, Shape { edge: 8, ..shape(1, 1, 128, &[129, 2, 128]) });
@@ -431,7 +433,7 @@ fn gpus_give_a_continued_sequence_the_bits_of_a_whole_one() {
     /// Type, query heads for one of keys, head size, lengths, where each is cut, page.
     type Case = (Dtype, usize, usize, &'static [usize], &'static [usize], usize);
     for (called, dev) in gpus() {
-        let cases: [Case; 8] = [
+        let cases: [Case; 9] = [
             (Dtype::F32, 2, 20, &[70, 5, 0, 40], &[33, 1, 0, 39], 16),
             (Dtype::F32, 2, 20, &[70, 33], &[64, 0], 1),
             (Dtype::Bf16, 2, 64, &[200, 3, 0, 130], &[50, 2, 0, 129], 64),
@@ -440,6 +442,7 @@ fn gpus_give_a_continued_sequence_the_bits_of_a_whole_one() {
             (Dtype::Bf16, 1, 128, &[135], &[64], 16),
             (Dtype::Bf16, 2, 5, &[40, 2], &[17, 1], 3),
             (Dtype::F32, 1, 200, &[40], &[30], 4),
+            (Dtype::Bf16, 1, 200, &[40], &[30], 4),
         ];
         for (dtype, group, size, lens, cuts, page) in cases {
             let (bed, heads) = (Bed::new(dev.clone()), Heads { query: group, kv: 1, size });

@@ -143,13 +143,13 @@ fn bf16_class(case: &Case) -> Within {
 }
 
 #[test]
-fn f32_products_of_gpus_have_the_cpus_bits() {
+fn gpus_give_the_cpus_bits_of_f32_products() {
     let cases: Vec<Case> = cases(Dtype::F32).collect();
     all_agree("f32 products", &cases, |_| Within::Bits, |bed, case| by_op(bed, case, 1.0));
 }
 
 #[test]
-fn bf16_products_of_gpus_agree_in_every_tile() {
+fn gpus_agree_on_bf16_products_in_every_tile() {
     let cases: Vec<Case> = cases(Dtype::Bf16).collect();
     all_agree("bf16 products", &cases, bf16_class, |bed, case| match &bed.dev {
         Device::Cuda(gpu) => by_each(bed, case, case.tiles(), |tile, o| case.run_tile(gpu, tile, o)),
@@ -180,7 +180,7 @@ fn hopper_cases() -> Vec<Case> {
 }
 
 #[test]
-fn hopper_products_agree_in_every_tile() {
+fn gpus_agree_on_hoppers_products_in_every_tile() {
     let run = |gpu: &Gpu, case: &Case, tile, o: &Operands| match case.form {
         Form::Nt => hopper::nt(gpu, tile, o.y, o.left, o.right, o.bias, o.residual),
         Form::Nn => hopper::nn(gpu, tile, o.y, o.left, o.right, case.into),
@@ -244,7 +244,7 @@ fn gated_products_of_gpus_have_the_bits_of_the_two_ops() {
 }
 
 #[test]
-fn large_numbers_pass_through_the_products_of_gpus() {
+fn gpus_pass_large_numbers_through_their_products() {
     let [rows, cols, depth] = [17, 136, 128];
     let case = |form, of| Case { form, rows, cols, depth, shift: 0, of, to: of, into: Into::Add, extras: true };
     let cases: Vec<Case> =
@@ -265,7 +265,7 @@ fn rows_of(dev: &Device, dtype: Dtype, m: usize, n: usize) -> [Vec<f64>; 2] {
 }
 
 #[test]
-fn a_rows_bits_do_not_depend_on_the_rows_beside_it() {
+fn gpus_give_a_row_the_same_bits_whatever_lies_beside_it() {
     for (called, dev) in gpus() {
         // The second weight is one of Hopper's own kernels where the GPU is a Hopper.
         for (dtype, n) in [(Dtype::F32, 72), (Dtype::Bf16, 72), (Dtype::Bf16, 136)] {
@@ -280,7 +280,7 @@ fn a_rows_bits_do_not_depend_on_the_rows_beside_it() {
 }
 
 #[test]
-fn the_output_may_be_its_own_residual() {
+fn gpus_agree_where_the_output_is_its_own_residual() {
     let sum = |bed: &Bed, dtype, [m, n, k]: [usize; 3]| {
         let (x, w) = (bed.normals(dtype, m, k, 1, 1.0), bed.normals(dtype, n, k, 2, 1.0));
         let y = bed.normals(dtype, m, n, 3, 1.0);
@@ -299,7 +299,7 @@ fn the_output_may_be_its_own_residual() {
 }
 
 #[test]
-fn bias_gradients_agree() {
+fn gpus_agree_on_bias_gradients() {
     let gradient = |bed: &Bed, of, to, [m, n, shift]: [usize; 3]| {
         let dy = bed.normals(of, m, n + shift, 1, 1.0).cols_in(shift..shift + n);
         let db = bed.normals(to, 1, n, 2, 1.0);

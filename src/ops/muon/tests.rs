@@ -120,7 +120,7 @@ fn a_zero_gradient_only_decays() {
 const SHAPES: [[usize; 2]; 4] = [[1, 5], [33, 70], [100, 40], [64, 64]];
 
 #[test]
-fn the_parts_around_the_products_agree_on_gpus() {
+fn gpus_agree_on_the_parts_around_the_products() {
     for [rows, cols] in SHAPES {
         for gradients in [Dtype::F32, Dtype::Bf16] {
             agree(&format!("muon's averages of {gradients} [{rows}, {cols}]"), |bed| {

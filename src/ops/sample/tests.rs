@@ -174,7 +174,7 @@ fn gpus_break_ties_as_the_cpu_does() {
 }
 
 #[test]
-fn a_row_with_nan_gives_some_token_and_says_so() {
+fn gpus_give_a_row_with_nan_some_token_and_say_so() {
     agree("sample of NaN", |bed| {
         let mut x = normals(1, 9 * 50);
         (0..9).for_each(|row| x[row * 50 + 20 + row] = f64::NAN);
