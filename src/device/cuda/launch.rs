@@ -60,6 +60,8 @@ fn start(gpu: &Gpu, number: usize, grid: Grid, arguments: &mut [*mut c_void]) {
     gpu.launch(number, grid, arguments);
 }
 
+include!(concat!(env!("OUT_DIR"), "/launch.rs"));
+
 /// Which kernels the tests of the ops launch: a kernel without a case must not pass unseen (`.ci/run` compares).
 #[cfg(test)]
 mod launched {
@@ -86,5 +88,3 @@ mod launched {
         file.write_all(format!("{kernel}\n").as_bytes()).expect("a name");
     }
 }
-
-include!(concat!(env!("OUT_DIR"), "/launch.rs"));
