@@ -8,8 +8,8 @@
 // first, as on the CPU, so that they have the CPU's bits; everything stays in float and is rounded once.
 //
 // Flops: 4 K for each query, head and key (forward), 6 K (dq), 8 K (dkdv), of which the masked ones are left out; bytes: a tile's keys
-// once for 32 queries, from L2. Limiter: multiply-adds (of scores: 6 shared loads of 16 bytes for 32 of them a thread). K = 128: 106
-// (fwd), 108 (dq), 138 (dkdv) registers, 54, 70 and 75 KiB of shared memory: 4, 3 and 3 blocks an SM of H100. Oracle: src/ops/attention.rs.
+// once for 32 queries, from L2. Limiter: multiply-adds (of scores: 6 shared loads of 16 bytes for 32 of them a thread). K = 128: 102
+// (fwd; 126 where keys are listed), 108 (dq), 138 (dkdv) registers, 54, 70 and 75 KiB of shared memory: 4, 3 and 3 blocks an SM of H100. Oracle: src/ops/attention.rs.
 #include "attention.cuh"
 
 constexpr int THREADS = 128, TILE = 32, PITCH = TILE + 4;  // PITCH: of a square of scores

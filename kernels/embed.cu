@@ -15,7 +15,7 @@
 //                  tokens, RUN of them under way at once, and writes the row.
 // Sums are float and rounded to dtable's type when the row is written, as the oracle does, so bits are equal to the oracle's. Bytes: dy once, rows of dtable that
 // occur read and written once a stretch. Limiter: memory; one id that fills a stretch is a chain in 128 threads for every 2 KB
-// of the row. Oracle: src/ops/embed.rs.
+// of the row. embed_order: 31 registers, full occupancy, limited by its comparisons; embed_bwd: up to 48, 62%. Oracle: src/ops/embed.rs.
 #include "packed.cuh"
 #include "reduce.cuh"
 
