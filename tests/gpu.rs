@@ -149,6 +149,26 @@ fn portable_kernels_judge_and_learn_as_hopper_s_do() {
     });
 }
 
+/// Chips of 8.6, 8.9 and 12.0 give a block 99 KB of shared memory, where 8.0 has 163: enough for heads of 128.
+#[test]
+fn chips_with_little_shared_memory_judge_and_write_with_wide_heads() {
+    if !covers_emulated() {
+        return;
+    }
+    let mut config = wide(Family::Qwen3).config;
+    config.heads.size = 128;
+    let mut requests = requests()[..4].to_vec();
+    requests.iter_mut().for_each(|r| r.settings.max_tokens = 3);
+    let [little, plenty] = [(8, 6), (8, 0)].map(|capability| {
+        let dev = emulated(Settings { capability, ..Settings::fast() });
+        let model = Model::random(config.clone(), Dtype::Bf16, 4).unwrap().on(&dev).unwrap();
+        let shape = generator::Shape { sequences: 4, context: CONTEXT };
+        let made = Generator::new(&dev, &model, shape, &[]).unwrap().generate(&requests, |_, _| ()).unwrap();
+        (verdicts(&dev, &model, &texts(5, 1), 4096, 5), made)
+    });
+    assert_eq!(little, plenty);
+}
+
 /// Recorded decoding, padded batches and refills change nothing.
 #[test]
 fn generation_depends_on_the_request_alone_and_equals_the_cpu_s() {
